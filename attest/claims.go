@@ -1,0 +1,120 @@
+package attest
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// Hex is a byte string that reads and writes as lower-case hexadecimal.
+type Hex []byte
+
+// String returns the lower-case hexadecimal form.
+func (h Hex) String() string { return hex.EncodeToString(h) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (h Hex) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. Upper case is accepted.
+func (h *Hex) UnmarshalText(t []byte) error {
+	b, err := hex.DecodeString(string(t))
+	if err != nil {
+		return fmt.Errorf("not hexadecimal: %w", err)
+	}
+	*h = b
+	return nil
+}
+
+// Claims is what evidence says. Which parts are filled depends on the TEE's
+// shape: exactly one of SGX and TDX for the DCAP family.
+type Claims struct {
+	TEE        TEE        `json:"tee"`
+	ReportData Hex        `json:"reportData"` // 64 bytes
+	Debug      bool       `json:"debug"`
+	SGX        *SGXClaims `json:"sgx,omitempty"`
+	TDX        *TDXClaims `json:"tdx,omitempty"`
+	TCB        TCBClaims  `json:"tcb"`
+}
+
+// SGXClaims are the fields of an SGX report body (Intel SGX DCAP quote format).
+type SGXClaims struct {
+	UniqueID        Hex    `json:"uniqueID"` // MRENCLAVE, 32 bytes
+	SignerID        Hex    `json:"signerID"` // MRSIGNER, 32 bytes
+	ProductID       uint16 `json:"productID"`
+	SecurityVersion uint16 `json:"securityVersion"`
+	CPUSVN          Hex    `json:"cpusvn"`            // 16 bytes
+	MiscSelect      Hex    `json:"miscSelect"`        // 4 bytes
+	Attributes      Hex    `json:"attributes"`        // 16 bytes: flags, XFRM
+	ConfigID        Hex    `json:"configID"`          // 64 bytes (KSS)
+	ConfigSVN       uint16 `json:"configSVN"`         // (KSS)
+	FamilyID        Hex    `json:"familyID"`          // 16 bytes (KSS)
+	ExtendedProdID  Hex    `json:"extendedProductID"` // 16 bytes (KSS)
+}
+
+// TDXClaims are the fields of a TD report body, v4 and v5 (TD 1.0 and 1.5).
+type TDXClaims struct {
+	MRTD          Hex    `json:"mrtd"` // 48 bytes, as all measurement registers
+	RTMR0         Hex    `json:"rtmr0"`
+	RTMR1         Hex    `json:"rtmr1"`
+	RTMR2         Hex    `json:"rtmr2"`
+	RTMR3         Hex    `json:"rtmr3"`
+	MRConfigID    Hex    `json:"mrConfigID"`
+	MROwner       Hex    `json:"mrOwner"`
+	MROwnerConfig Hex    `json:"mrOwnerConfig"`
+	MRSEAM        Hex    `json:"mrSEAM"`
+	MRSignerSEAM  Hex    `json:"mrSignerSEAM"`
+	MRServiceTD   Hex    `json:"mrServiceTD,omitempty"` // v5 only
+	TEETCBSVN     Hex    `json:"teeTCBSVN"`             // 16 bytes
+	TEETCBSVN2    Hex    `json:"teeTCBSVN2,omitempty"`  // 16 bytes, v5 only
+	SEAMAttrs     Hex    `json:"seamAttributes"`        // 8 bytes
+	TDAttributes  Hex    `json:"tdAttributes"`          // 8 bytes
+	XFAM          Hex    `json:"xfam"`                  // 8 bytes
+	Version       uint16 `json:"quoteVersion"`
+}
+
+// TCBStatus is Intel's word for how a platform stands against its TCB levels.
+type TCBStatus string
+
+// The statuses of the Intel PCS API v4. The empty status is "not known".
+const (
+	UpToDate                          TCBStatus = "UpToDate"
+	SWHardeningNeeded                 TCBStatus = "SWHardeningNeeded"
+	ConfigurationNeeded               TCBStatus = "ConfigurationNeeded"
+	ConfigurationAndSWHardeningNeeded TCBStatus = "ConfigurationAndSWHardeningNeeded"
+	OutOfDate                         TCBStatus = "OutOfDate"
+	OutOfDateConfigurationNeeded      TCBStatus = "OutOfDateConfigurationNeeded"
+	Revoked                           TCBStatus = "Revoked"
+)
+
+// TCBClaims is the platform's patch level, as data: policy decides.
+type TCBClaims struct {
+	Status           TCBStatus `json:"status"` // converged over platform, QE and TDX module
+	Platform         TCBStatus `json:"platform,omitempty"`
+	QE               TCBStatus `json:"qe,omitempty"`
+	Module           TCBStatus `json:"module,omitempty"` // TDX module
+	Advisories       []string  `json:"advisories"`       // sorted, unique
+	EvaluationNumber uint32    `json:"evaluationNumber"` // lowest tcbEvaluationDataNumber of TCB info and QE identity
+	FMSPC            Hex       `json:"fmspc,omitempty"`  // 6 bytes
+	PCEID            Hex       `json:"pceID,omitempty"`  // 2 bytes
+	PCKSerial        string    `json:"pckSerial,omitempty"`
+	PlatformInstance Hex       `json:"platformInstanceID,omitempty"`
+	PPID             Hex       `json:"ppid,omitempty"` // 16 bytes: names the machine
+
+	// RevocationChecked says that fresh CRLs covered every certificate.
+	RevocationChecked bool `json:"revocationChecked"`
+	// OldestIssue and NextUpdate bound the endorsements: the earliest issue
+	// date among them and the earliest instant at which one ends.
+	OldestIssue time.Time `json:"oldestIssue,omitzero"`
+	NextUpdate  time.Time `json:"nextUpdate,omitzero"`
+	// NotAfter is when the certificates of the evidence's own chain end.
+	NotAfter time.Time `json:"notAfter,omitzero"`
+}
+
+// ValidUntil is the instant after which the claims may not be relied on: the
+// earlier of the endorsements' end and the chain's end.
+func (t TCBClaims) ValidUntil() time.Time {
+	if t.NextUpdate.IsZero() || (!t.NotAfter.IsZero() && t.NotAfter.Before(t.NextUpdate)) {
+		return t.NotAfter
+	}
+	return t.NextUpdate
+}

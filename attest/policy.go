@@ -1,0 +1,103 @@
+package attest
+
+import "time"
+
+// Policy is what a relying party demands of evidence: reference values for the
+// software and a floor for the hardware. The zero Policy refuses everything.
+//
+// It is assembled from two sections of a manifest that change on different
+// schedules and under different rights: Package from "packages", Platform from
+// "platforms".
+type Policy struct {
+	Package  Package
+	Platform Platform
+	// PackageName and PlatformName name the sections for Step.Source.
+	PackageName, PlatformName string
+}
+
+// Package is a software identity: one set of reference values for each TEE
+// that it may run in. A TEE whose field is nil is refused.
+type Package struct {
+	SGX *SGXReference `json:"sgx,omitempty"`
+	TDX *TDXReference `json:"tdx,omitempty"`
+	Sim *SimReference `json:"sim,omitempty"`
+	// AllowDebug accepts debug enclaves and guests, whose memory the host can
+	// read. Verify prints it in red.
+	AllowDebug bool `json:"allowDebug,omitempty"`
+}
+
+// SGXReference are reference values for an enclave. At least UniqueID, or
+// SignerID with ProductID and MinSecurityVersion, must be given; every field
+// that is given is compared. An empty list accepts nothing.
+type SGXReference struct {
+	UniqueID           []Hex   `json:"uniqueID,omitempty"` // any of these MRENCLAVEs
+	SignerID           Hex     `json:"signerID,omitempty"` // MRSIGNER
+	ProductID          *uint16 `json:"productID,omitempty"`
+	MinSecurityVersion *uint16 `json:"minSecurityVersion,omitempty"`
+	AllowAny           bool    `json:"allowAnyMeasurement,omitempty"`
+}
+
+// TDXReference are reference values for a trust domain: each is a list of
+// accepted 48-byte values of one register. MRTD is required.
+type TDXReference struct {
+	MRTD          []Hex `json:"mrtd,omitempty"`
+	RTMR0         []Hex `json:"rtmr0,omitempty"`
+	RTMR1         []Hex `json:"rtmr1,omitempty"`
+	RTMR2         []Hex `json:"rtmr2,omitempty"`
+	RTMR3         []Hex `json:"rtmr3,omitempty"`
+	MRConfigID    []Hex `json:"mrConfigID,omitempty"`
+	MROwner       []Hex `json:"mrOwner,omitempty"`
+	MROwnerConfig []Hex `json:"mrOwnerConfig,omitempty"`
+	MRSEAM        []Hex `json:"mrSEAM,omitempty"`
+	AllowAny      bool  `json:"allowAnyMeasurement,omitempty"`
+}
+
+// SimReference are reference values for a process under the software TEE, in
+// either shape. Program is SHA-256 of the executable file that runs; Agent is
+// SHA-256 of the ashlar-marble (or other) executable that asks for evidence and
+// supervises it; Files maps a name to SHA-256 of each further file measured
+// (scripts, data). The files measured must be exactly these.
+//
+// In SGX shape: UniqueID = program, SignerID = agent, ConfigID = files digest
+// and 32 zero bytes. In TDX shape: MRTD = program, MROwner = agent, MRConfigID =
+// files digest, each followed by 16 zero bytes. The files digest is
+// FilesDigest; a process that measures itself alone has agent = program.
+type SimReference struct {
+	Program  []Hex          `json:"program,omitempty"`
+	Agent    []Hex          `json:"agent,omitempty"` // nil: any agent; validate warns
+	Files    map[string]Hex `json:"files,omitempty"`
+	AllowAny bool           `json:"allowAnyMeasurement,omitempty"`
+}
+
+// Platform is the hardware and TCB floor. The zero Platform accepts only
+// platforms that are UpToDate, with fresh CRLs.
+type Platform struct {
+	// SGX, TDX and Sim each hold the rules for that TEE; nil means the default.
+	SGX *DCAPPlatform `json:"sgx,omitempty"`
+	TDX *DCAPPlatform `json:"tdx,omitempty"`
+	Sim *DCAPPlatform `json:"sim,omitempty"`
+	// Endorsements rules the age of what the vendor says.
+	Endorsements EndorsementRules `json:"endorsements,omitzero"`
+}
+
+// DCAPPlatform are the rules for Intel's family of TEEs.
+type DCAPPlatform struct {
+	// AcceptedTCBStatuses besides UpToDate. Revoked is never accepted.
+	AcceptedTCBStatuses []TCBStatus `json:"acceptedTCBStatuses,omitempty"`
+	// AcceptedAdvisories: nil accepts any advisory that comes with an accepted
+	// status; a list (even an empty one) accepts only these.
+	AcceptedAdvisories []string `json:"acceptedAdvisories,omitempty"`
+	// MinTCBEvaluation is the lowest accepted tcbEvaluationDataNumber.
+	MinTCBEvaluation uint32 `json:"minTCBEvaluation,omitempty"`
+}
+
+// EndorsementRules bound the age of endorsements.
+type EndorsementRules struct {
+	MaxAge Duration `json:"maxAge,omitempty"` // 0: their own nextUpdate alone decides
+	// AllowUncheckedRevocation accepts evidence whose certificates no CRL
+	// covered. For judging archives; a manifest cannot set it.
+	AllowUncheckedRevocation bool `json:"-"`
+}
+
+// Duration is a time.Duration that reads and writes as "1h30m".
+type Duration time.Duration

@@ -1,0 +1,70 @@
+package attest
+
+// Party is who can mend what a step found.
+type Party string
+
+// The parties.
+const (
+	ManifestAuthor Party = "manifest author"
+	ServiceOwner   Party = "service owner"
+	HostOwner      Party = "host owner"
+	Operator       Party = "operator"
+	Vendor         Party = "vendor"
+	Nobody         Party = "nobody" // forged or damaged: there is nothing to mend
+)
+
+// Fix says who can mend a failed step and how.
+type Fix struct {
+	Who Party  `json:"who,omitempty"`
+	How string `json:"how,omitempty"`
+}
+
+// Step is one check: what was wanted, what came, and where the demand or the
+// fact is from. Steps of one verification stand in the order of checking.
+type Step struct {
+	Code   string `json:"code"`  // problem code, such as "ATT-012"; also on steps that hold
+	Field  string `json:"field"` // "quote.signature", "tcb.status", "sgx.uniqueID", …
+	OK     bool   `json:"ok"`
+	Want   string `json:"want"`
+	Got    string `json:"got"`
+	Source string `json:"source"` // "packages.web", "tcb_info.json", "Intel SGX Root CA", …
+	Fix    Fix    `json:"fix"`
+}
+
+// Decision is a verdict's last word.
+type Decision string
+
+// The decisions. The zero value is no decision and must be treated as refused.
+const (
+	Accepted Decision = "accepted"
+	Refused  Decision = "refused"
+)
+
+// Verdict is one judgement of evidence. The same inputs give the same bytes.
+type Verdict struct {
+	TEE TEE `json:"tee"`
+	// Genuine says that the evidence was made by hardware of the pinned root:
+	// it parses, every signature and chain holds, nothing is revoked and all
+	// validity windows hold. It says nothing about software or patch level.
+	Genuine    bool      `json:"genuine"`
+	TCBStatus  TCBStatus `json:"tcbStatus"`
+	Advisories []string  `json:"advisories"`
+	Debug      bool      `json:"debug"`
+	Claims     Claims    `json:"claims"`
+	Steps      []Step    `json:"steps"`
+	Verdict    Decision  `json:"verdict"`
+}
+
+// OK reports whether the evidence was accepted.
+func (v Verdict) OK() bool { return v.Verdict == Accepted }
+
+// Failed returns the steps that do not hold, in order.
+func (v Verdict) Failed() []Step {
+	var f []Step
+	for _, s := range v.Steps {
+		if !s.OK {
+			f = append(f, s)
+		}
+	}
+	return f
+}
