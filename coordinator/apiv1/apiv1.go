@@ -1,0 +1,170 @@
+// Package apiv1 holds the JSON documents of the client API /v1, which the
+// coordinator answers with and the client package and the CLI read. Field names
+// are stable. It imports only attest.
+package apiv1
+
+import (
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// NonceSize is the length of every nonce, in bytes.
+const NonceSize = 32
+
+// Statement is what the coordinator says about itself, and the evidence that
+// binds every part of it: GET /v1/attestation?nonce=HEX.
+type Statement struct {
+	Evidence     attest.Evidence     `json:"evidence"`
+	ClaimsBuffer []byte              `json:"claimsBuffer"` // package binding, purpose "coordinator"
+	Endorsements attest.Endorsements `json:"endorsements"`
+	Root         []byte              `json:"root"`   // root CA certificate, DER
+	TLSKey       []byte              `json:"tlsKey"` // PKIX DER of the key that serves this connection
+	TrustDomain  string              `json:"trustDomain,omitempty"`
+	Manifest     attest.Hex          `json:"manifest,omitempty"` // digest of the manifest in force; absent before the first
+	Revision     int                 `json:"revision"`           // 0 before the first manifest
+	Checkpoint   Checkpoint          `json:"checkpoint"`
+	Time         time.Time           `json:"time"` // by the coordinator's clock: information only
+}
+
+// Checkpoint names a prefix of the audit log.
+type Checkpoint struct {
+	Size uint64     `json:"size"` // number of records
+	Hash attest.Hex `json:"hash"` // 32 bytes
+}
+
+// Manifest is GET /v1/manifest. The bytes are those that were uploaded.
+type Manifest struct {
+	Digest   attest.Hex `json:"digest"`
+	Revision int        `json:"revision"`
+	SetBy    string     `json:"setBy"` // user name, or "first" for the open first set
+	SetAt    time.Time  `json:"setAt"`
+	Raw      []byte     `json:"raw"`
+}
+
+// SetResult answers PUT /v1/manifest.
+type SetResult struct {
+	Digest   attest.Hex `json:"digest"`
+	Revision int        `json:"revision"`
+	Effects  []string   `json:"effects"`
+	// OpenFirstSet says that this was the first manifest and that anybody who
+	// reached the coordinator could have set it.
+	OpenFirstSet bool `json:"openFirstSet"`
+}
+
+// Status is GET /v1/status. Its size does not depend on how many marbles there
+// are: Attention is bounded.
+type Status struct {
+	State       string      `json:"state"` // coordinator.State in words
+	Simulation  bool        `json:"simulation"`
+	TrustDomain string      `json:"trustDomain,omitempty"`
+	Manifest    attest.Hex  `json:"manifest,omitempty"`
+	Revision    int         `json:"revision"`
+	CA          CA          `json:"ca"`
+	Checkpoint  Checkpoint  `json:"checkpoint"`
+	Marbles     int         `json:"marbles"`   // roles in the manifest
+	Instances   int         `json:"instances"` // with a live lease
+	Proxies     int         `json:"proxies"`   // connected to ADS
+	Refused     uint64      `json:"refused"`   // activations and renewals refused since start
+	Attention   []Attention `json:"attention"`
+	Version     string      `json:"version"`
+	StartedAt   time.Time   `json:"startedAt"`
+}
+
+// CA is the mesh CA in use.
+type CA struct {
+	Serial   string    `json:"serial"`
+	NotAfter time.Time `json:"notAfter"`
+}
+
+// Attention is something that somebody should look at.
+type Attention struct {
+	Code    string    `json:"code"`
+	Subject string    `json:"subject"` // "pay", "proxy web/7f2c", …
+	Text    string    `json:"text"`
+	Next    string    `json:"next,omitempty"`
+	Since   time.Time `json:"since"`
+}
+
+// Marbles is GET /v1/marbles?after=NAME&limit=N.
+type Marbles struct {
+	Marbles []Marble `json:"marbles"`
+	Next    string   `json:"next,omitempty"` // pass as after; absent at the end
+}
+
+// Marble is one role with its live instances.
+type Marble struct {
+	Name        string     `json:"name"`
+	Package     string     `json:"package"`
+	Calls       []string   `json:"calls"`
+	Instances   []Instance `json:"instances"`
+	LastRefusal *Decision  `json:"lastRefusal,omitempty"` // newer than the newest acceptance
+}
+
+// Instance is one running copy of a marble.
+type Instance struct {
+	ID          string     `json:"id"`
+	TEE         attest.TEE `json:"tee"`
+	Address     string     `json:"address"`
+	SPIFFEID    string     `json:"spiffeID"`
+	Stage       string     `json:"stage"`
+	Reason      string     `json:"reason,omitempty"`
+	TCBStatus   string     `json:"tcbStatus"`
+	ActivatedAt time.Time  `json:"activatedAt"`
+	AttestedAt  time.Time  `json:"attestedAt"` // newest evidence
+	NotAfter    time.Time  `json:"notAfter"`   // of the leaf
+	Serial      string     `json:"serial"`
+	Decision    string     `json:"decision"`
+	Proxy       Proxy      `json:"proxy"`
+}
+
+// Proxy is how an instance's Envoy stands.
+type Proxy struct {
+	Connected bool        `json:"connected"`
+	Revision  string      `json:"revision,omitempty"` // newest that it took whole
+	Types     []ProxyType `json:"types"`
+}
+
+// ProxyType is one xDS resource type of a proxy.
+type ProxyType struct {
+	Type  string    `json:"type"`            // "cluster", "endpoint", "listener", "route"
+	State string    `json:"state"`           // "sent", "applied", "refused"
+	Error string    `json:"error,omitempty"` // Envoy's own text
+	Names []string  `json:"names,omitempty"` // resources of the refused message
+	At    time.Time `json:"at"`
+}
+
+// Decision is one activation or renewal that was judged.
+type Decision struct {
+	ID       string         `json:"id"`  // "web/7f2c19ab"
+	Seq      uint64         `json:"seq"` // audit record
+	Time     time.Time      `json:"time"`
+	Purpose  string         `json:"purpose"` // "activate", "renew"
+	Marble   string         `json:"marble"`
+	Instance string         `json:"instance"`
+	Accepted bool           `json:"accepted"`
+	Code     string         `json:"code,omitempty"` // of the first failed step
+	Reason   string         `json:"reason,omitempty"`
+	Nearest  string         `json:"nearest,omitempty"` // package that differs least, when refused
+	Distance int            `json:"distance,omitempty"`
+	Verdict  attest.Verdict `json:"verdict"`
+	Record   attest.Hex     `json:"record"` // hash of the audit record
+}
+
+// AuditRecord is one entry of GET /v1/audit?from=N&limit=N.
+type AuditRecord struct {
+	Seq     uint64     `json:"seq"`
+	Time    time.Time  `json:"time"`
+	Kind    string     `json:"kind"`
+	Subject string     `json:"subject"`
+	Actor   string     `json:"actor,omitempty"`
+	Text    string     `json:"text"`
+	Hash    attest.Hex `json:"hash"`
+}
+
+// Audit is a page of the log.
+type Audit struct {
+	Records    []AuditRecord `json:"records"`
+	Next       uint64        `json:"next"`
+	Checkpoint Checkpoint    `json:"checkpoint"`
+}
