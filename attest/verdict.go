@@ -45,7 +45,8 @@ type Verdict struct {
 	TEE TEE `json:"tee"`
 	// Genuine says that the evidence was made by hardware of the pinned root:
 	// it parses, every signature and chain holds, nothing is revoked and all
-	// validity windows hold. It says nothing about software or patch level.
+	// validity windows hold. It says nothing about software or patch level: a
+	// platform that matches no TCB level is genuine, and refused.
 	Genuine    bool      `json:"genuine"`
 	TCBStatus  TCBStatus `json:"tcbStatus"`
 	Advisories []string  `json:"advisories"`
@@ -67,4 +68,15 @@ func (v Verdict) Failed() []Step {
 		}
 	}
 	return f
+}
+
+// Reason returns the code of the first step that does not hold and one line
+// about it: field, what was wanted, what came. Both are empty where all hold.
+func (v Verdict) Reason() (code, text string) {
+	for _, s := range v.Steps {
+		if !s.OK {
+			return s.Code, s.Field + ": wanted " + s.Want + ", got " + s.Got
+		}
+	}
+	return "", ""
 }

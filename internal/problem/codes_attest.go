@@ -1,3 +1,39 @@
 package problem
 
-var attestCodes = []Entry{}
+// attestCodes are raised by steps of a verdict (ATT-001 to ATT-031) and by
+// reading evidence from files (ATT-040 and up).
+var attestCodes = []Entry{
+	{"ATT-001", Refused, "evidence is empty or too large", "send the quote as the hardware gave it, at most 64 KiB"},
+	{"ATT-002", Refused, "evidence of a TEE that is not verified here", "run on a TEE that this deployment accepts"},
+	{"ATT-003", Refused, "evidence is damaged", "ask the hardware for a new quote"},
+	{"ATT-004", Refused, "evidence of a version or kind that is not supported", "use ECDSA P-256 quotes: SGX version 3, TDX version 4 or 5"},
+	{"ATT-005", Refused, "quote carries no certificate chain", "let the quoting library embed the PCK chain (certification data type 5)"},
+	{"ATT-006", Refused, "certificate chain does not lead to the vendor's root", "use evidence of real hardware; simulated evidence needs its own root"},
+	{"ATT-007", Refused, "platform certificate lacks the vendor's extension", "provision the platform again (PCK certificate)"},
+	{"ATT-008", Refused, "quoting enclave report is not signed by the platform", "ask the hardware for a new quote; if that fails too, the host is not to be trusted"},
+	{"ATT-009", Refused, "quoting enclave does not vouch for the attestation key", "ask the hardware for a new quote; if that fails too, the host is not to be trusted"},
+	{"ATT-010", Refused, "signature of the quote does not hold", "ask the hardware for a new quote; if that fails too, the host is not to be trusted"},
+	{"ATT-011", Refused, "evidence does not bind what was asked for", "attest again: evidence counts for one key, one nonce and one session"},
+	{"ATT-012", Refused, "software is not what the manifest names", "redeploy the released image, or have the manifest's author approve this one"},
+	{"ATT-013", Refused, "debug enclave or guest", "build and sign for production, or allow debug in the package"},
+	{"ATT-014", Refused, "TCB status is not accepted", "update BIOS and microcode, or accept the status in the platform"},
+	{"ATT-015", Refused, "a security advisory is not accepted", "apply the vendor's mitigation, or accept the advisory in the platform"},
+	{"ATT-016", Refused, "endorsements are of too low a TCB evaluation number", "fetch newer endorsements"},
+	{"ATT-017", Refused, "endorsements are older than the platform allows", "fetch newer endorsements"},
+	{"ATT-018", Refused, "revocation was not checked", "supply the CRLs of the root CA and of the PCK CA"},
+	{"ATT-019", Refused, "a certificate is revoked", "move to another machine: the vendor no longer vouches for this one"},
+	{"ATT-020", Refused, "a revocation list cannot be used", "fetch the CRL again from the vendor"},
+	{"ATT-021", Refused, "a revocation list is not valid at this time", "fetch the current CRL; check the clock"},
+	{"ATT-022", Refused, "an endorsement is missing", "fetch TCB info and QE identity for this platform"},
+	{"ATT-023", Refused, "an endorsement cannot be used", "fetch the endorsement again from the vendor (TCB info version 3, QE identity version 2)"},
+	{"ATT-024", Refused, "an endorsement is not valid at this time", "fetch the current endorsements; check the clock"},
+	{"ATT-025", Refused, "an endorsement is of another platform", "fetch the endorsements of this platform's FMSPC and TEE"},
+	{"ATT-026", Refused, "quoting enclave is not the vendor's", "reinstall the vendor's quoting enclave on the host"},
+	{"ATT-027", Refused, "platform matches no TCB level", "update BIOS and microcode: the vendor lists no level this low"},
+	{"ATT-028", Refused, "TDX module is not the vendor's", "load the vendor's signed TDX module on the host"},
+	{"ATT-029", Refused, "package has no reference values for this TEE", "add the TEE's measurements to the package in the manifest"},
+	{"ATT-030", Refused, "a certificate is not valid at this time", "check the clock; renew the platform's certificates"},
+	{"ATT-031", Refused, "security version is below the minimum", "deploy a release with a higher security version"},
+	{"ATT-040", Invalid, "folder of evidence cannot be read", "give a folder with quote.bin, or cert.pem, and the endorsements beside it"},
+	{"ATT-041", Refused, "evidence of a kind that is not judged", "give SGX or TDX evidence"},
+}
