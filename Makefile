@@ -1,0 +1,65 @@
+# Everything here runs on a bare machine with Go, Python 3 and a C compiler.
+# Results go to build/.
+
+GO        ?= go
+FUZZTIME  ?= 10s
+SOAKKILLS ?= 250
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/coordinator/daemon.Version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+export CGO_ENABLED ?= 1
+
+.PHONY: build test race unit integration fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
+
+tools:
+	@./scripts/envoy.sh
+
+# test is what CI runs.
+test: lint vulncheck check-generated race integration demo
+
+unit:
+	$(GO) test ./...
+
+race: tools
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /integration)
+
+integration: build tools
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 ./integration/...
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+vulncheck:
+	@./scripts/vulncheck.sh
+
+generate:
+	$(GO) generate ./...
+
+check-generated: generate
+	@git diff --exit-code --stat -- docs marble/marblepb manifest || { echo "generated files differ: commit them"; exit 1; }
+
+# fuzz runs every fuzz target for FUZZTIME, one after the other.
+fuzz:
+	@./scripts/fuzz.sh $(FUZZTIME)
+
+demo: build tools
+	@build/bin/ashlar dev demo
+
+bench: build tools
+	@ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) run ./integration/bench -o build/bench.json
+
+# soak runs what takes too long for every change.
+soak: build tools
+	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
+	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 ./integration/...
+
+check: lint unit
+
+clean:
+	rm -rf build

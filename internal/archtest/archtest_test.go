@@ -1,0 +1,266 @@
+// Package archtest holds the laws of the code base that a machine can check:
+// who may import whom, what never reaches a binary, and that every package says
+// what it owns.
+package archtest
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/ashlar-mesh/ashlar"
+
+type pkg struct {
+	ImportPath   string
+	Name         string
+	Dir          string
+	GoFiles      []string
+	Imports      []string
+	Deps         []string
+	Standard     bool
+	TestGoFiles  []string
+	XTestGoFiles []string
+}
+
+func load(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Name,Dir,GoFiles,Imports,Deps,Standard,TestGoFiles,XTestGoFiles"}, args...)...)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p pkg
+		if err := dec.Decode(&p); err != nil {
+			t.Fatalf("reading go list: %v", err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// layers orders the packages; a package imports only lower ones, and of its own
+// layer only those that stand before it here. A path ending in /... covers the
+// packages below it.
+var layers = [][]string{
+	{"internal/..."},
+	{"attest"},
+	{"attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/evidence", "attest/sim", "attest/sim/platform", "attest/attesttest",
+		"manifest", "ratls",
+		"coordinator/apiv1", "coordinator/internal/store/...", "coordinator/internal/seal", "coordinator/internal/authority",
+		"coordinator/internal/secrets", "coordinator/internal/audit"},
+	{"coordinator"},
+	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},
+	{"coordinator/internal/api", "coordinator/daemon"},
+	{"cli/term", "cli/...", "cmd/..."},
+	{"integration/...", "samples/..."},
+}
+
+// rank places a package: layer times 100 plus its place in the layer. A prefix
+// pattern ranks all it covers alike.
+func rank(path string) (int, bool) {
+	best, length := 0, -1
+	for l, patterns := range layers {
+		for i, p := range patterns {
+			prefix, tree := strings.CutSuffix(p, "/...")
+			if (path == prefix || tree && strings.HasPrefix(path, prefix+"/")) && len(prefix) > length {
+				best, length = l*100+i, len(prefix)
+			}
+		}
+	}
+	return best, length >= 0
+}
+
+func TestImportsOnlyLowerLayers(t *testing.T) {
+	for _, p := range load(t, "./...") {
+		from := strings.TrimPrefix(p.ImportPath, module+"/")
+		r, ok := rank(from)
+		if !ok {
+			t.Errorf("%s has no place in the layers: give it one in archtest", from)
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module+"/")
+			if !ours {
+				if r < 200 && strings.Contains(strings.Split(imp, "/")[0], ".") {
+					t.Errorf("%s imports %s: layers 0 and 1 use the standard library only", from, imp)
+				}
+				continue
+			}
+			if tr, _ := rank(to); tr > r {
+				t.Errorf("%s imports %s, which is above it", from, to)
+			}
+		}
+	}
+}
+
+// exclusive names modules that one package tree alone may import.
+var exclusive = map[string][]string{
+	"github.com/envoyproxy/go-control-plane": {"coordinator/internal/mesh", "marble/agent", "integration"},
+	"go.etcd.io/bbolt":                       {"coordinator/internal/store"},
+	"github.com/spf13/cobra":                 {"cli"},
+	"github.com/spf13/pflag":                 {"cli"},
+	"sigs.k8s.io/yaml":                       {"cli"},
+	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
+	"github.com/google/btree":                {"coordinator/internal/store"},
+	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
+}
+
+func TestExclusiveImporters(t *testing.T) {
+	used := map[string]bool{}
+	for _, p := range load(t, "./...") {
+		from := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imp := range p.Imports {
+			for mod, allowed := range exclusive {
+				if imp != mod && !strings.HasPrefix(imp, mod+"/") {
+					continue
+				}
+				used[mod] = true
+				if !underAny(from, allowed) {
+					t.Errorf("%s imports %s, which only %v may", from, imp, allowed)
+				}
+			}
+		}
+	}
+	for mod := range exclusive {
+		if !used[mod] {
+			t.Errorf("nobody imports %s any more: drop its rule", mod)
+		}
+	}
+}
+
+func underAny(path string, trees []string) bool {
+	for _, tree := range trees {
+		if path == tree || strings.HasPrefix(path, tree+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// weight says what must never be linked into a binary or a public package, and
+// why.
+var weight = []struct{ pkg, never, because string }{
+	{"cmd/ashlar-coordinator", "github.com/spf13/cobra", "the coordinator is enclave code: flags of the standard library do"},
+	{"cmd/ashlar-coordinator", "helm.sh/helm", "Helm is for installing, not for an enclave"},
+	{"cmd/ashlar-coordinator", "k8s.io", "the coordinator does not talk to Kubernetes"},
+	{"cmd/ashlar-marble", "github.com/spf13/cobra", "the marble is enclave code"},
+	{"cmd/ashlar-marble", "go.etcd.io/bbolt", "a marble keeps no database"},
+	{"cmd/ashlar-marble", "helm.sh/helm", "Helm is for installing, not for an enclave"},
+	{"cmd/ashlar-marble", "k8s.io", "the marble does not talk to Kubernetes"},
+	{"cmd/ashlar-marble", module + "/coordinator/internal", "the marble shares no code with the coordinator's inside"},
+	{"coordinator/client", "go.etcd.io/bbolt", "a verifier keeps no database"},
+	{"coordinator/client", "google.golang.org/grpc", "the client API is plain HTTPS and JSON"},
+	{"coordinator/client", module + "/coordinator/internal", "a verifier shares no code with the coordinator's inside"},
+	{"coordinator", "net/http", "the core has no sockets"},
+	{"coordinator", "google.golang.org/grpc", "the core speaks no protocol"},
+	{"coordinator", "github.com/envoyproxy", "the core knows no Envoy"},
+	{"attest", "net", "verdicts do no I/O"},
+	{"manifest", "net/http", "a manifest is parsed, not fetched"},
+	{"cmd/ashlar-coordinator", module + "/attest/sim/platform", "the production binary cannot make simulated evidence"},
+	{"cmd/ashlar-marble", module + "/attest/sim/platform", "the production binary cannot make simulated evidence"},
+}
+
+func TestWeight(t *testing.T) {
+	deps := map[string][]string{}
+	for _, w := range weight {
+		if deps[w.pkg] == nil {
+			ps := load(t, "./"+w.pkg)
+			if len(ps) != 1 {
+				t.Fatalf("%s does not exist any more", w.pkg)
+			}
+			deps[w.pkg] = ps[0].Deps
+		}
+		for _, d := range deps[w.pkg] {
+			if d == w.never || strings.HasPrefix(d, w.never+"/") {
+				t.Errorf("%s links %s: %s", w.pkg, d, w.because)
+			}
+		}
+	}
+}
+
+func TestEveryPackageIsDocumented(t *testing.T) {
+	for _, p := range load(t, "./...") {
+		if len(p.GoFiles) == 0 {
+			continue
+		}
+		documented := false
+		for _, f := range p.GoFiles {
+			if parse(t, filepath.Join(p.Dir, f)).Doc != nil {
+				documented = true
+			}
+		}
+		if !documented {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+func parse(t *testing.T, path string) *ast.File {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+const (
+	maxFileLines        = 500
+	maxFunctionLines    = 60
+	maxInterfaceMethods = 5
+)
+
+func TestSizes(t *testing.T) {
+	root := "../.."
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "build" || d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && path != root) {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, ".pb.go") {
+			checkSizes(t, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkSizes(t *testing.T, path string) {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, path, nil, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if n := fset.File(f.Pos()).LineCount(); n > maxFileLines {
+		t.Errorf("%s has %d lines, more than %d", path, n, maxFileLines)
+	}
+	test := strings.HasSuffix(path, "_test.go")
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			if lines := fset.Position(n.End()).Line - fset.Position(n.Pos()).Line + 1; lines > maxFunctionLines && !test {
+				t.Errorf("%s: %s has %d lines, more than %d", path, n.Name.Name, lines, maxFunctionLines)
+			}
+		case *ast.InterfaceType:
+			if n.Methods.NumFields() > maxInterfaceMethods {
+				t.Errorf("%s: an interface has %d methods, more than %d", path, n.Methods.NumFields(), maxInterfaceMethods)
+			}
+		}
+		return true
+	})
+}
