@@ -1,5 +1,7 @@
 package problem
 
+//go:generate go run ./errorsdoc ../../docs/errors.md
+
 import (
 	"sort"
 )
