@@ -1,0 +1,193 @@
+package dcap
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// maxCertificates in one PEM chain; real ones have two or three.
+const maxCertificates = 8
+
+// role is what a certificate is for, told by its common name.
+type role string
+
+const (
+	roleRoot      role = " Root CA"
+	rolePlatform  role = " PCK Platform CA"
+	roleProcessor role = " PCK Processor CA"
+	rolePCK       role = " PCK Certificate"
+	roleSigner    role = " TCB Signing"
+)
+
+// parseCertificates reads a PEM chain strictly: nothing but CERTIFICATE blocks,
+// white space, and the zero byte that real quotes end with.
+func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	rest := bytes.TrimRight(data, "\x00 \t\r\n")
+	for len(rest) > 0 {
+		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
+			return nil, errors.New("no PEM certificate where one is expected")
+		}
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
+			return nil, errors.New("damaged PEM")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+		if len(certs) > maxCertificates {
+			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
+		}
+		rest = bytes.TrimLeft(rest, " \t\r\n")
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	return certs, nil
+}
+
+// byRole sorts certificates into their roles. Two of one role, or one of none,
+// are refused; a root must have the pinned key.
+func (v *Verifier) byRole(certs []*x509.Certificate) (map[role]*x509.Certificate, error) {
+	out := make(map[role]*x509.Certificate, len(certs))
+	for _, c := range certs {
+		suffix, ok := strings.CutPrefix(c.Subject.CommonName, v.names)
+		r := role(suffix)
+		switch r {
+		case roleRoot, rolePlatform, roleProcessor, rolePCK, roleSigner:
+		default:
+			ok = false
+		}
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("certificate %q has no role here", c.Subject.CommonName)
+		case out[r] != nil:
+			return nil, fmt.Errorf("certificate %q comes twice", c.Subject.CommonName)
+		case r == roleRoot && !bytes.Equal(c.RawSubjectPublicKeyInfo, v.root.RawSubjectPublicKeyInfo):
+			return nil, fmt.Errorf("%q has another key than the pinned root", c.Subject.CommonName)
+		}
+		out[r] = c
+	}
+	return out, nil
+}
+
+// issued checks that parent issued child: names, key kinds, CA flag, usage and
+// signature. Unknown critical extensions are refused.
+func issued(child, parent *x509.Certificate, ca bool) error {
+	name := child.Subject.CommonName
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return fmt.Errorf("%q was issued by %q, not by %q", name, child.Issuer.CommonName, parent.Subject.CommonName)
+	}
+	if child.IsCA != ca {
+		return fmt.Errorf("CA flag of %q is %t", name, child.IsCA)
+	}
+	if len(child.UnhandledCriticalExtensions) > 0 {
+		return fmt.Errorf("%q has unknown critical extensions", name)
+	}
+	if key, ok := child.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return fmt.Errorf("key of %q is not ECDSA P-256", name)
+	}
+	if err := child.CheckSignatureFrom(parent); err != nil {
+		return fmt.Errorf("signature of %q: %w", name, err)
+	}
+	return nil
+}
+
+// window is a validity window; both ends belong to it.
+type window struct{ from, until time.Time }
+
+func (w window) contains(at time.Time) bool { return !at.Before(w.from) && !at.After(w.until) }
+
+// meet narrows the window to what it has in common with o.
+func (w window) meet(o window) window {
+	if o.from.After(w.from) {
+		w.from = o.from
+	}
+	if o.until.Before(w.until) {
+		w.until = o.until
+	}
+	return w
+}
+
+func (w window) String() string { return stamp(w.from) + " to " + stamp(w.until) }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func validity(certs ...*x509.Certificate) window {
+	w := window{certs[0].NotBefore, certs[0].NotAfter}
+	for _, c := range certs[1:] {
+		w = w.meet(window{c.NotBefore, c.NotAfter})
+	}
+	return w
+}
+
+// chain is a PCK chain whose signatures hold up to the root.
+type chain struct {
+	leaf, ca *x509.Certificate
+	key      *ecdsa.PublicKey // the leaf's
+	platform platform
+	serial   string // the leaf's, hexadecimal
+	valid    window
+	name     string // of who issued the leaf
+}
+
+var errExtension = errors.New("Intel's SGX extension")
+
+// pckChain reads and verifies the certificates of a quote.
+func (v *Verifier) pckChain(data []byte) (*chain, error) {
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, err
+	}
+	roles, err := v.byRole(certs)
+	if err != nil {
+		return nil, err
+	}
+	leaf, ca := roles[rolePCK], roles[rolePlatform]
+	if ca == nil {
+		ca = roles[roleProcessor]
+	}
+	if leaf == nil || ca == nil || roles[rolePlatform] != nil && roles[roleProcessor] != nil || roles[roleSigner] != nil {
+		return nil, errors.New("not one PCK certificate, its CA and the root")
+	}
+	if err := issued(ca, v.root, true); err != nil {
+		return nil, err
+	}
+	if err := issued(leaf, ca, false); err != nil {
+		return nil, err
+	}
+	p, err := parsePlatform(leaf)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errExtension, err)
+	}
+	return &chain{leaf: leaf, ca: ca, key: leaf.PublicKey.(*ecdsa.PublicKey), platform: p, serial: fmt.Sprintf("%x", leaf.SerialNumber),
+		valid: validity(leaf, ca, v.root), name: ca.Subject.CommonName}, nil
+}
+
+// signerChain reads and verifies the chain of a signer of TCB info or of a QE
+// identity.
+func (v *Verifier) signerChain(data []byte) (*x509.Certificate, error) {
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, err
+	}
+	roles, err := v.byRole(certs)
+	if err != nil {
+		return nil, err
+	}
+	signer := roles[roleSigner]
+	if signer == nil {
+		return nil, errors.New("no TCB signing certificate in the issuer chain")
+	}
+	return signer, issued(signer, v.root, false)
+}

@@ -1,0 +1,101 @@
+package dcap
+
+import (
+	"crypto/x509"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+var fixRevoked = attest.Fix{Who: attest.Nobody, How: "the vendor has revoked it: move to another machine"}
+
+// revocation looks every certificate up in the CRL that covers it.
+func (r *run) revocation() {
+	look := func(field, kind string, list *crl, cert *x509.Certificate) {
+		if list == nil || cert == nil {
+			return
+		}
+		s := attest.Step{Code: attest.CodeRevoked, Field: field, Want: "not revoked", Got: "not revoked", Source: kind, Fix: fixRevoked}
+		revoked := list.revokes(cert)
+		if revoked {
+			s.Got = cert.Subject.CommonName + " is revoked"
+		}
+		r.check(s, !revoked)
+	}
+	if r.chain != nil {
+		look("pck.revocation", attest.KindPCKCRL, r.col.pckCRL, r.chain.leaf)
+		look("ca.revocation", attest.KindRootCRL, r.col.rootCRL, r.chain.ca)
+	}
+	look("tcbInfo.revocation", attest.KindRootCRL, r.col.rootCRL, r.col.tcbSigner)
+	look("qeIdentity.revocation", attest.KindRootCRL, r.col.rootCRL, r.col.qeSigner)
+}
+
+// windows judges every validity window by the time of the verification.
+func (r *run) windows() {
+	look := func(code, field, source string, w window) {
+		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + stamp(r.at), Source: source, Fix: fixClock}, w.contains(r.at))
+	}
+	if r.chain != nil {
+		look(attest.CodeCertWindow, "pck.validity", "PCK certificate", r.chain.valid)
+	}
+	if r.col.tcb != nil {
+		look(attest.CodeCertWindow, "tcbInfo.signerValidity", attest.KindTCBInfo, validity(r.col.tcbSigner))
+		look(attest.CodeWindow, "tcbInfo.validity", attest.KindTCBInfo, r.col.tcb.valid())
+	}
+	if r.col.qe != nil {
+		look(attest.CodeCertWindow, "qeIdentity.signerValidity", attest.KindQEIdentity, validity(r.col.qeSigner))
+		look(attest.CodeWindow, "qeIdentity.validity", attest.KindQEIdentity, r.col.qe.valid())
+	}
+	if r.col.pckCRL != nil {
+		look(attest.CodeCRLWindow, "pckCRL.validity", attest.KindPCKCRL, r.col.pckCRL.valid)
+	}
+	if r.col.rootCRL != nil {
+		look(attest.CodeCRLWindow, "rootCRL.validity", attest.KindRootCRL, r.col.rootCRL.valid)
+	}
+}
+
+// bounds fills in what does not depend on a TCB level: how long the claims
+// last and which machine made them. The root CA's CRL is issued once a year,
+// so it bounds the end but not the age.
+func (r *run) bounds(t *attest.TCBClaims) {
+	t.Advisories = []string{}
+	issued := func(at time.Time) {
+		if t.OldestIssue.IsZero() || at.Before(t.OldestIssue) {
+			t.OldestIssue = at
+		}
+	}
+	ends := func(at time.Time) {
+		if t.NextUpdate.IsZero() || at.Before(t.NextUpdate) {
+			t.NextUpdate = at
+		}
+	}
+	if c := r.col.tcb; c != nil {
+		issued(c.IssueDate)
+		ends(c.NextUpdate)
+		ends(r.col.tcbSigner.NotAfter)
+		t.EvaluationNumber = c.Evaluation
+	}
+	if c := r.col.qe; c != nil {
+		issued(c.IssueDate)
+		ends(c.NextUpdate)
+		ends(r.col.qeSigner.NotAfter)
+		if r.col.tcb == nil || c.Evaluation < t.EvaluationNumber {
+			t.EvaluationNumber = c.Evaluation
+		}
+	}
+	if c := r.col.pckCRL; c != nil {
+		issued(c.valid.from)
+		ends(c.valid.until)
+	}
+	if c := r.col.rootCRL; c != nil {
+		ends(c.valid.until)
+	}
+	if r.chain == nil {
+		return
+	}
+	p := r.chain.platform
+	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = p.fmspc, p.pceID, p.ppid, p.instance
+	t.PCKSerial, t.NotAfter = r.chain.serial, r.chain.valid.until
+	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.valid.contains(r.at) &&
+		r.col.rootCRL != nil && r.col.rootCRL.valid.contains(r.at)
+}
