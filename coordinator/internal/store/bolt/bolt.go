@@ -1,0 +1,265 @@
+// Package bolt is the embedded engine of the store: one bbolt file on a local
+// file system. It also owns the two files of a state directory.
+//
+//	state.db    the sealed records (bbolt)
+//	seal.json   the data key, wrapped under the platform's sealing key
+//
+// Create makes both and refuses where either exists; Open needs both. During
+// Create both are written beside their names (*.new) and take their names last,
+// so a crash leaves something that Create starts over or that Open finishes.
+//
+// The file stays open and locked (flock) as long as the store is: a commit
+// needs no descriptor, and a second process is refused. The engine needs
+// writable shared mappings of files.
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+var (
+	liveBucket = []byte("ashlar-live-v1")
+	logBucket  = []byte("ashlar-log-v1")
+)
+
+const (
+	// mapSize is mapped at once, in bytes of address space: a smaller file
+	// then grows without a new mapping, which would wait for readers.
+	mapSize = 256 << 20
+
+	lockTimeout = 2 * time.Second
+	cancelEvery = 1024 // entries between two looks at the context
+)
+
+// engine implements store.Engine. The bucket sequence of liveBucket is the
+// revision.
+type engine struct {
+	db     *bolt.DB
+	broken atomic.Pointer[error] // set after a panic inside bbolt: its locks may be held for ever
+}
+
+// openFile opens a bbolt file that must have content, or with create one that
+// starts empty.
+func openFile(path string, create bool) (e *engine, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	var file *os.File
+	defer func() {
+		if err != nil && file != nil {
+			file.Close() // and with it the lock; after a panic bbolt has not done it
+		}
+	}()
+	defer guard(&err)
+	options := &bolt.Options{
+		Timeout: lockTimeout, InitialMmapSize: mapSize, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+		OpenFile: func(name string, _ int, mode fs.FileMode) (f *os.File, err error) {
+			file, err = prepare(name, mode, create)
+			return file, err
+		},
+	}
+	db, err := bolt.Open(path, 0o600, options)
+	if err != nil {
+		return nil, codedOpen(path, err)
+	}
+	e = &engine{db: db}
+	check := e.checkBuckets
+	if create {
+		check = e.makeBuckets
+	}
+	if err := check(); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// codedOpen says what an error of bbolt's Open means.
+func codedOpen(path string, err error) error {
+	switch {
+	case problem.CodeOf(err) != "":
+		return err
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return problem.New("STO-008", "%s is locked", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return problem.New("STO-002", "%s does not exist", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return problem.Because(err, "STO-003", "%s", path)
+	case errors.Is(err, bolterrors.ErrChecksum):
+		return problem.Because(err, "STO-005", "%s", path)
+	}
+	return problem.Because(err, "STO-007", "opening %s", path)
+}
+
+// prepare opens the file for bbolt, which would take an empty file for a new
+// database, and would create a missing one.
+func prepare(name string, mode fs.FileMode, create bool) (*os.File, error) {
+	flag := os.O_RDWR
+	if create {
+		flag |= os.O_CREATE
+	}
+	f, err := os.OpenFile(name, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		err = claim(f)
+	} else if info, serr := f.Stat(); serr != nil {
+		err = serr
+	} else if info.Size() == 0 {
+		err = problem.New("STO-005", "%s is empty", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// guard turns a panic or a fault inside bbolt, which is what damaged or
+// truncated files cause, into STO-005. The caller has set PanicOnFault.
+func guard(err *error) {
+	if p := recover(); p != nil {
+		*err = problem.New("STO-005", "the database's structure does not hold: %.200s", fmt.Sprint(p))
+	}
+}
+
+// do runs f with faults in the mapping as panics. After one the engine refuses
+// all work.
+func (e *engine) do(f func() error) (err error) {
+	if broken := e.broken.Load(); broken != nil {
+		return *broken
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	panicked := true
+	defer func() {
+		if panicked {
+			broken := err
+			e.broken.Store(&broken)
+		}
+	}()
+	defer guard(&err)
+	err = f()
+	panicked = false
+	return err
+}
+
+func (e *engine) makeBuckets() error {
+	return e.do(func() error {
+		return e.db.Update(func(tx *bolt.Tx) error {
+			if _, err := tx.CreateBucket(liveBucket); err != nil {
+				return fmt.Errorf("creating the tables: %w", err)
+			}
+			if _, err := tx.CreateBucket(logBucket); err != nil {
+				return fmt.Errorf("creating the logs: %w", err)
+			}
+			return nil
+		})
+	})
+}
+
+func (e *engine) checkBuckets() error {
+	return e.do(func() error {
+		return e.db.View(func(tx *bolt.Tx) error {
+			if tx.Bucket(liveBucket) == nil || tx.Bucket(logBucket) == nil {
+				return problem.New("STO-003", "the database holds other things than an Ashlar state")
+			}
+			return nil
+		})
+	})
+}
+
+// Load implements store.Engine.
+func (e *engine) Load(ctx context.Context, each func(store.Entry) error) (rev store.Rev, err error) {
+	err = e.do(func() error {
+		return e.db.View(func(tx *bolt.Tx) error {
+			live := tx.Bucket(liveBucket)
+			rev = store.Rev(live.Sequence())
+			n := 0
+			return live.ForEach(func(k, v []byte) error {
+				if n++; n%cancelEvery == 0 && ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return each(store.Entry{Key: string(k), Value: v})
+			})
+		})
+	})
+	return rev, err
+}
+
+// Commit implements store.Engine with one bbolt transaction: its pages, fsync,
+// its meta page, fsync.
+func (e *engine) Commit(_ context.Context, expected store.Rev, puts []store.Entry, deletes []string) (rev store.Rev, err error) {
+	// Ascending keys touch each page once.
+	puts = slices.Clone(puts)
+	slices.SortFunc(puts, func(a, b store.Entry) int { return strings.Compare(a.Key, b.Key) })
+	err = e.do(func() error {
+		return e.db.Update(func(tx *bolt.Tx) error {
+			live, logs := tx.Bucket(liveBucket), tx.Bucket(logBucket)
+			logs.FillPercent = 1 // records are only ever added behind the last
+			if got := store.Rev(live.Sequence()); got != expected {
+				return fmt.Errorf("%w: wanted revision %d, got %d", store.ErrConflict, expected, got)
+			}
+			for _, key := range deletes {
+				if err := live.Delete([]byte(key)); err != nil {
+					return fmt.Errorf("deleting: %w", err)
+				}
+			}
+			for _, p := range puts {
+				if err := bucketOf(p.Key, live, logs).Put([]byte(p.Key), p.Value); err != nil {
+					return fmt.Errorf("putting: %w", err)
+				}
+			}
+			rev = expected + 1
+			return live.SetSequence(uint64(rev))
+		})
+	})
+	return rev, err
+}
+
+// Range implements store.Engine.
+func (e *engine) Range(ctx context.Context, from, to string, limit int) (found []store.Entry, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	err = e.do(func() error {
+		return e.db.View(func(tx *bolt.Tx) error {
+			c := bucketOf(from, tx.Bucket(liveBucket), tx.Bucket(logBucket)).Cursor()
+			end := []byte(to)
+			for k, v := c.Seek([]byte(from)); k != nil && bytes.Compare(k, end) < 0 && len(found) < limit; k, v = c.Next() {
+				found = append(found, store.Entry{Key: string(k), Value: bytes.Clone(v)})
+			}
+			return nil
+		})
+	})
+	return found, err
+}
+
+// Close implements store.Engine.
+func (e *engine) Close() error {
+	if e.broken.Load() != nil {
+		return nil // Close would wait for a lock that nobody gives back
+	}
+	return e.db.Close()
+}
+
+func bucketOf(key string, live, logs *bolt.Bucket) *bolt.Bucket {
+	if strings.HasPrefix(key, store.LogPrefix) {
+		return logs
+	}
+	return live
+}

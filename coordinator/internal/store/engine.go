@@ -1,0 +1,45 @@
+package store
+
+import (
+	"context"
+	"errors"
+)
+
+// Entry is one key and value as an engine sees them: both opaque. A key has 1
+// to 64 bytes.
+type Entry struct {
+	Key   string
+	Value []byte
+}
+
+// Rev is an engine's revision. It changes with every commit.
+type Rev uint64
+
+// LogPrefix is the first byte of the keys of log records. An engine keeps them
+// out of Load.
+const LogPrefix = "l"
+
+// ErrConflict is what Commit returns (wrapped) when expected is not the
+// engine's revision. Nothing was changed then.
+var ErrConflict = errors.New("another writer was faster")
+
+// Engine makes entries durable. The store above it calls Commit from one
+// goroutine at a time; Range may be called at any time from any goroutine.
+type Engine interface {
+	// Load calls each for every entry whose key does not start with
+	// LogPrefix, in any order. The value is only valid during the call.
+	Load(ctx context.Context, each func(Entry) error) (Rev, error)
+
+	// Commit makes all puts and deletes or none of them. When it returns nil
+	// they survive a crash. After any other error than ErrConflict they may
+	// have been made or not, but wholly either way. Deleting what is absent
+	// is no error.
+	Commit(ctx context.Context, expected Rev, puts []Entry, deletes []string) (Rev, error)
+
+	// Range returns at most limit entries with from <= key < to in ascending
+	// order of keys. The caller owns them.
+	Range(ctx context.Context, from, to string, limit int) ([]Entry, error)
+
+	// Close releases everything. It is called once.
+	Close() error
+}
