@@ -151,6 +151,11 @@ type Decision struct {
 	Record   attest.Hex     `json:"record"` // hash of the audit record
 }
 
+// Decisions is GET /v1/decisions?marble=NAME&limit=N, newest first.
+type Decisions struct {
+	Decisions []Decision `json:"decisions"`
+}
+
 // AuditRecord is one entry of GET /v1/audit?from=N&limit=N.
 type AuditRecord struct {
 	Seq     uint64     `json:"seq"`

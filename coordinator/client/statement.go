@@ -1,0 +1,211 @@
+package client
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// VerifyInput is what a statement is judged by. The zero value refuses every
+// statement.
+type VerifyInput struct {
+	Policy    attest.Policy
+	Verifiers attest.Verifiers
+	Nonce     []byte // the 32 bytes that the statement was asked for with
+	// TLSKey is the PKIX DER of the key that serves the connection on which the
+	// statement came.
+	TLSKey []byte
+	// Certificates are what the connection showed, DER, leaf first. The leaf
+	// must have TLSKey and lead to the attested root.
+	Certificates [][]byte
+	At           time.Time // when to judge
+	// Manifest is the digest that must be in force, 32 bytes; empty accepts any
+	// manifest and none.
+	Manifest attest.Hex
+	// Remembered is the newest state seen before; nil at the first contact.
+	Remembered *Remembered
+}
+
+// Remembered is the newest state of a coordinator that somebody has verified.
+type Remembered struct {
+	Root       attest.Hex       `json:"root"`               // SHA-256 of the root CA certificate
+	Manifest   attest.Hex       `json:"manifest,omitempty"` // digest; absent before the first
+	Revision   int              `json:"revision"`
+	Checkpoint apiv1.Checkpoint `json:"checkpoint"`
+}
+
+// Verified is a coordinator's statement that passed, and what it establishes.
+type Verified struct {
+	Statement apiv1.Statement
+	Root      *x509.Certificate // the deployment's root CA
+	Verdict   attest.Verdict    // accepted; with the steps of the binding
+	TLSKey    []byte            // PKIX DER of the attested key
+	At        time.Time
+	Address   string // host:port, where it was reached over the network
+}
+
+// Remembered returns what to hold a later statement against.
+func (v Verified) Remembered() Remembered {
+	root := sha256.Sum256(v.Statement.Root)
+	return Remembered{Root: root[:], Manifest: v.Statement.Manifest, Revision: v.Statement.Revision, Checkpoint: v.Statement.Checkpoint}
+}
+
+// VerifyStatement decides whether a statement is of the coordinator that the
+// policy wants, and of this connection. It is pure. Order: the claims buffer is
+// read and the evidence judged, then the root, the connection's certificates,
+// the manifest and the remembered state are compared.
+//
+// A refusal is a *problem.Error of kind Refused: CRD-100 with the verdict, in
+// which each binding is a step; CRD-101 contradiction, CRD-102 manifest, CRD-103
+// rollback or fork, CRD-104 another root.
+func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
+	verdict := judge(s, in)
+	if !verdict.OK() {
+		return Verified{}, refused(verdict)
+	}
+	root, err := checkRoot(s.Root, in.At)
+	if err != nil {
+		return Verified{}, err
+	}
+	if err := checkChain(root, in); err != nil {
+		return Verified{}, err
+	}
+	if len(in.Manifest) > 0 && !bytes.Equal(in.Manifest, s.Manifest) {
+		return Verified{}, problem.New("CRD-102", "wanted manifest %s, in force is %s", in.Manifest, orNone(s.Manifest))
+	}
+	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At}
+	if in.Remembered != nil {
+		if err := newer(*in.Remembered, v.Remembered()); err != nil {
+			return Verified{}, err
+		}
+	}
+	return v, nil
+}
+
+// judge makes the verdict over the evidence and what it binds.
+func judge(s apiv1.Statement, in VerifyInput) attest.Verdict {
+	verdict := attest.Judge(in.Verifiers, s.Evidence, attest.Bind(s.ClaimsBuffer), s.Endorsements, in.Policy, in.At)
+	got, err := binding.Parse(s.ClaimsBuffer)
+	var steps []attest.Step
+	if err != nil {
+		steps = []attest.Step{{Code: "ATT-011", Field: "binding", Want: "a claims buffer of purpose coordinator", Got: err.Error(),
+			Source: "claims buffer", Fix: attest.Fix{Who: attest.Nobody, How: "the coordinator's statement is damaged"}}}
+	} else {
+		steps = binding.Expect(expected(s, in), got)
+	}
+	verdict.Steps = append(verdict.Steps, steps...)
+	if len(verdict.Failed()) > 0 {
+		verdict.Verdict = attest.Refused
+	}
+	return verdict
+}
+
+// expected returns the claims that the evidence must bind. Nonce and key are
+// the verifier's own; the rest is what the statement says, so that each part of
+// it is covered by the evidence.
+func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
+	root := sha256.Sum256(s.Root)
+	return binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(in.TLSKey), Nonce: in.Nonce,
+		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash}
+}
+
+func refused(v attest.Verdict) error {
+	code, text := v.Reason()
+	if code == "" {
+		text = "the evidence is not genuine"
+	}
+	e := problem.New("CRD-100", "%s", text)
+	if code != "" {
+		e.Detail = fmt.Sprintf("%s (%s)", text, code)
+		e.Next = problem.Lookup(problem.Code(code)).Next
+	}
+	if b, err := json.Marshal(v); err == nil {
+		e.Verdict = b
+	}
+	return e
+}
+
+// checkRoot reads the root certificate: a self-signed CA that is valid now.
+func checkRoot(der []byte, at time.Time) (*x509.Certificate, error) {
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, problem.Because(err, "CRD-101", "the root certificate cannot be read")
+	}
+	if !root.IsCA || root.CheckSignatureFrom(root) != nil {
+		return nil, problem.New("CRD-101", "the root certificate %q is not a self-signed CA", root.Subject.CommonName)
+	}
+	if at.Before(root.NotBefore) || at.After(root.NotAfter) {
+		return nil, problem.New("CRD-101", "the root certificate is valid from %s to %s, and it is %s",
+			root.NotBefore.UTC().Format(time.RFC3339), root.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+	}
+	return root, nil
+}
+
+// checkChain checks that the connection's leaf has the attested key and leads
+// to the attested root.
+func checkChain(root *x509.Certificate, in VerifyInput) error {
+	if len(in.Certificates) == 0 {
+		return nil
+	}
+	leaf, err := x509.ParseCertificate(in.Certificates[0])
+	if err != nil {
+		return problem.Because(err, "CRD-101", "the connection's certificate cannot be read")
+	}
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, in.TLSKey) {
+		return problem.New("CRD-101", "the connection's certificate has another key than the attested one")
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(root)
+	for _, der := range in.Certificates[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(c)
+		}
+	}
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: in.At, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	if _, err := leaf.Verify(opts); err != nil {
+		return problem.Because(err, "CRD-101", "the connection's certificate does not lead to the attested root")
+	}
+	return nil
+}
+
+// newer compares what a coordinator shows now with what was seen before.
+func newer(old, now Remembered) error {
+	switch {
+	case !bytes.Equal(old.Root, now.Root):
+		return problem.New("CRD-104", "remembered root %s, this one is %s", short(old.Root), short(now.Root))
+	case now.Checkpoint.Size < old.Checkpoint.Size:
+		return problem.New("CRD-103", "its log has %d records, and %d were seen before", now.Checkpoint.Size, old.Checkpoint.Size)
+	case now.Checkpoint.Size == old.Checkpoint.Size && !bytes.Equal(now.Checkpoint.Hash, old.Checkpoint.Hash):
+		return problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked",
+			now.Checkpoint.Size, short(now.Checkpoint.Hash), short(old.Checkpoint.Hash))
+	case now.Revision < old.Revision:
+		return problem.New("CRD-103", "it is at revision %d, and %d was seen before", now.Revision, old.Revision)
+	case now.Revision == old.Revision && !bytes.Equal(now.Manifest, old.Manifest):
+		return problem.New("CRD-103", "its revision %d is %s, and %s was seen before: the two have forked",
+			now.Revision, orNone(now.Manifest), orNone(old.Manifest))
+	}
+	return nil
+}
+
+func short(h attest.Hex) string {
+	if len(h) > 8 {
+		h = h[:8]
+	}
+	return hex.EncodeToString(h)
+}
+
+func orNone(h attest.Hex) string {
+	if len(h) == 0 {
+		return "none"
+	}
+	return h.String()
+}
