@@ -1,0 +1,515 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// echo is a verifier whose evidence is its report data followed by a byte that
+// says whether the signature holds.
+type echo struct{}
+
+func (echo) TEE() attest.TEE { return attest.SimSGX }
+
+func (echo) Verify(e attest.Evidence, _ attest.Endorsements, _ time.Time) (attest.Claims, []attest.Step) {
+	ok := len(e.Raw) == 65 && e.Raw[64] == 1
+	c := attest.Claims{TEE: attest.SimSGX, SGX: &attest.SGXClaims{UniqueID: bytes.Repeat([]byte{7}, 32)},
+		TCB: attest.TCBClaims{Status: attest.UpToDate, RevocationChecked: true}}
+	if len(e.Raw) == 65 {
+		c.ReportData = e.Raw[:64]
+	}
+	return c, []attest.Step{{Code: "ATT-010", Field: "quote.signature", OK: ok}}
+}
+
+func quote(buffer []byte) attest.Evidence {
+	b := attest.Bind(buffer)
+	return attest.Evidence{TEE: attest.SimSGX, Raw: append(b[:], 1)}
+}
+
+// deployment is a coordinator's keys and state, as a test wants them.
+type deployment struct {
+	root    *x509.Certificate
+	rootKey *ecdsa.PrivateKey
+	tls     tls.Certificate
+
+	mu       sync.Mutex
+	manifest []byte // digest
+	revision int
+	log      apiv1.Checkpoint
+	damage   func(*apiv1.Statement) // nil: honest
+	nonces   int                    // statements given
+}
+
+func key(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func certify(t testing.TB, template, parent *x509.Certificate, k, signer *ecdsa.PrivateKey) *x509.Certificate {
+	t.Helper()
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &k.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newDeployment(t testing.TB) *deployment {
+	t.Helper()
+	d := &deployment{rootKey: key(t), log: apiv1.Checkpoint{Size: 4, Hash: bytes.Repeat([]byte{4}, 32)}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	d.root = certify(t, template, template, d.rootKey, d.rootKey)
+	d.newServingKey(t)
+	return d
+}
+
+func (d *deployment) newServingKey(t testing.TB) {
+	t.Helper()
+	k := key(t)
+	leaf := certify(t, &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "coordinator"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, d.root, k, d.rootKey)
+	d.tls = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: k, Leaf: leaf}
+}
+
+func (d *deployment) spki() []byte { return d.tls.Leaf.RawSubjectPublicKeyInfo }
+
+func (d *deployment) statement(nonce []byte) apiv1.Statement {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nonces++
+	root := sha256.Sum256(d.root.Raw)
+	buffer := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(d.spki()), Nonce: nonce, Root: root[:],
+		Manifest: d.manifest, Checkpoint: d.log.Hash}.Encode()
+	s := apiv1.Statement{Evidence: quote(buffer), ClaimsBuffer: buffer, Root: d.root.Raw, TLSKey: d.spki(),
+		Manifest: d.manifest, Revision: d.revision, Checkpoint: d.log}
+	if d.damage != nil {
+		d.damage(&s)
+	}
+	return s
+}
+
+func (d *deployment) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	switch r.URL.Path {
+	case "/v1/attestation":
+		nonce, _ := hex.DecodeString(r.URL.Query().Get("nonce"))
+		_ = json.NewEncoder(w).Encode(d.statement(nonce))
+	case "/v1/bundle":
+		_ = pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: d.root.Raw})
+	case "/v1/status":
+		_ = json.NewEncoder(w).Encode(apiv1.Status{State: "serving"})
+	case "/v1/marbles/gone":
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(404)
+		_ = json.NewEncoder(w).Encode(problem.New("CRD-111", "no marble gone"))
+	case "/v1/marbles/odd":
+		w.WriteHeader(500)
+	case "/v1/marbles/huge":
+		_, _ = w.Write(bytes.Repeat([]byte(" "), maxAnswer+1))
+	case "/v1/marbles/slow":
+		<-r.Context().Done()
+	default:
+		w.WriteHeader(404)
+	}
+}
+
+// serve runs d on a socket and returns its address.
+func (d *deployment) serve(t testing.TB, h http.Handler) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{d.tls}}, nil
+	}}
+	s.Config.ErrorLog = nil
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+var anySim = attest.Policy{Package: attest.Package{Sim: &attest.SimReference{AllowAny: true}}}
+
+func options() Options {
+	return Options{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Timeout: 5 * time.Second}
+}
+
+func input(d *deployment, nonce []byte) VerifyInput {
+	return VerifyInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Nonce: nonce, TLSKey: d.spki(),
+		Certificates: d.tls.Certificate, At: time.Now()}
+}
+
+func TestVerifyStatement(t *testing.T) {
+	d := newDeployment(t)
+	d.manifest, d.revision = bytes.Repeat([]byte{9}, 32), 3
+	other := newDeployment(t)
+	nonce := bytes.Repeat([]byte{1}, 32)
+	remember := func(edit func(*Remembered)) func(*apiv1.Statement, *VerifyInput) {
+		return func(s *apiv1.Statement, in *VerifyInput) {
+			r := Verified{Statement: *s}.Remembered()
+			edit(&r)
+			in.Remembered = &r
+		}
+	}
+	cases := []struct {
+		name string
+		edit func(*apiv1.Statement, *VerifyInput)
+		code problem.Code // "" passes
+		step string       // code of a failed step in the verdict
+	}{
+		{"good", func(*apiv1.Statement, *VerifyInput) {}, "", ""},
+		{"zero input", func(_ *apiv1.Statement, in *VerifyInput) { *in = VerifyInput{} }, "CRD-100", "ATT-002"},
+		{"zero statement", func(s *apiv1.Statement, _ *VerifyInput) { *s = apiv1.Statement{} }, "CRD-100", "ATT-002"},
+		{"forged", func(s *apiv1.Statement, _ *VerifyInput) { s.Evidence.Raw[64] = 0 }, "CRD-100", "ATT-010"},
+		{"zero policy", func(_ *apiv1.Statement, in *VerifyInput) { in.Policy = attest.Policy{} }, "CRD-100", "ATT-029"},
+		{"replayed", func(_ *apiv1.Statement, in *VerifyInput) { in.Nonce = bytes.Repeat([]byte{2}, 32) }, "CRD-100", "ATT-072"},
+		{"no nonce", func(_ *apiv1.Statement, in *VerifyInput) { in.Nonce = nil }, "CRD-100", "ATT-072"},
+		{"another key", func(_ *apiv1.Statement, in *VerifyInput) { in.TLSKey = other.spki() }, "CRD-100", "ATT-074"},
+		{"another root", func(s *apiv1.Statement, _ *VerifyInput) { s.Root = other.root.Raw }, "CRD-100", "ATT-075"},
+		{"another manifest", func(s *apiv1.Statement, _ *VerifyInput) { s.Manifest = bytes.Repeat([]byte{8}, 32) }, "CRD-100", "ATT-076"},
+		{"manifest hidden", func(s *apiv1.Statement, _ *VerifyInput) { s.Manifest = nil }, "CRD-100", "ATT-076"},
+		{"another log", func(s *apiv1.Statement, _ *VerifyInput) { s.Checkpoint.Hash = bytes.Repeat([]byte{8}, 32) }, "CRD-100", "ATT-077"},
+		{"damaged buffer", func(s *apiv1.Statement, _ *VerifyInput) { s.ClaimsBuffer = s.ClaimsBuffer[1:] }, "CRD-100", "ATT-011"},
+		{"damaged buffer, bound", func(s *apiv1.Statement, _ *VerifyInput) {
+			s.ClaimsBuffer = s.ClaimsBuffer[1:]
+			s.Evidence = quote(s.ClaimsBuffer)
+		}, "CRD-100", "ATT-011"},
+		{"chain of another root", func(s *apiv1.Statement, in *VerifyInput) {
+			leaf := certify(t, &x509.Certificate{SerialNumber: big.NewInt(2)}, other.root, d.tls.PrivateKey.(*ecdsa.PrivateKey), other.rootKey)
+			in.Certificates = [][]byte{leaf.Raw}
+		}, "CRD-101", ""},
+		{"leaf of another key", func(_ *apiv1.Statement, in *VerifyInput) { in.Certificates = other.tls.Certificate }, "CRD-101", ""},
+		{"damaged leaf", func(_ *apiv1.Statement, in *VerifyInput) { in.Certificates = [][]byte{{1, 2}} }, "CRD-101", ""},
+		{"root not valid yet", func(_ *apiv1.Statement, in *VerifyInput) { in.At = in.At.Add(-time.Hour) }, "CRD-101", ""},
+		{"root no longer valid", func(_ *apiv1.Statement, in *VerifyInput) { in.At = in.At.Add(2 * time.Hour) }, "CRD-101", ""},
+		{"manifest wanted", func(s *apiv1.Statement, in *VerifyInput) { in.Manifest = s.Manifest }, "", ""},
+		{"other manifest wanted", func(_ *apiv1.Statement, in *VerifyInput) { in.Manifest = bytes.Repeat([]byte{8}, 32) }, "CRD-102", ""},
+		{"remembered equal", remember(func(*Remembered) {}), "", ""},
+		{"remembered older", remember(func(r *Remembered) { r.Checkpoint = apiv1.Checkpoint{Size: 1}; r.Revision = 1; r.Manifest = nil }), "", ""},
+		{"remembered longer log", remember(func(r *Remembered) { r.Checkpoint.Size++ }), "CRD-103", ""},
+		{"remembered forked log", remember(func(r *Remembered) { r.Checkpoint.Hash = nil }), "CRD-103", ""},
+		{"remembered later revision", remember(func(r *Remembered) { r.Revision++ }), "CRD-103", ""},
+		{"remembered forked revision", remember(func(r *Remembered) { r.Manifest = nil }), "CRD-103", ""},
+		{"remembered other root", remember(func(r *Remembered) { r.Root = nil }), "CRD-104", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s, in := d.statement(nonce), input(d, nonce)
+			c.edit(&s, &in)
+			v, err := VerifyStatement(s, in)
+			if problem.CodeOf(err) != c.code {
+				t.Fatalf("got %v, want code %q", err, c.code)
+			}
+			if err == nil && (v.Root == nil || !v.Verdict.OK()) {
+				t.Errorf("got %+v, want a root and an accepted verdict", v)
+			}
+			if err != nil && v.Root != nil {
+				t.Errorf("a refusal returned a root")
+			}
+			if c.step != "" {
+				wantStep(t, err, c.step)
+			}
+		})
+	}
+}
+
+func wantStep(t *testing.T, err error, code string) {
+	t.Helper()
+	var verdict attest.Verdict
+	if e := json.Unmarshal(problem.From(err).Verdict, &verdict); e != nil {
+		t.Fatalf("reading the verdict: %v", e)
+	}
+	if verdict.OK() {
+		t.Errorf("got an accepted verdict with a refusal")
+	}
+	for _, s := range verdict.Failed() {
+		if s.Code == code {
+			return
+		}
+	}
+	t.Errorf("got failed steps %v, want %s among them", verdict.Failed(), code)
+}
+
+func TestDial(t *testing.T) {
+	d := newDeployment(t)
+	addr := d.serve(t, d)
+	c, err := Dial(context.Background(), addr, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if v := c.Verified(); v.Root == nil || v.Address != addr || !bytes.Equal(v.TLSKey, d.spki()) {
+		t.Errorf("got %+v, want the attested root, key and %s", v, addr)
+	}
+	s, err := c.Status(context.Background())
+	if err != nil || s.State != "serving" {
+		t.Errorf("got %+v, %v, want serving", s, err)
+	}
+	if d.nonces != 1 {
+		t.Errorf("got %d statements, want 1 for one key", d.nonces)
+	}
+}
+
+// A restart gives the coordinator a new key: the client attests it, and goes on
+// only if it is the same deployment and no older.
+func TestNewServingKeyIsAttested(t *testing.T) {
+	d := newDeployment(t)
+	addr := d.serve(t, d)
+	c, err := Dial(context.Background(), addr, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	d.newServingKey(t)
+	if _, err := c.Status(context.Background()); err != nil || d.nonces != 2 {
+		t.Errorf("got %v after %d statements, want success after 2", err, d.nonces)
+	}
+	c.Close()
+	d.newServingKey(t)
+	d.log.Size--
+	if _, err := c.Status(context.Background()); problem.CodeOf(err) != "CRD-103" {
+		t.Errorf("got %v, want CRD-103 for an older log", err)
+	}
+	c.Close()
+	d.root, d.rootKey = newDeployment(t).root, d.rootKey
+	if _, err := c.Status(context.Background()); problem.CodeOf(err) != "CRD-104" && problem.CodeOf(err) != "CRD-101" {
+		t.Errorf("got %v, want CRD-104 or CRD-101 for another root", err)
+	}
+}
+
+// A marble's leaf leads to the same root; it must not pass for the coordinator.
+func TestKeyOfTheSameRootIsNotEnough(t *testing.T) {
+	d := newDeployment(t)
+	addr := d.serve(t, d)
+	c, err := Dial(context.Background(), addr, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	var asked atomic.Int32
+	marble := &deployment{root: d.root, rootKey: d.rootKey}
+	marble.newServingKey(t)
+	relay := marble.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/attestation" {
+			asked.Add(1)
+		}
+		d.ServeHTTP(w, r) // the coordinator's own statement, for the client's nonce
+	}))
+	c.addr = relay
+	_, err = c.Status(context.Background())
+	if problem.CodeOf(err) != "CRD-100" || asked.Load() != 0 {
+		t.Fatalf("got %v after %d requests, want CRD-100 before any", err, asked.Load())
+	}
+	wantStep(t, err, "ATT-074")
+}
+
+func TestDialRefusals(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	d := newDeployment(t)
+	cases := []struct {
+		name, addr string
+		code       problem.Code
+	}{
+		{"plaintext", plain.Listener.Addr().String(), "CRD-105"},
+		{"silent", silent.Addr().String(), "CRD-106"},
+		{"closed", closed.Addr().String(), "CRD-105"},
+		{"no such address", "127.0.0.1:99999", "CRD-105"},
+		{"not json", d.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) })), "CRD-107"},
+		{"endless", d.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for chunk := make([]byte, 1<<16); ; {
+				if _, err := w.Write(chunk); err != nil {
+					return
+				}
+			}
+		})), "CRD-108"},
+		{"closes", d.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) })), "CRD-105"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			o := options()
+			if c.name == "silent" {
+				o.Timeout = 100 * time.Millisecond
+			}
+			if _, err := Dial(context.Background(), c.addr, o); problem.CodeOf(err) != c.code {
+				t.Errorf("got %v, want %s", err, c.code)
+			}
+		})
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	d := newDeployment(t)
+	c, err := Dial(context.Background(), d.serve(t, d), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for name, want := range map[string]problem.Code{"gone": "CRD-111", "odd": "CRD-107", "huge": "CRD-108", "slow": "CRD-106"} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
+			if name == "slow" {
+				ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+			}
+			if _, err := c.Marble(ctx, name); problem.CodeOf(err) != want {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		})
+	}
+	if _, err := c.Decision(context.Background(), "web"); problem.CodeOf(err) != "CRD-110" {
+		t.Errorf("got %v, want CRD-110", err)
+	}
+}
+
+func TestTrust(t *testing.T) {
+	d := newDeployment(t)
+	nonce := bytes.Repeat([]byte{1}, 32)
+	verified := func() Verified {
+		v, err := VerifyStatement(d.statement(nonce), input(d, nonce))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	dir := filepath.Join(t.TempDir(), "trust")
+	if _, err := LoadTrust(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want fs.ErrNotExist", err)
+	}
+	if err := WriteTrust(dir, Verified{}); err == nil {
+		t.Error("wrote trust for nothing")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want no folder before anything passed", err)
+	}
+	if err := WriteTrust(dir, verified()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := LoadTrust(dir)
+	if err != nil || !got.Certificate.Equal(d.root) || got.Checkpoint.Size != 4 {
+		t.Fatalf("got %+v, %v, want the root and 4 records", got, err)
+	}
+	var s apiv1.Statement
+	b, err := os.ReadFile(filepath.Join(dir, EvidenceFile))
+	if err != nil || json.Unmarshal(b, &s) != nil {
+		t.Fatalf("evidence cannot be read back: %v", err)
+	}
+	if _, err := VerifyStatement(s, input(d, nonce)); err != nil {
+		t.Errorf("kept evidence judged again: %v", err)
+	}
+	d.log.Size = 3
+	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-103" {
+		t.Errorf("got %v, want CRD-103", err)
+	}
+	if after, _ := LoadTrust(dir); after.Checkpoint.Size != 4 {
+		t.Errorf("got %d records after a refused write, want 4", after.Checkpoint.Size)
+	}
+	d = newDeployment(t)
+	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-104" {
+		t.Errorf("got %v, want CRD-104", err)
+	}
+	damage(t, dir)
+}
+
+// damage checks that a damaged folder is never taken for a new one.
+func damage(t *testing.T, dir string) {
+	t.Helper()
+	root := newDeployment(t).root
+	for name, data := range map[string]string{
+		TrustFile:  "{",
+		BundleFile: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})),
+	} {
+		path := filepath.Join(dir, name)
+		old, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{data, "", strings.Repeat("x", 10)} {
+			if err := os.WriteFile(path, []byte(bad), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := LoadTrust(dir); problem.CodeOf(err) != "CRD-109" || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s = %.10q: got %v, want CRD-109 and not fs.ErrNotExist", name, bad, err)
+			}
+		}
+		if err := os.WriteFile(path, old, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, BundleFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadTrust(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want a damaged folder", err)
+	}
+}
+
+func FuzzVerifyStatement(f *testing.F) {
+	d := newDeployment(f)
+	nonce := bytes.Repeat([]byte{1}, 32)
+	good, err := json.Marshal(d.statement(nonce))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{}`))
+	in := input(d, nonce)
+	root := sha256.Sum256(d.root.Raw)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s apiv1.Statement
+		if json.Unmarshal(b, &s) != nil {
+			return
+		}
+		v, err := VerifyStatement(s, in)
+		if got := v.Remembered(); err == nil && !bytes.Equal(got.Root, root[:]) {
+			t.Errorf("accepted root %s", got.Root)
+		}
+	})
+}
