@@ -9,7 +9,9 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -62,36 +64,84 @@ func (s Status) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
+// Trouble is something that keeps a running marble from being in the mesh in
+// full. The program runs on.
+type Trouble struct {
+	Code, Reason string
+	NextRetry    time.Time // zero: nothing is retried
+}
+
 // Tracker holds the current status. It is safe for concurrent use.
 type Tracker struct {
 	log *slog.Logger
 	now func() time.Time
 
-	mu      sync.Mutex // guards what follows
-	current Status
-	changed chan struct{} // closed and replaced at each change
+	mu       sync.Mutex // guards what follows
+	base     Status     // the stage entered last
+	troubles map[string]Trouble
+	current  Status        // what base and troubles come to
+	changed  chan struct{} // closed and replaced at each change
 }
 
 // NewTracker returns a tracker in stage Starting that logs each change.
 func NewTracker(log *slog.Logger, now func() time.Time) *Tracker {
-	return &Tracker{log: log, now: now, current: Status{Stage: Starting}, changed: make(chan struct{})}
+	start := Status{Stage: Starting}
+	return &Tracker{log: log, now: now, base: start, current: start, troubles: map[string]Trouble{}, changed: make(chan struct{})}
 }
 
-// follows reports whether a marble in stage from may enter stage to.
+// follows reports whether a marble in stage from may enter stage to. Degraded
+// is never entered: it is Running with a Trouble.
 func follows(from, to Stage) bool {
-	return from != Stopping || to == Stopping
+	return to != Degraded && (from != Stopping || to == Stopping)
 }
 
-// Enter makes s the current status. After Stopping every other stage is
-// ignored. A status without NotAfter keeps that of the one before.
+// Enter makes s the stage. A transition that is not allowed is ignored: after
+// Stopping comes nothing.
 func (t *Tracker) Enter(s Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !follows(t.current.Stage, s.Stage) {
+	if !follows(t.base.Stage, s.Stage) {
 		return
 	}
 	if s.NotAfter.IsZero() {
-		s.NotAfter = t.current.NotAfter
+		s.NotAfter = t.base.NotAfter
+	}
+	t.base = s
+	t.publish()
+}
+
+// Leased records when the lease in hand ends.
+func (t *Tracker) Leased(notAfter time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.base.NotAfter = notAfter
+	t.publish()
+}
+
+// Trouble records trouble from a source, such as "lease" or "proxy", until
+// Clear. While the stage is Running it makes the status Degraded.
+func (t *Tracker) Trouble(source string, trouble Trouble) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.troubles[source] = trouble
+	t.publish()
+}
+
+// Clear ends the trouble from a source.
+func (t *Tracker) Clear(source string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.troubles, source)
+	t.publish()
+}
+
+// publish computes the status and tells who waits. The caller holds mu.
+func (t *Tracker) publish() {
+	s := t.base
+	if s.Stage == Running && len(t.troubles) > 0 {
+		first := slices.Min(slices.Collect(maps.Keys(t.troubles)))
+		trouble := t.troubles[first]
+		s.Stage, s.Code, s.Reason, s.NextRetry = Degraded, trouble.Code, first+": "+trouble.Reason, trouble.NextRetry
 	}
 	if s == t.current {
 		return
@@ -100,7 +150,7 @@ func (t *Tracker) Enter(s Status) {
 	close(t.changed)
 	t.changed = make(chan struct{})
 	level := slog.LevelInfo
-	if s.Stage == Degraded || s.Stage == Refused || s.Code != "" {
+	if s.Code != "" {
 		level = slog.LevelWarn
 	}
 	t.log.Log(context.Background(), level, "stage", "stage", s)
