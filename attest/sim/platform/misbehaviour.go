@@ -1,0 +1,61 @@
+package platform
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// Misbehaviour is what the platform is told to do wrong, so that refusals can
+// be provoked. The zero value behaves. It is set by Misbehave, or by the file
+// misbehaviour.json in the platform's folder, which is read on each request;
+// what the file says comes on top of what Misbehave said.
+type Misbehaviour struct {
+	Debug              bool             `json:"debug,omitempty"`              // quotes are of a debug enclave or guest
+	OtherBinding       bool             `json:"otherBinding,omitempty"`       // quotes carry other report data
+	BadSignature       bool             `json:"badSignature,omitempty"`       // quotes' signatures do not hold
+	RevokedPCK         bool             `json:"revokedPCK,omitempty"`         // the CRL lists the platform
+	TCBStatus          attest.TCBStatus `json:"tcbStatus,omitempty"`          // of the platform's TCB level
+	Advisories         []string         `json:"advisories,omitempty"`         // of the platform's TCB level
+	StaleEndorsements  bool             `json:"staleEndorsements,omitempty"`  // all ended an hour ago
+	FutureEndorsements bool             `json:"futureEndorsements,omitempty"` // all begin in an hour
+	Throttled          bool             `json:"throttled,omitempty"`          // every request is answered "busy"
+	Delay              attest.Duration  `json:"delay,omitempty"`              // every request is answered that late, at most 30 s
+}
+
+// Misbehave sets what the platform does wrong from now on.
+func (p *Platform) Misbehave(m Misbehaviour) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.misbehaviour = m
+}
+
+// current returns what to do wrong now. A file that cannot be understood is an
+// error rather than good behaviour.
+func (p *Platform) current() (Misbehaviour, error) {
+	p.mu.Lock()
+	m := p.misbehaviour
+	p.mu.Unlock()
+	if p.dir == "" {
+		return m, nil
+	}
+	raw, err := os.ReadFile(filepath.Join(p.dir, misbehaviourFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return m, fmt.Errorf("reading %s: %w", misbehaviourFile, err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&m); err != nil {
+		return m, fmt.Errorf("reading %s: %w", misbehaviourFile, err)
+	}
+	return m, nil
+}
