@@ -1,0 +1,201 @@
+package authority
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+)
+
+// Limits of what goes into a certificate.
+const (
+	MaxMarble      = 63  // bytes of a marble's name; X.520 allows 64 for a common name
+	MaxTrustDomain = 255 // bytes (SPIFFE ID, section 2.3)
+	MaxDNSName     = 253 // bytes (RFC 1035)
+	MaxNames       = 100 // DNS names and IPs of one certificate
+	serialSize     = 16  // bytes
+	maxLeafLife    = 25 * time.Hour
+	maxSecretLife  = 366 * 24 * time.Hour
+)
+
+// SPIFFEID returns the identity of a marble.
+func SPIFFEID(trustDomain, marble string) string { return "spiffe://" + trustDomain + "/" + marble }
+
+// CoordinatorPath is the path of the coordinator's own SPIFFE ID. It has two
+// segments, so that no marble can have it.
+const CoordinatorPath = "ashlar/coordinator"
+
+// profile says what a kind of certificate must be: lint and judge hold the
+// result against it.
+type profile struct {
+	kind      string
+	uri       string // "" for none
+	dns       []string
+	ips       []net.IP
+	eku       []x509.ExtKeyUsage
+	subject   string
+	spki      []byte // PKIX DER of the requested key
+	public    crypto.PublicKey
+	onlyP256  bool
+	extension []byte // value of apiv1.LeafOID; nil for none
+	notAfter  time.Time
+	maxLife   time.Duration
+	at        time.Time
+}
+
+// LeafRequest asks for a marble's leaf. All names come from the manifest.
+type LeafRequest struct {
+	TrustDomain string
+	Marble      string
+	DNSNames    []string
+	PublicKey   []byte    // PKIX DER, ECDSA P-256: all that the marble chose
+	NotAfter    time.Time // the end of lease and evidence; the chain may end earlier
+	Facts       apiv1.LeafFacts
+}
+
+// ServingRequest asks for the certificate of the coordinator's own listeners.
+type ServingRequest struct {
+	TrustDomain string   // "" before the first manifest: no SPIFFE ID then
+	Names       []string // DNS names and IPs
+	PublicKey   []byte   // PKIX DER, ECDSA P-256
+	NotAfter    time.Time
+}
+
+// SecretRequest asks for the certificate of a secret.
+type SecretRequest struct {
+	CommonName string
+	DNSNames   []string
+	PublicKey  []byte // PKIX DER
+	NotAfter   time.Time
+}
+
+func (a *Authority) leafProfile(r LeafRequest, at time.Time) (profile, error) {
+	ext, err := r.Facts.Encode()
+	if err != nil {
+		return profile{}, err
+	}
+	p := profile{
+		kind: "leaf", subject: r.Marble, uri: SPIFFEID(r.TrustDomain, r.Marble), dns: r.DNSNames, spki: r.PublicKey, onlyP256: true,
+		eku:       []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		extension: ext, notAfter: a.within(r.NotAfter), maxLife: maxLeafLife, at: at,
+	}
+	if !segment.MatchString(r.Marble) || len(r.Marble) > MaxMarble {
+		return profile{}, fmt.Errorf("marble name %.80q is not 1 to %d of a-z, 0-9, '.', '_' and '-'", r.Marble, MaxMarble)
+	}
+	return p, checkTrustDomain(r.TrustDomain)
+}
+
+func (a *Authority) servingProfile(r ServingRequest, at time.Time) (profile, error) {
+	p := profile{
+		kind: "serving", subject: "Ashlar coordinator", spki: r.PublicKey, onlyP256: true, eku: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		notAfter: a.within(r.NotAfter), maxLife: MeshLife, at: at,
+	}
+	for _, n := range r.Names {
+		if ip := net.ParseIP(n); ip != nil {
+			p.ips = append(p.ips, ip)
+		} else {
+			p.dns = append(p.dns, n)
+		}
+	}
+	if r.TrustDomain == "" {
+		return p, nil
+	}
+	p.uri = SPIFFEID(r.TrustDomain, CoordinatorPath)
+	return p, checkTrustDomain(r.TrustDomain)
+}
+
+func (a *Authority) secretProfile(r SecretRequest, at time.Time) profile {
+	return profile{
+		kind: "secret", subject: r.CommonName, dns: r.DNSNames, spki: r.PublicKey,
+		eku:      []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		notAfter: a.within(r.NotAfter), maxLife: maxSecretLife, at: at,
+	}
+}
+
+// within returns the earlier of t and the end of the chain, in whole seconds.
+func (a *Authority) within(t time.Time) time.Time {
+	if end := a.mesh.cert.NotAfter; end.Before(t) {
+		t = end
+	}
+	return t.UTC().Truncate(time.Second)
+}
+
+// template turns a profile into what is signed.
+func (p *profile) template(a *Authority) (*x509.Certificate, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	serial, err := newSerial(a.random)
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: p.subject},
+		NotBefore: p.at.Add(-Backdate).UTC().Truncate(time.Second), NotAfter: p.notAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: p.eku, BasicConstraintsValid: true,
+		DNSNames: p.dns, IPAddresses: p.ips, SignatureAlgorithm: x509.ECDSAWithSHA256,
+	}
+	if t.NotBefore.Before(a.mesh.cert.NotBefore) {
+		t.NotBefore = a.mesh.cert.NotBefore
+	}
+	if p.uri != "" {
+		u, err := url.Parse(p.uri)
+		if err != nil {
+			return nil, fmt.Errorf("reading the SPIFFE ID: %w", err)
+		}
+		t.URIs = []*url.URL{u}
+	}
+	if p.extension != nil {
+		t.ExtraExtensions = []pkix.Extension{{Id: apiv1.LeafOID, Value: p.extension}}
+	}
+	return t, nil
+}
+
+// check judges the request and reads its key.
+func (p *profile) check() error {
+	if len(p.dns)+len(p.ips) > MaxNames {
+		return fmt.Errorf("%d names, at most %d", len(p.dns)+len(p.ips), MaxNames)
+	}
+	for _, n := range p.dns {
+		if len(n) > MaxDNSName || !dnsName.MatchString(n) {
+			return fmt.Errorf("%.80q is no DNS name of at most %d bytes", n, MaxDNSName)
+		}
+	}
+	if len(p.subject) > 64 {
+		return fmt.Errorf("common name of %d bytes, at most 64", len(p.subject))
+	}
+	if !p.notAfter.After(p.at) {
+		return fmt.Errorf("nothing left to certify: lease, evidence or chain ends at %s", p.notAfter.Format(time.RFC3339))
+	}
+	pub, err := x509.ParsePKIXPublicKey(p.spki)
+	if err != nil {
+		return fmt.Errorf("reading the public key: %w", err)
+	}
+	p.public = pub
+	if k, ok := pub.(*ecdsa.PublicKey); p.onlyP256 && (!ok || k.Curve != elliptic.P256()) {
+		return errNotP256
+	}
+	return nil
+}
+
+var (
+	errNotP256 = errors.New("the key is not ECDSA P-256")
+	segment    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+	dnsName    = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+)
+
+func checkTrustDomain(td string) error {
+	if len(td) > MaxTrustDomain || !segment.MatchString(td) {
+		return fmt.Errorf("%.80q is no trust domain of at most %d bytes", td, MaxTrustDomain)
+	}
+	return nil
+}
