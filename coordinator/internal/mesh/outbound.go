@@ -1,0 +1,194 @@
+package mesh
+
+import (
+	"net/netip"
+	"time"
+
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// outboundSet is what all callers of a port share.
+type outboundSet struct {
+	cluster   *discovery.Resource
+	endpoints *discovery.Resource
+}
+
+func (h hop) outboundName() string { return "out/" + h.marble + "/" + h.port }
+
+// outboundTo adds what one call needs: a listener on the caller's loopback, and
+// the cluster that leads to the callee and to nobody else.
+func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) error {
+	h := hop{call.Marble, call.Port}
+	callee, err := c.marble(call.Marble)
+	if err != nil {
+		return err
+	}
+	port, ok := callee.Serves[call.Port]
+	if !ok {
+		return problem.New("MSH-010", "marble %q serves no port %q", call.Marble, call.Port)
+	}
+	set, err := c.sharedOutbound(h, port)
+	if err != nil {
+		return err
+	}
+	name := h.outboundName()
+	res[Cluster][name] = set.cluster
+	logs, err := logRefusals(outboundFormat, flagged("UF", "UH", "URX", "NC", "NR"))
+	if err != nil {
+		return err
+	}
+	var chain *listener.Filter
+	if port.Protocol == manifest.HTTP {
+		chain, err = clientManager(name, logs)
+	} else {
+		chain, err = tcpProxy(name, name, c.life(h), logs)
+	}
+	if err != nil {
+		return err
+	}
+	on := call.Listen
+	if on == 0 {
+		on = port.Port
+	}
+	return res[Listener].put(name, &listener.Listener{
+		Name: name, Address: address(at.loopback, on),
+		TrafficDirection:              core.TrafficDirection_OUTBOUND,
+		FilterChains:                  []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{chain}}},
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
+		EnableReusePort:               wrapperspb.Bool(false),
+	})
+}
+
+// life bounds the connections of a hop, as inbound.life does on the other side.
+func (c *compiler) life(h hop) time.Duration {
+	callee := c.view.Manifest.Marbles[h.marble]
+	return inbound{c: c, hop: h, lease: leaseOf(callee)}.life()
+}
+
+func (c *compiler) sharedOutbound(h hop, port manifest.Port) (outboundSet, error) {
+	if set, ok := c.outbound[h]; ok {
+		return set, nil
+	}
+	cl, err := c.outboundCluster(h, port)
+	if err != nil {
+		return outboundSet{}, err
+	}
+	g := Group{}
+	if err := g.put(h.outboundName(), cl); err != nil {
+		return outboundSet{}, err
+	}
+	eps, err := c.outboundEndpoints(h, port)
+	if err != nil {
+		return outboundSet{}, err
+	}
+	set := outboundSet{cluster: g[h.outboundName()], endpoints: eps}
+	c.outbound[h] = set
+	return set, nil
+}
+
+// outboundCluster accepts exactly the callee's identity as the server. Hosts
+// are set aside only for failures of the connection, never for what a program
+// answers.
+func (c *compiler) outboundCluster(h hop, port manifest.Port) (*cluster.Cluster, error) {
+	cl := &cluster.Cluster{
+		Name:                 h.outboundName(),
+		ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_EDS},
+		EdsClusterConfig:     &cluster.Cluster_EdsClusterConfig{EdsConfig: overADS()},
+		ConnectTimeout:       durationpb.New(connectTimeout),
+		LbPolicy:             cluster.Cluster_LEAST_REQUEST,
+		CircuitBreakers:      limits(),
+		OutlierDetection: &cluster.OutlierDetection{
+			SplitExternalLocalOriginErrors:         true,
+			ConsecutiveLocalOriginFailure:          wrapperspb.UInt32(3),
+			EnforcingConsecutiveLocalOriginFailure: wrapperspb.UInt32(100),
+			EnforcingConsecutive_5Xx:               wrapperspb.UInt32(0),
+			EnforcingConsecutiveGatewayFailure:     wrapperspb.UInt32(0),
+			EnforcingSuccessRate:                   wrapperspb.UInt32(0),
+			EnforcingLocalOriginSuccessRate:        wrapperspb.UInt32(0),
+			Interval:                               durationpb.New(time.Second),
+			BaseEjectionTime:                       durationpb.New(2 * time.Second),
+			MaxEjectionTime:                        durationpb.New(10 * time.Second),
+			MaxEjectionPercent:                     wrapperspb.UInt32(50),
+		},
+		UpstreamConnectionOptions: &cluster.UpstreamConnectionOptions{TcpKeepalive: &core.TcpKeepalive{
+			KeepaliveTime: wrapperspb.UInt32(30), KeepaliveInterval: wrapperspb.UInt32(5), KeepaliveProbes: wrapperspb.UInt32(3),
+		}},
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
+	}
+	var alpn []string
+	var err error
+	if port.Protocol == manifest.HTTP {
+		alpn = []string{"h2"}
+		if cl.TypedExtensionProtocolOptions, err = http2Upstream(min(c.life(h), httpConnection)); err != nil {
+			return nil, err
+		}
+	}
+	cl.TransportSocket, err = dialTLS(c.spiffeID(h.marble), alpn...)
+	return cl, err
+}
+
+// outboundEndpoints lists where the callee's instances listen for peers.
+func (c *compiler) outboundEndpoints(h hop, port manifest.Port) (*discovery.Resource, error) {
+	cla := &endpoint.ClusterLoadAssignment{ClusterName: h.outboundName()}
+	if addrs := c.addresses[h.marble]; len(addrs) > 0 {
+		cla.Endpoints = []*endpoint.LocalityLbEndpoints{{LbEndpoints: lbEndpoints(addrs, port.Port)}}
+	}
+	g := Group{}
+	if err := g.put(h.outboundName(), cla); err != nil {
+		return nil, err
+	}
+	return g[h.outboundName()], nil
+}
+
+func lbEndpoints(addrs []netip.Addr, port uint16) []*endpoint.LbEndpoint {
+	out := make([]*endpoint.LbEndpoint, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, lbEndpoint(a, port))
+	}
+	return out
+}
+
+// endpointsOf returns the endpoints that a marble's calls lead to; the same
+// group for all of its instances.
+func (c *compiler) endpointsOf(marble string) (Group, error) {
+	if g, ok := c.endpoints[marble]; ok {
+		return g, nil
+	}
+	m, err := c.marble(marble)
+	if err != nil {
+		return nil, err
+	}
+	g := Group{}
+	for _, call := range m.Calls {
+		h := hop{call.Marble, call.Port}
+		set, err := c.sharedOutbound(h, c.view.Manifest.Marbles[call.Marble].Serves[call.Port])
+		if err != nil {
+			return nil, err
+		}
+		g[h.outboundName()] = set.endpoints
+	}
+	c.endpoints[marble] = g
+	return g, nil
+}
+
+// tcpProxy passes a connection on to a cluster, for at most life.
+func tcpProxy(name, to string, life time.Duration, logs []*accesslog.AccessLog) (*listener.Filter, error) {
+	return filter("envoy.filters.network.tcp_proxy", &tcp.TcpProxy{
+		StatPrefix:                      name,
+		ClusterSpecifier:                &tcp.TcpProxy_Cluster{Cluster: to},
+		MaxDownstreamConnectionDuration: durationpb.New(life),
+		MaxConnectAttempts:              wrapperspb.UInt32(3),
+		AccessLog:                       logs,
+	})
+}

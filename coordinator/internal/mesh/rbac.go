@@ -1,0 +1,84 @@
+package mesh
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	rbac "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// policies grants each caller what its edge says. Without any policy Envoy
+// denies everybody, which is what no caller means.
+func (c *compiler) policies(callers []caller) (*rbac.RBAC, error) {
+	rules := &rbac.RBAC{Action: rbac.RBAC_ALLOW, Policies: map[string]*rbac.Policy{}}
+	for _, from := range callers {
+		perm, err := permission(from.routes)
+		if err != nil {
+			return nil, err
+		}
+		if known, again := rules.Policies[from.marble]; again {
+			known.Permissions = append(known.Permissions, perm)
+			continue
+		}
+		rules.Policies[from.marble] = &rbac.Policy{
+			Permissions: []*rbac.Permission{perm},
+			Principals: []*rbac.Principal{{Identifier: &rbac.Principal_Authenticated_{
+				Authenticated: &rbac.Principal_Authenticated{PrincipalName: exactly(c.spiffeID(from.marble))},
+			}}},
+		}
+	}
+	return rules, nil
+}
+
+// permission allows the routes; nil allows all, an empty list nothing.
+func permission(routes []string) (*rbac.Permission, error) {
+	if routes == nil {
+		return &rbac.Permission{Rule: &rbac.Permission_Any{Any: true}}, nil
+	}
+	if len(routes) == 0 {
+		return &rbac.Permission{Rule: &rbac.Permission_NotRule{
+			NotRule: &rbac.Permission{Rule: &rbac.Permission_Any{Any: true}},
+		}}, nil
+	}
+	set := &rbac.Permission_Set{}
+	for _, r := range slices.Sorted(slices.Values(routes)) {
+		p, err := routePermission(r)
+		if err != nil {
+			return nil, err
+		}
+		set.Rules = append(set.Rules, p)
+	}
+	return &rbac.Permission{Rule: &rbac.Permission_OrRules{OrRules: set}}, nil
+}
+
+var routeForm = regexp.MustCompile(`^([A-Z]{3,16}|\*) (/[^ ?#*]*)(\*?)$`)
+
+// routePermission turns "GET /items/*" into a rule: a method, or * for any, and
+// a path without its query, exact or everything below a trailing *.
+func routePermission(r string) (*rbac.Permission, error) {
+	parts := routeForm.FindStringSubmatch(r)
+	if parts == nil || len(r) > 512 {
+		return nil, problem.New("MSH-013", "wanted METHOD /path, got %q", r)
+	}
+	method, path, below := parts[1], exactly(parts[2]), parts[3] != ""
+	if below {
+		path = &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_Prefix{Prefix: parts[2]}}
+	}
+	onPath := &rbac.Permission{Rule: &rbac.Permission_UrlPath{UrlPath: &matcher.PathMatcher{
+		Rule: &matcher.PathMatcher_Path{Path: path},
+	}}}
+	if strings.HasPrefix(method, "*") {
+		return onPath, nil
+	}
+	onMethod := &rbac.Permission{Rule: &rbac.Permission_Header{Header: &route.HeaderMatcher{
+		Name: ":method", HeaderMatchSpecifier: &route.HeaderMatcher_StringMatch{StringMatch: exactly(method)},
+	}}}
+	return &rbac.Permission{Rule: &rbac.Permission_AndRules{AndRules: &rbac.Permission_Set{
+		Rules: []*rbac.Permission{onMethod, onPath},
+	}}}, nil
+}
