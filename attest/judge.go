@@ -32,7 +32,11 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	out.Claims = Claims{TEE: e.TEE, TCB: TCBClaims{Advisories: []string{}}}
 	verifier, known := v[e.TEE]
 	if !known || verifier == nil {
-		out.Steps = []Step{{Code: CodeNoVerifier, Field: "tee", Want: "a TEE that is verified here", Got: string(e.TEE),
+		got := string(e.TEE)
+		if got == "" {
+			got = "a format that is not recognised"
+		}
+		out.Steps = []Step{{Code: CodeNoVerifier, Field: "tee", Want: "a TEE that is verified here", Got: got,
 			Source: "evidence", Fix: Fix{ServiceOwner, "run on a TEE that this deployment accepts"}}}
 		return out
 	}

@@ -75,6 +75,10 @@ func (v *Verifier) byRole(certs []*x509.Certificate) (map[role]*x509.Certificate
 			return nil, fmt.Errorf("certificate %q comes twice", c.Subject.CommonName)
 		case r == roleRoot && !bytes.Equal(c.RawSubjectPublicKeyInfo, v.root.RawSubjectPublicKeyInfo):
 			return nil, fmt.Errorf("%q has another key than the pinned root", c.Subject.CommonName)
+		case r == roleRoot && !c.Equal(v.root):
+			if err := issued(c, v.root, true); err != nil {
+				return nil, err
+			}
 		}
 		out[r] = c
 	}
@@ -141,7 +145,7 @@ type chain struct {
 	name     string // of who issued the leaf
 }
 
-var errExtension = errors.New("Intel's SGX extension")
+var errExtension = errors.New("the SGX extension")
 
 // pckChain reads and verifies the certificates of a quote.
 func (v *Verifier) pckChain(data []byte) (*chain, error) {

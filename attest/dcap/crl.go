@@ -42,5 +42,5 @@ func parseCRL(der []byte, issuer *x509.Certificate) (*crl, error) {
 	return c, nil
 }
 
-// covers reports whether the list names the certificate.
+// revokes reports whether the list names the certificate.
 func (c *crl) revokes(cert *x509.Certificate) bool { return c.revoked[cert.SerialNumber.String()] }

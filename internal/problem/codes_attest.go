@@ -36,6 +36,7 @@ var attestCodes = []Entry{
 	{"ATT-031", Refused, "security version is below the minimum", "deploy a release with a higher security version"},
 	{"ATT-040", Invalid, "folder of evidence cannot be read", "give a folder with quote.bin, or cert.pem, and the endorsements beside it"},
 	{"ATT-041", Refused, "evidence of a kind that is not judged", "give SGX or TDX evidence"},
+	{"ATT-042", Invalid, "certificate cannot be a trust anchor", "give one PEM certificate of a CA with an ECDSA P-256 key"},
 	{"ATT-070", Refused, "claims buffer is damaged or not canonical", "attest again with a current ashlar-marble"},
 	{"ATT-071", Refused, "evidence was made for another purpose", "attest again: evidence serves one purpose"},
 	{"ATT-072", Refused, "evidence answers another challenge (replayed)", "ask for a new challenge and attest again"},
