@@ -30,6 +30,8 @@ type Manifest struct {
 
 	digest Digest // of the bytes that were parsed
 	raw    []byte // those bytes
+
+	callLines map[string][]int // by marble: the line of each call
 }
 
 // Marble is a role in the deployment.
