@@ -70,7 +70,7 @@ func TestSets(t *testing.T) {
 // TestSetsAgreeWithTheirOrigin compares the table with what each meta.json
 // says: the decision, and what an independent implementation found.
 func TestSetsAgreeWithTheirOrigin(t *testing.T) {
-	reference := regexp.MustCompile(`^(\w+) platform=(\w*) qe=(\w*) module=(\w*) debug=(\w+) crl=(\w+) adv=\[(.*)\]$`)
+	reference := regexp.MustCompile(`^\w+ platform=.*$`)
 	for _, s := range All(t) {
 		t.Run(s.Name, func(t *testing.T) {
 			data, err := fs.ReadFile(Dir(t, s.Name), evidence.MetaFile)
@@ -102,9 +102,10 @@ func TestSetsAgreeWithTheirOrigin(t *testing.T) {
 				return
 			}
 			tcb := explain(t, s, evidence.Options{}).Claims.TCB
-			got := fmt.Sprint(s.Status, tcb.Platform, tcb.QE, tcb.Module, s.Debug, !s.Unchecked, strings.Join(s.Advisories, " "))
-			if want := fmt.Sprint(r[1], r[2], r[3], r[4], r[5], r[6], r[7]); got != want {
-				t.Errorf("got %s, want %s", got, want)
+			got := fmt.Sprintf("%s platform=%s qe=%s module=%s debug=%t crl=%t adv=[%s]",
+				s.Status, tcb.Platform, tcb.QE, tcb.Module, s.Debug, !s.Unchecked, strings.Join(s.Advisories, " "))
+			if got != r[0] {
+				t.Errorf("got %s, want %s", got, r[0])
 			}
 		})
 	}
