@@ -31,7 +31,8 @@ type Manifest struct {
 	digest Digest // of the bytes that were parsed
 	raw    []byte // those bytes
 
-	callLines map[string][]int // by marble: the line of each call
+	callLines map[string][]int    // by marble: the line of each call
+	secretsOf map[string][]string // by marble: the secrets that its parameters name, sorted
 }
 
 // Marble is a role in the deployment.

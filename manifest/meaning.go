@@ -38,6 +38,7 @@ func (c *checker) check() {
 	c.marbleNames, c.packageNames, c.platformNames = sortedKeys(c.m.Marbles), sortedKeys(c.m.Packages), sortedKeys(c.m.Platforms)
 	c.secretNames, c.roleNames = sortedKeys(c.m.Secrets), sortedKeys(c.m.Roles)
 	c.dns, c.used, c.named = make(map[string]string), make(map[string]bool), make(map[string]bool)
+	c.m.secretsOf = make(map[string][]string)
 	c.section("platforms", c.platform)
 	c.section("secrets", c.secret)
 	c.section("marbles", c.marble)
@@ -62,14 +63,14 @@ func (c *checker) section(name string, f func(m *jsonpos.Member, p *path)) {
 }
 
 // duration checks a duration that is given against its bounds.
-func (c *checker) duration(n *jsonpos.Node, p *path, key string, lo, hi time.Duration) {
+func (w *walker) duration(n *jsonpos.Node, p *path, key string, lo, hi time.Duration) {
 	v := n.Get(key)
-	if v == nil || c.bad[v] {
+	if v == nil || w.bad[v] {
 		return
 	}
 	var d attest.Duration
 	if err := d.UnmarshalText([]byte(v.Text)); err != nil || time.Duration(d) < lo || time.Duration(d) > hi {
-		c.report(p.member(key), spanOf(v), finding{code: "MAN-037", message: fmt.Sprintf("%s must be between %s and %s", key, short(lo), short(hi))})
+		w.report(p.member(key), spanOf(v), finding{code: "MAN-037", message: fmt.Sprintf("%s must be between %s and %s", key, short(lo), short(hi))})
 	}
 }
 

@@ -242,6 +242,9 @@ func (c *checker) parameters(m *jsonpos.Member, p *path, mb *Marble) {
 			size += len(v.Key) + c.parameter(m.Key, v.Value, at, secrets, kind == "files")
 		}
 	}
+	if len(secrets) > 0 {
+		c.m.secretsOf[m.Key] = sortedKeys(secrets)
+	}
 	for name := range secrets {
 		size += len(name) + c.secretSize(name)
 	}

@@ -1,0 +1,100 @@
+package manifest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
+)
+
+// MaxPolicyFile is the size limit of a policy file, in bytes.
+const MaxPolicyFile = 1 << 20
+
+// PolicyFile is what a client demands of a coordinator's evidence. Only
+// ParsePolicyFile makes a valid one; the zero PolicyFile accepts nothing.
+type PolicyFile struct {
+	Schema         string          `json:"$schema,omitempty"`
+	TEE            string          `json:"tee"` // "sgx", "tdx" or "sim"
+	Package        attest.Package  `json:"package"`
+	Platform       attest.Platform `json:"platform,omitzero"`
+	SimulationRoot string          `json:"simulationRoot,omitempty"` // PEM; only, and always, with TEE "sim"
+}
+
+// Simulated reports whether the file accepts the software TEE, and only that.
+func (f PolicyFile) Simulated() bool { return f.TEE == "sim" }
+
+// Policy returns the file as a policy: reference values of its one TEE alone.
+func (f PolicyFile) Policy() attest.Policy {
+	p := attest.Policy{PackageName: "coordinator", PlatformName: "coordinator", Platform: f.Platform}
+	p.Package.AllowDebug = f.Package.AllowDebug
+	switch f.TEE {
+	case "sgx":
+		p.Package.SGX = f.Package.SGX
+	case "tdx":
+		p.Package.TDX = f.Package.TDX
+	case "sim":
+		p.Package.Sim = f.Package.Sim
+	}
+	return p
+}
+
+// ParsePolicyFile reads a policy file as strictly as a manifest. With an error
+// among the diagnostics the file is the zero one.
+func ParsePolicyFile(raw []byte) (PolicyFile, Diagnostics) {
+	w, root := readDocument(raw, MaxPolicyFile, policySchema())
+	if root == nil {
+		return PolicyFile{}, w.done()
+	}
+	var f PolicyFile
+	if err := w.decode(raw, root, &f); err != nil {
+		w.report(nil, spanOf(root), finding{code: "MAN-003", message: "the policy file can't be decoded: " + err.Error()})
+		return PolicyFile{}, w.done()
+	}
+	w.policyFile(root, f)
+	ds := w.done()
+	if ds.HasErrors() {
+		return PolicyFile{}, ds
+	}
+	return f, ds
+}
+
+func (w *walker) policyFile(root *jsonpos.Node, f PolicyFile) {
+	pkg := root.Member("package")
+	if pkg != nil && !w.bad[pkg.Value] {
+		p := (*path)(nil).member("package")
+		w.reference(pkg.Value, p, f.Package)
+		for _, tee := range []string{"sgx", "tdx", "sim"} {
+			m := pkg.Value.Member(tee)
+			switch {
+			case f.TEE == "":
+			case tee == f.TEE && m == nil && !w.incomplete(pkg.Value):
+				w.report(p, keySpan(pkg), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has no reference values for it", f.TEE)})
+			case tee != f.TEE && m != nil:
+				w.report(p.member(tee), keySpan(m), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has reference values for %s", f.TEE, tee), suggest: "a coordinator is judged as one TEE: remove the others"})
+			}
+		}
+	}
+	if platform := root.Get("platform"); platform != nil && !w.bad[platform] {
+		if e := platform.Get("endorsements"); e != nil && !w.bad[e] {
+			w.duration(e, (*path)(nil).member("platform").member("endorsements"), "maxAge", 24*time.Hour, 8760*time.Hour)
+		}
+	}
+	w.simulationRoot(root, f)
+}
+
+func (w *walker) simulationRoot(root *jsonpos.Node, f PolicyFile) {
+	p := (*path)(nil).member("simulationRoot")
+	m := root.Member("simulationRoot")
+	switch {
+	case f.TEE == "":
+	case m == nil && f.Simulated():
+		w.report(nil, keySpan(root.Member("tee")), finding{code: "MAN-046", message: "tee \"sim\" needs simulationRoot, the root certificate of the simulator"})
+	case m != nil && !f.Simulated():
+		w.report(p, keySpan(m), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, so a simulationRoot would never be used", f.TEE), suggest: "remove it; simulation is accepted only where tee is \"sim\""})
+	case m != nil && !w.bad[m.Value]:
+		if _, err := parseCertificate(f.SimulationRoot); err != nil {
+			w.report(p, spanOf(m.Value), finding{code: "MAN-027", message: "simulationRoot: " + err.Error()})
+		}
+	}
+}
