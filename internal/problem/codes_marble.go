@@ -15,8 +15,6 @@ var marbleCodes = []Entry{
 	{"MRB-011", Invalid, "parameters cannot be rendered", "mend the template in the manifest's parameters"},
 	{"MRB-012", Internal, "rendered file cannot be written", "check the path, its permissions and free space; tmpfs is best"},
 	{"MRB-013", Refused, "path of a rendered file is not safe", "name a regular file by its real absolute path, without symbolic links"},
-	{"MRB-014", Unavailable, "Envoy did not become ready", "see Envoy's log; `ashlar status` shows what it refused"},
-	{"MRB-015", Internal, "Envoy cannot be started", "give --envoy PATH, or --envoy none to run without a proxy"},
 	{"MRB-016", Internal, "program cannot be started", "check that the file can be executed on this machine"},
 	{"MRB-017", NotPermitted, "process at the agent's socket is of another user", "run Envoy as the user of ashlar-marble"},
 	{"MRB-018", NotPermitted, "secret is not one that this marble owns", "ask for default, ROOTCA, ALL, or the marble's own SPIFFE ID or trust domain"},

@@ -1,0 +1,122 @@
+package marble
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+	"github.com/ashlar-mesh/ashlar/marble/marblepb"
+	"github.com/ashlar-mesh/ashlar/marble/stage"
+)
+
+// activate trades evidence for a first lease, over one connection. enter learns
+// the stages.
+func (m *Marble) activate(ctx context.Context, enter func(stage.Status)) error {
+	enter(stage.Status{Stage: stage.Connecting, Reason: m.cfg.Coordinator})
+	l, err := m.connect(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.CallTimeout)
+	defer cancel()
+	enter(stage.Status{Stage: stage.Attesting})
+	offer, err := m.vouch(ctx, l, binding.Activate, nil)
+	if err != nil {
+		return err
+	}
+	call, cancelCall := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	defer cancelCall()
+	resp, err := l.client.Activate(call, &marblepb.ActivateRequest{
+		Instance: m.instance(), Evidence: offer.evidence, PublicKey: offer.public, Nonce: offer.nonce,
+	})
+	if err != nil {
+		return m.callError(err, "activating")
+	}
+	return m.accept(resp, offer.key)
+}
+
+// accept checks an activation and takes its lease.
+func (m *Marble) accept(resp *marblepb.ActivateResponse, key *ecdsa.PrivateKey) error {
+	m.mu.Lock()
+	roots := m.roots
+	m.mu.Unlock()
+	lease, err := newLease(resp.GetLease(), expectation{marble: m.cfg.Marble, key: key, roots: roots, now: m.cfg.Now()})
+	if err != nil {
+		return err
+	}
+	p := resp.GetParameters()
+	m.mu.Lock()
+	m.parameters = manifest.Parameters{Argv: p.GetArgv(), Env: p.GetEnv(), Files: p.GetFiles()}
+	m.decision = short(resp.GetDecision())
+	m.mu.Unlock()
+	m.swap(lease)
+	return nil
+}
+
+func (m *Marble) instance() *marblepb.Instance {
+	return &marblepb.Instance{Marble: m.cfg.Marble, Id: m.cfg.ID, Address: m.cfg.Address, Loopback: m.cfg.Loopback}
+}
+
+// offer is a new key and the evidence for it.
+type offer struct {
+	key      *ecdsa.PrivateKey
+	public   []byte // PKIX DER
+	nonce    []byte
+	evidence *marblepb.Evidence
+}
+
+// vouch makes a key and has the TEE vouch for it, on this connection, for this
+// purpose, under the nonce, which it asks for if nil.
+func (m *Marble) vouch(ctx context.Context, l *link, purpose binding.Purpose, nonce []byte) (*offer, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	defer cancel()
+	if nonce == nil {
+		resp, err := l.client.Challenge(ctx, &marblepb.ChallengeRequest{})
+		if err != nil {
+			return nil, m.callError(err, "asking for a nonce")
+		}
+		nonce = resp.GetNonce()
+	}
+	if len(nonce) != binding.NonceSize {
+		return nil, problem.New("MRB-009", "nonce of %d bytes, wanted %d", len(nonce), binding.NonceSize)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, problem.Because(err, "MRB-007", "making a key")
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, problem.Because(err, "MRB-007", "encoding the public key")
+	}
+	exporter, err := l.exporter()
+	if err != nil {
+		return nil, problem.Because(err, "MRB-004", "exporting from the TLS session")
+	}
+	buffer := binding.Claims{Purpose: purpose, PublicKey: binding.KeyHash(public), Nonce: nonce, Exporter: exporter}.Encode()
+	evidence, err := m.cfg.Issuer.Issue(ctx, attest.Bind(buffer))
+	if err != nil {
+		return nil, evidenceError(err, m.cfg.Issuer.TEE())
+	}
+	if len(evidence.Raw) == 0 || len(evidence.Raw) > attest.MaxEvidence {
+		return nil, problem.New("MRB-007", "%s gave evidence of %d bytes, wanted 1 to %d", m.cfg.Issuer.TEE(), len(evidence.Raw), attest.MaxEvidence)
+	}
+	return &offer{key: key, public: public, nonce: nonce,
+		evidence: &marblepb.Evidence{Tee: string(evidence.TEE), Raw: evidence.Raw, ClaimsBuffer: buffer}}, nil
+}
+
+// evidenceError keeps a code that says that trying again is no use.
+func evidenceError(err error, tee attest.TEE) error {
+	var coded *problem.Error
+	if errors.As(err, &coded) && !retryable(coded) {
+		return coded
+	}
+	return problem.Because(err, "MRB-007", "asking %s for evidence", tee)
+}

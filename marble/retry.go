@@ -1,0 +1,72 @@
+package marble
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/marble/marblepb"
+)
+
+// retrier counts attempts.
+type retrier struct {
+	backoff Backoff
+	failed  int
+}
+
+// next returns how long to wait before the next attempt.
+func (r *retrier) next() time.Duration {
+	wait := r.backoff.Max
+	if r.failed < 20 {
+		wait = min(wait, r.backoff.Min<<r.failed)
+	}
+	r.failed++
+	return wait/2 + rand.N(wait/2+1)
+}
+
+func (r *retrier) reset() { r.failed = 0 }
+
+// sleep waits, and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// retryable reports whether time may mend the problem.
+func retryable(e *problem.Error) bool {
+	return e.Kind() == problem.Unavailable || e.Kind() == problem.Busy
+}
+
+// waiting reports whether the coordinator has no manifest yet.
+func waiting(e *problem.Error) bool { return e.Code == "MRB-022" }
+
+// callError gives the failure of a call to the coordinator its code: the
+// coordinator's own if it sent one.
+func (m *Marble) callError(err error, doing string) error {
+	if e, ok := marblepb.Problem(err); ok {
+		return e
+	}
+	s := status.Convert(err)
+	text := short(s.Message())
+	switch s.Code() {
+	case codes.Unavailable, codes.Canceled:
+		return problem.New("MRB-004", "%s at %s: %s", doing, m.cfg.Coordinator, text)
+	case codes.DeadlineExceeded:
+		return problem.New("MRB-004", "%s at %s: no answer within %s", doing, m.cfg.Coordinator, m.cfg.CallTimeout)
+	case codes.ResourceExhausted: // the coordinator's own limits come with a code
+		return problem.New("MRB-010", "%s: %s", doing, text)
+	case codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated:
+		return problem.New("MRB-008", "%s: %s", doing, text)
+	}
+	return problem.New("MRB-009", "%s: %s: %s", doing, s.Code(), text)
+}
