@@ -53,8 +53,27 @@ func Parse(raw []byte) (*Manifest, Diagnostics) {
 // readDocument does what needs no meaning: size, syntax and schema. The node is
 // nil if there is nothing that could be looked at further.
 func readDocument(raw []byte, limit int, schema *jsonschema.Schema) (*walker, *jsonpos.Node) {
+	w, root := newWalker(raw, limit)
+	if root == nil {
+		return w, nil
+	}
+	w.walk(schema, root, nil)
+	if w.bad[root] || w.full {
+		return w, nil
+	}
+	return w, root
+}
+
+// readSyntax reads a document without asking for a schema.
+func readSyntax(raw []byte) (*jsonpos.Node, Diagnostics) {
+	w, root := newWalker(raw, MaxSize)
+	return root, w.done()
+}
+
+// newWalker checks size and syntax. The node is nil if there is no tree.
+func newWalker(raw []byte, limit int) (*walker, *jsonpos.Node) {
 	if len(raw) > limit {
-		w := &walker{reporter: newReporter(raw[:0])}
+		w := &walker{reporter: newReporter(nil)}
 		w.report(nil, span{}, finding{code: "MAN-010", message: fmt.Sprintf("%d bytes, but at most %d are allowed", len(raw), limit)})
 		return w, nil
 	}
@@ -62,13 +81,6 @@ func readDocument(raw []byte, limit int, schema *jsonschema.Schema) (*walker, *j
 	root, faults := jsonpos.Parse(raw, jsonpos.Limits{Depth: maxDepth, Values: maxValues})
 	for _, f := range faults {
 		w.report(nil, span{f.Start, f.End}, w.faultFinding(f))
-	}
-	if root == nil {
-		return w, nil
-	}
-	w.walk(schema, root, nil)
-	if w.bad[root] || w.full {
-		return w, nil
 	}
 	return w, root
 }
@@ -156,6 +168,9 @@ func callLines(lines *jsonpos.Lines, root *jsonpos.Node) map[string][]int {
 	}
 	return all
 }
+
+// MarbleNames returns the names of a manifest's marbles, sorted.
+func MarbleNames(m *Manifest) []string { return sortedKeys(m.Marbles) }
 
 // PolicyFor returns what evidence of a marble must meet. It is false if there
 // is no such marble; the policy is then the zero one, which refuses everything.
