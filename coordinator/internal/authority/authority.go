@@ -243,13 +243,24 @@ func newKey(curve elliptic.Curve, random io.Reader) (key, error) {
 	return key{signer: k}, err
 }
 
-func newSerial(random io.Reader) (*big.Int, error) {
+// SerialNumber is the serial number of a certificate to be: 126 random bits.
+// Only NewSerial makes one.
+type SerialNumber struct{ n *big.Int }
+
+// NewSerial draws a serial number, for a caller that has to write it down
+// before the certificate is prepared.
+func (a *Authority) NewSerial() (SerialNumber, error) { return newSerial(a.random) }
+
+// String returns the number as Serial does.
+func (s SerialNumber) String() string { return s.n.Text(16) }
+
+func newSerial(random io.Reader) (SerialNumber, error) {
 	b := make([]byte, serialSize)
 	if _, err := io.ReadFull(random, b); err != nil {
-		return nil, fmt.Errorf("reading random bytes: %w", err)
+		return SerialNumber{}, fmt.Errorf("reading random bytes: %w", err)
 	}
 	b[0] = b[0]&0x7f | 0x40 // positive, and always of 127 bits
-	return new(big.Int).SetBytes(b), nil
+	return SerialNumber{n: new(big.Int).SetBytes(b)}, nil
 }
 
 func caTemplate(name string, at time.Time, life time.Duration, random io.Reader) (*x509.Certificate, error) {
@@ -258,7 +269,7 @@ func caTemplate(name string, at time.Time, life time.Duration, random io.Reader)
 		return nil, err
 	}
 	return &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name, SerialNumber: serial.Text(16)[:16]},
+		SerialNumber: serial.n, Subject: pkix.Name{CommonName: name, SerialNumber: serial.String()[:16]},
 		NotBefore: at.Add(-Backdate).UTC().Truncate(time.Second), NotAfter: at.Add(life).UTC().Truncate(time.Second),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
 	}, nil

@@ -38,7 +38,8 @@ const CoordinatorPath = "ashlar/coordinator"
 // result against it.
 type profile struct {
 	kind      string
-	uri       string // "" for none
+	serial    SerialNumber // the zero one lets template draw one
+	uri       string       // "" for none
 	dns       []string
 	ips       []net.IP
 	eku       []x509.ExtKeyUsage
@@ -60,6 +61,7 @@ type LeafRequest struct {
 	PublicKey   []byte    // PKIX DER, ECDSA P-256: all that the marble chose
 	NotAfter    time.Time // the end of lease and evidence; the chain may end earlier
 	Facts       apiv1.LeafFacts
+	Serial      SerialNumber // from NewSerial; the zero one lets Prepare draw one
 }
 
 // ServingRequest asks for the certificate of the coordinator's own listeners.
@@ -84,14 +86,11 @@ func (a *Authority) leafProfile(r LeafRequest, at time.Time) (profile, error) {
 		return profile{}, err
 	}
 	p := profile{
-		kind: "leaf", subject: r.Marble, uri: SPIFFEID(r.TrustDomain, r.Marble), dns: r.DNSNames, spki: r.PublicKey, onlyP256: true,
+		kind: "leaf", serial: r.Serial, subject: r.Marble, uri: SPIFFEID(r.TrustDomain, r.Marble), dns: r.DNSNames, spki: r.PublicKey, onlyP256: true,
 		eku:       []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		extension: ext, notAfter: a.within(r.NotAfter), maxLife: maxLeafLife, at: at,
 	}
-	if !segment.MatchString(r.Marble) || len(r.Marble) > MaxMarble {
-		return profile{}, fmt.Errorf("marble name %.80q is not 1 to %d of a-z, 0-9, '.', '_' and '-'", r.Marble, MaxMarble)
-	}
-	return p, checkTrustDomain(r.TrustDomain)
+	return p, CheckNames(r.TrustDomain, r.Marble, r.DNSNames)
 }
 
 func (a *Authority) servingProfile(r ServingRequest, at time.Time) (profile, error) {
@@ -134,12 +133,15 @@ func (p *profile) template(a *Authority) (*x509.Certificate, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	serial, err := newSerial(a.random)
-	if err != nil {
-		return nil, err
+	serial := p.serial
+	if serial.n == nil {
+		var err error
+		if serial, err = a.NewSerial(); err != nil {
+			return nil, err
+		}
 	}
 	t := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: p.subject},
+		SerialNumber: serial.n, Subject: pkix.Name{CommonName: p.subject},
 		NotBefore: p.at.Add(-Backdate).UTC().Truncate(time.Second), NotAfter: p.notAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: p.eku, BasicConstraintsValid: true,
 		DNSNames: p.dns, IPAddresses: p.ips, SignatureAlgorithm: x509.ECDSAWithSHA256,
@@ -162,13 +164,8 @@ func (p *profile) template(a *Authority) (*x509.Certificate, error) {
 
 // check judges the request and reads its key.
 func (p *profile) check() error {
-	if len(p.dns)+len(p.ips) > MaxNames {
-		return fmt.Errorf("%d names, at most %d", len(p.dns)+len(p.ips), MaxNames)
-	}
-	for _, n := range p.dns {
-		if len(n) > MaxDNSName || !dnsName.MatchString(n) {
-			return fmt.Errorf("%.80q is no DNS name of at most %d bytes", n, MaxDNSName)
-		}
+	if err := checkNames(p.dns, len(p.ips)); err != nil {
+		return err
 	}
 	if len(p.subject) > 64 {
 		return fmt.Errorf("common name of %d bytes, at most 64", len(p.subject))
@@ -192,6 +189,29 @@ var (
 	segment    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 	dnsName    = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 )
+
+// CheckNames tells whether a leaf can be made out for a marble of a manifest.
+func CheckNames(trustDomain, marble string, dns []string) error {
+	if !segment.MatchString(marble) || len(marble) > MaxMarble {
+		return fmt.Errorf("marble name %.80q is not 1 to %d of a-z, 0-9, '.', '_' and '-'", marble, MaxMarble)
+	}
+	if err := checkNames(dns, 0); err != nil {
+		return err
+	}
+	return checkTrustDomain(trustDomain)
+}
+
+func checkNames(dns []string, ips int) error {
+	if len(dns)+ips > MaxNames {
+		return fmt.Errorf("%d names, at most %d", len(dns)+ips, MaxNames)
+	}
+	for _, n := range dns {
+		if len(n) > MaxDNSName || !dnsName.MatchString(n) {
+			return fmt.Errorf("%.80q is no DNS name of at most %d bytes", n, MaxDNSName)
+		}
+	}
+	return nil
+}
 
 func checkTrustDomain(td string) error {
 	if len(td) > MaxTrustDomain || !segment.MatchString(td) {

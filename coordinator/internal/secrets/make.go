@@ -1,0 +1,188 @@
+package secrets
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// Bounds of what is generated, again here although the manifest's schema has
+// them: a key that takes minutes is an attack.
+const (
+	minSymmetric, maxSymmetric = 128, 4096 // bits
+	defaultSymmetric           = 256
+	defaultRSA                 = 3072
+	defaultECDSA               = 256
+	defaultValidity            = 8760 * time.Hour
+	// Most keys are made in microseconds; RSA takes up to seconds of one core.
+	maxConcurrentRSA = 1
+)
+
+// Maker generates secrets. It holds no lock while it does, makes a shared
+// secret that several ask for at once only once, and RSA keys one at a time. It
+// is safe for concurrent use.
+type Maker struct {
+	random  io.Reader
+	flights singleflight.Group
+	rsa     chan struct{}
+}
+
+// NewMaker returns a maker that reads randomness from random.
+func NewMaker(random io.Reader) *Maker {
+	return &Maker{random: random, rsa: make(chan struct{}, maxConcurrentRSA)}
+}
+
+// Made is a secret that was generated and not yet settled. It prints nothing.
+type Made struct{ r record }
+
+// Format hides the secret from every verb.
+func (Made) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// Make generates what Find said is missing. Certificates are signed by a. It
+// honours ctx between two secrets and while it waits for a core.
+func (g *Maker) Make(ctx context.Context, a *authority.Authority, missing []Missing, at time.Time) (map[string]Made, error) {
+	made := make(map[string]Made, len(missing))
+	for _, m := range missing {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		// The serial number is in the key: after a rotation of the CA nobody
+		// gets what was signed before.
+		r, err, _ := g.flights.Do(a.MeshCA().Serial+"/"+m.key+"/"+shape(m.spec), func() (any, error) {
+			return g.make(ctx, a, m, at)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("generating secret %s: %w", m.Name, err)
+		}
+		made[m.Name] = Made{r: r.(record)}
+	}
+	return made, nil
+}
+
+func (g *Maker) make(ctx context.Context, a *authority.Authority, m Missing, at time.Time) (record, error) {
+	r := record{Shape: shape(m.spec), Profile: certProfile(m.spec), Made: at.UTC()}
+	if m.spec.Type == manifest.Symmetric {
+		bits := or(m.spec.Bits, defaultSymmetric)
+		if bits < minSymmetric || bits > maxSymmetric || bits%8 != 0 {
+			return r, fmt.Errorf("%d bits, want a multiple of 8 from %d to %d", bits, minSymmetric, maxSymmetric)
+		}
+		r.Bytes = make([]byte, bits/8)
+		_, err := io.ReadFull(g.random, r.Bytes)
+		return r, err
+	}
+	key, err := g.key(ctx, m)
+	if err != nil {
+		return r, err
+	}
+	if r.PrivateKey, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+		return r, fmt.Errorf("encoding the key: %w", err)
+	}
+	r.Certificates, r.NotAfter, err = certify(a, m, key.Public(), at)
+	return r, err
+}
+
+// key returns the key to certify: the one that exists, if only its certificate
+// has to be renewed, else a new one.
+func (g *Maker) key(ctx context.Context, m Missing) (crypto.Signer, error) {
+	if m.keep != nil {
+		k, err := x509.ParsePKCS8PrivateKey(m.keep)
+		if err != nil {
+			return nil, fmt.Errorf("the kept key does not parse")
+		}
+		return k.(crypto.Signer), nil
+	}
+	switch bits := m.spec.Bits; m.spec.Type {
+	case manifest.CertEd25519:
+		_, k, err := ed25519.GenerateKey(g.random)
+		return k, err
+	case manifest.CertECDSA:
+		curve := map[int]elliptic.Curve{0: elliptic.P256(), 256: elliptic.P256(), 384: elliptic.P384()}[bits]
+		if curve == nil {
+			return nil, fmt.Errorf("ECDSA of %d bits, want 256 or 384", bits)
+		}
+		return ecdsa.GenerateKey(curve, g.random)
+	case manifest.CertRSA:
+		bits = or(bits, defaultRSA)
+		if bits != 2048 && bits != 3072 && bits != 4096 {
+			return nil, fmt.Errorf("RSA of %d bits, want 2048, 3072 or 4096", bits)
+		}
+		select {
+		case g.rsa <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		defer func() { <-g.rsa }()
+		return rsa.GenerateKey(g.random, bits)
+	}
+	return nil, fmt.Errorf("unknown type %q", m.spec.Type)
+}
+
+func certify(a *authority.Authority, m Missing, pub crypto.PublicKey, at time.Time) ([][]byte, time.Time, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("encoding the public key: %w", err)
+	}
+	validity := time.Duration(m.spec.Validity)
+	if validity <= 0 {
+		validity = defaultValidity
+	}
+	name := m.spec.CommonName
+	if name == "" {
+		name = m.Name
+	}
+	token, err := a.PrepareSecret(authority.SecretRequest{CommonName: name, DNSNames: m.spec.DNSNames, PublicKey: der, NotAfter: at.Add(validity)}, at)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	issued, err := a.Issue(token)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return issued.Certificates, issued.Leaf.NotAfter, nil
+}
+
+// shape is what a value cannot survive a change of.
+func shape(s manifest.Secret) string {
+	bits := s.Bits
+	switch s.Type {
+	case manifest.Symmetric:
+		bits = or(bits, defaultSymmetric)
+	case manifest.CertRSA:
+		bits = or(bits, defaultRSA)
+	case manifest.CertECDSA:
+		bits = or(bits, defaultECDSA)
+	}
+	scope := s.Scope
+	if scope == "" {
+		scope = manifest.Shared
+	}
+	return fmt.Sprintf("%s/%d/%s", s.Type, bits, scope)
+}
+
+// certProfile is what a certificate cannot survive a change of; its key can.
+func certProfile(s manifest.Secret) string {
+	if s.Type == manifest.Symmetric {
+		return ""
+	}
+	return s.CommonName + "|" + strings.Join(s.DNSNames, ",") + "|" + s.Validity.String()
+}
+
+func or(n, other int) int {
+	if n == 0 {
+		return other
+	}
+	return n
+}
