@@ -215,7 +215,7 @@ func (e *engine) Commit(_ context.Context, expected store.Rev, puts []store.Entr
 				return fmt.Errorf("%w: wanted revision %d, got %d", store.ErrConflict, expected, got)
 			}
 			for _, key := range deletes {
-				if err := live.Delete([]byte(key)); err != nil {
+				if err := bucketOf(key, live, logs).Delete([]byte(key)); err != nil {
 					return fmt.Errorf("deleting: %w", err)
 				}
 			}
