@@ -99,22 +99,28 @@ type qeIdentity struct {
 
 // signed returns the member of a document as served, after checking that the
 // signer signed its bytes. The signature is r and s in hexadecimal.
-func signed(body []byte, member string, signer *x509.Certificate) ([]byte, error) {
-	var doc map[string]json.RawMessage
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return nil, err
-	}
+func signed(body []byte, name string, signer *x509.Certificate) ([]byte, error) {
 	var sig attest.Hex
-	if err := json.Unmarshal(doc["signature"], &sig); err != nil || len(sig) != signatureSize {
+	if err := json.Unmarshal(member(body, "signature"), &sig); err != nil || len(sig) != signatureSize {
 		return nil, errors.New("no signature of 64 bytes")
 	}
-	if len(doc[member]) == 0 {
-		return nil, fmt.Errorf("no member %q", member)
+	data := member(body, name)
+	if data == nil {
+		return nil, fmt.Errorf("no member %q", name)
 	}
-	if !verifyP256(signer.PublicKey.(*ecdsa.PublicKey), doc[member], sig) {
+	if !verifyP256(signer.PublicKey.(*ecdsa.PublicKey), data, sig) {
 		return nil, errors.New("the signature does not hold")
 	}
-	return doc[member], nil
+	return data, nil
+}
+
+// member returns the bytes of a member of a JSON object, nil if there is none.
+func member(body []byte, name string) []byte {
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil
+	}
+	return doc[name]
 }
 
 // verifyP256 checks an ECDSA signature over SHA-256 of data; sig is r and s,
