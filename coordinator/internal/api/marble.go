@@ -1,0 +1,268 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+	"github.com/ashlar-mesh/ashlar/marble/marblepb"
+	"github.com/ashlar-mesh/ashlar/ratls"
+)
+
+const (
+	maxRequest     = 256 << 10 // bytes of a message from a marble: evidence of 64 KiB and little else
+	maxActivations = 128       // activations judged at once; more wait
+)
+
+// MarbleServer is the mesh port: the marble API, and what else is registered.
+type MarbleServer struct {
+	marblepb.UnimplementedMarbleServer
+	c           *coordinator.Coordinator
+	gate        *Gate
+	log         *slog.Logger
+	metrics     *Metrics
+	now         func() time.Time
+	times       Times
+	statements  *rate
+	activations chan struct{}
+
+	grpc     *grpc.Server
+	stopping chan struct{} // closed by Stop: sessions end
+	stop     sync.Once
+	running  sync.WaitGroup // goroutines of sessions
+}
+
+// NewMarble returns the server; register, if not nil, adds further services.
+func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
+	s := &MarbleServer{c: c.Coordinator, gate: c.Gate, log: c.Log, metrics: c.Metrics, now: c.Now, times: c.Times.orDefault(),
+		statements:  newRate(statementRate, statementBurst, c.Now),
+		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{})}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(servingConfig(c.Coordinator, []string{"h2"}, tls.VerifyClientCertIfGiven))),
+		grpc.ConnectionTimeout(s.times.Handshake),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxSendMsgSize(marblepb.MaxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.times.Idle, MaxConnectionAge: 24 * time.Hour,
+			MaxConnectionAgeGrace: s.times.Request, Time: 30 * time.Second, Timeout: 15 * time.Second}),
+		grpc.StatsHandler(inFlight{s.gate}),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	)
+	marblepb.RegisterMarbleServer(s.grpc, s)
+	if register != nil {
+		register(s.grpc)
+	}
+	return s
+}
+
+// Serve serves l until Stop.
+func (s *MarbleServer) Serve(l net.Listener) error { return s.grpc.Serve(s.gate.Listen(l)) }
+
+// Stop takes no new connections, ends every session with CRD-117, lets running
+// calls finish until ctx ends, and then cuts them. Other services' streams must
+// be ended by whoever registered them.
+func (s *MarbleServer) Stop(ctx context.Context) {
+	s.stop.Do(func() { close(s.stopping) })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+	s.running.Wait()
+}
+
+// inFlight tells the gate which connections have running calls.
+type inFlight struct{ gate *Gate }
+
+func (h inFlight) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (h inFlight) TagConn(ctx context.Context, info *stats.ConnTagInfo) context.Context {
+	if g := h.gate.find(info.RemoteAddr.String()); g != nil {
+		return context.WithValue(ctx, connKey{}, g)
+	}
+	return ctx
+}
+
+func (h inFlight) HandleConn(context.Context, stats.ConnStats) {}
+
+func (h inFlight) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	g, ok := ctx.Value(connKey{}).(*gated)
+	if !ok {
+		return
+	}
+	switch s.(type) {
+	case *stats.Begin:
+		g.count(func(n int) int { return n + 1 })
+	case *stats.End:
+		g.count(func(n int) int { return n - 1 })
+	}
+}
+
+// unary gives every call an id and a deadline, contains panics, and codes
+// errors.
+func (s *MarbleServer) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+	id := newID()
+	ctx, cancel := context.WithTimeout(ctx, s.times.Request)
+	defer cancel()
+	defer s.contain(id, info.FullMethod, &err)
+	resp, err = h(ctx, req)
+	return resp, err
+}
+
+func (s *MarbleServer) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	defer s.contain(newID(), info.FullMethod, &err)
+	return h(srv, ss)
+}
+
+// contain turns a panic into an error, and an error into a coded status. An
+// error that is a status already is left alone: registered services make their
+// own.
+func (s *MarbleServer) contain(id, method string, err *error) {
+	if p := recover(); p != nil {
+		s.metrics.panics.Inc()
+		s.log.Error("call panicked", "request", id, "method", method, "panic", p, "stack", string(debug.Stack()))
+		*err = problem.New("CRD-001", "the coordinator's log has the cause under request %s", id)
+	}
+	if *err == nil {
+		return
+	}
+	var made interface{ GRPCStatus() *status.Status }
+	if errors.As(*err, &made) {
+		return
+	}
+	*err = marblepb.Status(public(*err, id, s.log))
+}
+
+// connection returns the gate's view of the call's connection and its TLS
+// state.
+func connection(ctx context.Context) (*gated, tls.ConnectionState, error) {
+	g, _ := ctx.Value(connKey{}).(*gated)
+	p, ok := peer.FromContext(ctx)
+	if g == nil || !ok {
+		return nil, tls.ConnectionState{}, problem.New("CRD-119", "the call came over no connection")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, tls.ConnectionState{}, problem.New("CRD-119", "the call came without TLS")
+	}
+	return g, info.State, nil
+}
+
+// session returns the transport session of a call.
+func session(ctx context.Context) (coordinator.Session, *gated, error) {
+	g, state, err := connection(ctx)
+	if err != nil {
+		return coordinator.Session{}, nil, err
+	}
+	exporter, err := ratls.Exporter(state)
+	if err != nil {
+		return coordinator.Session{}, nil, err
+	}
+	return coordinator.Session{Exporter: exporter, Remote: g.name}, g, nil
+}
+
+// Challenge implements marblepb.MarbleServer.
+func (s *MarbleServer) Challenge(ctx context.Context, req *marblepb.ChallengeRequest) (*marblepb.ChallengeResponse, error) {
+	sess, g, err := session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &marblepb.ChallengeResponse{}
+	if n := len(req.GetNonce()); n != 0 {
+		if n != apiv1.NonceSize {
+			return nil, problem.New("CRD-119", "nonce: wanted %d bytes, got %d", apiv1.NonceSize, n)
+		}
+		if ok, _ := s.statements.take(g.host); !ok {
+			return nil, problem.New("CRD-115", "too many statements were asked for from this address")
+		}
+		served := g.served.Load()
+		if served == nil {
+			return nil, problem.New("CRD-119", "the call came without TLS")
+		}
+		statement, err := s.c.Attest(ctx, req.GetNonce(), *served)
+		if err != nil {
+			return nil, err
+		}
+		if out.Statement, err = json.Marshal(statement); err != nil {
+			return nil, err
+		}
+	}
+	out.Nonce, err = s.c.Challenge(ctx, sess)
+	return out, err
+}
+
+// Activate implements marblepb.MarbleServer.
+func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateRequest) (resp *marblepb.ActivateResponse, err error) {
+	started := time.Now()
+	defer func() { s.metrics.decision("activate", req.GetEvidence().GetTee(), err, time.Since(started)) }()
+	select {
+	case s.activations <- struct{}{}:
+		defer func() { <-s.activations }()
+	case <-ctx.Done():
+		return nil, problem.New("CRD-115", "%d activations are being judged", cap(s.activations))
+	case <-s.stopping:
+		return nil, problem.New("CRD-117", "no activation is begun any more")
+	}
+	sess, _, err := session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if req.GetInstance() == nil || req.GetEvidence() == nil {
+		return nil, problem.New("CRD-119", "activation without instance or evidence")
+	}
+	a, err := s.c.Activate(ctx, coordinator.ActivateRequest{Session: sess, Instance: instance(req.GetInstance()),
+		Evidence:     evidence(req.GetEvidence()),
+		ClaimsBuffer: req.GetEvidence().GetClaimsBuffer(), PublicKey: req.GetPublicKey(), Nonce: req.GetNonce()})
+	if err != nil {
+		return nil, err
+	}
+	return &marblepb.ActivateResponse{Lease: lease(a.Lease), Parameters: parameters(a.Parameters), Decision: a.Decision}, nil
+}
+
+func evidence(e *marblepb.Evidence) attest.Evidence {
+	return attest.Evidence{TEE: attest.TEE(e.GetTee()), Raw: e.GetRaw()}
+}
+
+func instance(i *marblepb.Instance) coordinator.InstanceInfo {
+	return coordinator.InstanceInfo{Marble: i.GetMarble(), ID: i.GetId(), Address: i.GetAddress(), Loopback: i.GetLoopback()}
+}
+
+func lease(l coordinator.Lease) *marblepb.Lease {
+	out := &marblepb.Lease{Certificates: l.Certificates, Bundle: l.Bundle, RenewAfterUnixMs: l.RenewAfter.UnixMilli(),
+		NotAfterUnixMs: l.NotAfter.UnixMilli(), Revision: l.Revision, SpiffeId: l.SPIFFEID, Secrets: make(map[string]*marblepb.Secret, len(l.Secrets))}
+	for name, v := range l.Secrets {
+		out.Secrets[name] = &marblepb.Secret{Value: v.Bytes, PrivateKey: v.PrivateKey, Certificates: v.Certificates}
+	}
+	return out
+}
+
+func parameters(p manifest.Parameters) *marblepb.Parameters {
+	return &marblepb.Parameters{Argv: p.Argv, Env: p.Env, Files: p.Files}
+}

@@ -1,0 +1,275 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"regexp"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+var update = flag.Bool("update", false, "write openapi.json")
+
+type object = map[string]any
+
+// operation describes one method of one route. Everything else in the OpenAPI
+// document comes from the route table and from the types of apiv1.
+type operation struct {
+	summary  string
+	result   any    // of type apiv1; nil: see content
+	content  string // of the answer; application/json if empty
+	problems []int
+}
+
+var operations = map[string]operation{
+	"GET /v1/attestation":             {"The coordinator's statement about itself, with evidence that binds the nonce, the key of this connection, the root, the manifest and the log.", apiv1.Statement{}, "", []int{400, 429, 503}},
+	"GET /v1/manifest":                {"The manifest in force, with the bytes that were uploaded. ETag is its digest.", apiv1.Manifest{}, "", []int{404}},
+	"PUT /v1/manifest":                {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
+	"GET /v1/status":                  {"The state of the deployment. The size of the answer is bounded.", apiv1.Status{}, "", nil},
+	"GET /v1/marbles":                 {"Marbles with their live instances, ordered by name.", apiv1.Marbles{}, "", []int{400}},
+	"GET /v1/marbles/{name}":          {"One marble with its live instances.", apiv1.Marble{}, "", []int{404}},
+	"GET /v1/decisions":               {"The newest decisions about activations and renewals, newest first.", apiv1.Decisions{}, "", []int{400}},
+	"GET /v1/decisions/{marble}/{id}": {"One decision with its whole verdict.", apiv1.Decision{}, "", []int{404}},
+	"GET /v1/audit":                   {"Records of the audit log in order.", apiv1.Audit{}, "", []int{400}},
+	"GET /v1/bundle":                  {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
+	"GET /v1/bundle.json":             {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
+	"GET /v1/openapi.json":            {"This document.", nil, "application/json", nil},
+}
+
+var parameterDocs = map[string]object{
+	"nonce":  {"description": "32 random bytes, hexadecimal, never used before", "required": true, "schema": object{"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}},
+	"after":  {"description": "name after which the page begins", "schema": object{"type": "string"}},
+	"marble": {"description": "only of this marble", "schema": object{"type": "string"}},
+	"limit":  {"description": "entries of a page", "schema": object{"type": "integer", "minimum": 1, "maximum": maxPage}},
+	"from":   {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
+}
+
+// schemas collects the JSON schemas of Go types.
+type schemas object
+
+func (s schemas) of(t reflect.Type) object {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return object{"type": "string", "format": "date-time"}
+	case t == reflect.TypeFor[attest.Hex]():
+		return object{"type": "string", "pattern": "^[0-9a-f]*$"}
+	case t == reflect.TypeFor[attest.Endorsements]():
+		return object{"type": "array", "items": s.of(reflect.TypeFor[attest.Endorsement]())}
+	case t == reflect.TypeFor[json.RawMessage]():
+		return object{}
+	case t == reflect.TypeFor[[]byte]():
+		return object{"type": "string", "contentEncoding": "base64"}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return s.of(t.Elem())
+	case reflect.String:
+		return object{"type": "string"}
+	case reflect.Bool:
+		return object{"type": "boolean"}
+	case reflect.Int, reflect.Uint64, reflect.Uint32, reflect.Uint16, reflect.Uint8, reflect.Int64:
+		return object{"type": "integer"}
+	case reflect.Slice:
+		return object{"type": "array", "items": s.of(t.Elem())}
+	case reflect.Map:
+		return object{"type": "object", "additionalProperties": s.of(t.Elem())}
+	case reflect.Struct:
+		return s.structure(t)
+	}
+	panic("no schema for " + t.String())
+}
+
+func (s schemas) structure(t reflect.Type) object {
+	ref := object{"$ref": "#/components/schemas/" + t.Name()}
+	if _, done := s[t.Name()]; done {
+		return ref
+	}
+	s[t.Name()] = nil // breaks cycles
+	properties, required := object{}, []string{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if !f.IsExported() || name == "-" {
+			continue
+		}
+		properties[name] = s.of(f.Type)
+		if options == "" {
+			required = append(required, name)
+		}
+	}
+	schema := object{"type": "object", "properties": properties}
+	if len(required) > 0 {
+		schema["required"] = required
+	}
+	s[t.Name()] = schema
+	return ref
+}
+
+var placeholder = regexp.MustCompile(`\{(\w+)\}`)
+
+func describe(t *testing.T) []byte {
+	t.Helper()
+	all := schemas{}
+	all.of(reflect.TypeFor[document]())
+	all["Problem"] = all["document"]
+	delete(all, "document")
+	paths := object{}
+	for _, r := range routes {
+		item := object{}
+		for method := range r.methods {
+			op, ok := operations[method+" "+r.path]
+			if !ok {
+				t.Fatalf("%s %s is not described", method, r.path)
+			}
+			item[strings.ToLower(method)] = describeOperation(t, r, method, op, all)
+		}
+		paths[r.path] = item
+	}
+	doc := object{"openapi": "3.1.0",
+		"info":  object{"title": "Ashlar client API", "version": "1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+		"paths": paths, "components": object{"schemas": all,
+			"securitySchemes": object{"user": object{"type": "mutualTLS", "description": "the client certificate of a user in the manifest"}}}}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(doc); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func describeOperation(t *testing.T, r route, method string, op operation, all schemas) object {
+	t.Helper()
+	content := op.content
+	if content == "" {
+		content = "application/json"
+	}
+	body := object{}
+	if op.result != nil {
+		body["schema"] = all.of(reflect.TypeOf(op.result))
+	}
+	responses := object{"200": object{"description": "OK", "content": object{content: body}}}
+	problemBody := object{"application/problem+json": object{"schema": object{"$ref": "#/components/schemas/Problem"}}}
+	for _, status := range op.problems {
+		code, _ := json.Marshal(status)
+		responses[string(code)] = object{"description": "a problem (RFC 9457)", "content": problemBody}
+	}
+	responses["default"] = object{"description": "a problem (RFC 9457)", "content": problemBody}
+	params := []object{}
+	for _, m := range placeholder.FindAllStringSubmatch(r.path, -1) {
+		params = append(params, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})
+	}
+	out := object{"summary": op.summary, "responses": responses}
+	if method == "GET" {
+		for _, q := range r.query {
+			p := object{"name": q, "in": "query"}
+			for k, v := range parameterDocs[q] {
+				p[k] = v
+			}
+			if len(p) == 2 {
+				t.Fatalf("parameter %s is not described", q)
+			}
+			params = append(params, p)
+		}
+	} else {
+		params = append(params, object{"name": "If-Match", "in": "header", "description": "digest of the manifest in force, in quotes; absent only for the first", "schema": object{"type": "string"}})
+		out["requestBody"] = object{"required": true, "description": "the manifest, at most 4 MiB", "content": object{"application/json": object{}}}
+		out["security"] = []object{{}, {"user": []string{}}}
+	}
+	if len(params) > 0 {
+		out["parameters"] = params
+	}
+	return out
+}
+
+func TestOpenAPIDescribesTheRoutes(t *testing.T) {
+	want := describe(t)
+	if *update {
+		if err := os.WriteFile("openapi.json", want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile("openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("openapi.json is not what the routes are: go generate ./coordinator/internal/api")
+	}
+	known := 0
+	for _, r := range routes {
+		known += len(r.methods)
+	}
+	if known != len(operations) {
+		t.Errorf("got %d operations described, want %d", len(operations), known)
+	}
+}
+
+// Each handler must take exactly the parameters that its route lists.
+func TestDocumentationNamesEveryRoute(t *testing.T) {
+	b, err := os.ReadFile("../../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		for m := range r.methods {
+			if !strings.Contains(string(b), "`"+m+" "+r.path) {
+				t.Errorf("docs/api.md does not name %s %s", m, r.path)
+			}
+		}
+		for _, q := range r.query {
+			if !strings.Contains(string(b), "`"+q+"`") {
+				t.Errorf("docs/api.md does not name parameter %s of %s", q, r.path)
+			}
+		}
+	}
+}
+
+// Codes that this package and its clients raise are in the table.
+func TestCodesAreKnown(t *testing.T) {
+	code := regexp.MustCompile(`problem\.(?:New|Because)\((?:err, )?"([A-Z]{3}-\d{3})"`)
+	found := map[string]bool{}
+	for _, dir := range []string{".", "../../client", "../../daemon"} {
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, f := range files {
+			if !strings.HasSuffix(f.Name(), ".go") {
+				continue
+			}
+			b, err := os.ReadFile(dir + "/" + f.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range code.FindAllStringSubmatch(string(b), -1) {
+				found[m[1]] = true
+			}
+		}
+	}
+	for c := range found {
+		if !problem.Known(problem.Code(c)) {
+			t.Errorf("%s is not in the table", c)
+		}
+	}
+	unused := []string{}
+	for _, e := range problem.All() {
+		if c := string(e.Code); c >= "CRD-100" && c < "CRD-200" && !found[c] {
+			unused = append(unused, c)
+		}
+	}
+	sort.Strings(unused)
+	if len(unused) > 0 {
+		t.Errorf("nothing raises %v", unused)
+	}
+}

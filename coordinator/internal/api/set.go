@@ -1,0 +1,97 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+
+	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// setManifest refuses whatever can be refused before the body is read: its
+// size, its type, a stale If-Match, and nobody who wants to replace a manifest.
+func (s *clientAPI) setManifest(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	req, err := s.preconditions(r)
+	if err == nil {
+		req.Raw, err = s.body(w, r)
+	}
+	if err != nil {
+		w.Header().Set("Connection", "close") // the rest of the body is not wanted
+		return err
+	}
+	result, err := s.c.SetManifest(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("ETag", etag(result.Digest))
+	return answer(w, result)
+}
+
+func (s *clientAPI) preconditions(r *http.Request) (coordinator.SetManifestRequest, error) {
+	var req coordinator.SetManifestRequest
+	if r.ContentLength > manifest.MaxSize {
+		return req, tooLarge()
+	}
+	if r.ContentLength == 0 {
+		return req, problem.New("CRD-114", "the body is empty; it is the manifest")
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return req, problem.New("CRD-114", "content type: wanted application/json, got %q", clip(r.Header.Get("Content-Type"), 80))
+	}
+	var err error
+	if req.IfMatch, err = ifMatch(r); err != nil {
+		return req, err
+	}
+	if req.Principal, err = s.principal(r); err != nil {
+		return req, err
+	}
+	return req, s.mayReplace(r.Context(), req)
+}
+
+// mayReplace decides early what SetManifest would decide anyway.
+func (s *clientAPI) mayReplace(ctx context.Context, req coordinator.SetManifestRequest) error {
+	st, err := s.c.Status(ctx)
+	if err != nil || len(st.Manifest) == 0 {
+		return err
+	}
+	if req.Principal == nil {
+		return problem.New("CRD-122", "a manifest is in force, and the connection has no user's certificate")
+	}
+	if req.IfMatch == "" {
+		return problem.New("CRD-123", "header If-Match is missing; in force is %s", st.Manifest)
+	}
+	return nil
+}
+
+func tooLarge() error {
+	return problem.New("CRD-113", "wanted at most %d bytes of manifest", manifest.MaxSize)
+}
+
+// body reads a manifest. Few are read at a time, so that bodies cannot fill the
+// memory.
+func (s *clientAPI) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	select {
+	case s.bodies <- struct{}{}:
+		defer func() { <-s.bodies }()
+	default:
+		return nil, problem.New("CRD-115", "%d manifests are being received", cap(s.bodies))
+	}
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, manifest.MaxSize))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return nil, tooLarge()
+	case err != nil:
+		return nil, problem.Because(err, "CRD-110", "reading the body")
+	case len(raw) == 0:
+		return nil, problem.New("CRD-114", "the body is empty; it is the manifest")
+	}
+	return raw, nil
+}
