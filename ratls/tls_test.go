@@ -44,10 +44,28 @@ func present(c tls.Certificate) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) { return &c, nil }
 }
 
-// handshake connects the two ends in memory and returns what each got.
+// connection returns the two ends of a connection with buffers, so that neither
+// end waits for the other to read its alert.
+func connection(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// handshake connects the two ends and returns what each got.
 func handshake(t *testing.T, client, server *tls.Config) (cs, ss *tls.Conn, clientErr, serverErr error) {
 	t.Helper()
-	a, b := net.Pipe()
+	a, b := connection(t)
 	t.Cleanup(func() { a.Close(); b.Close() })
 	deadline := time.Now().Add(10 * time.Second)
 	_ = a.SetDeadline(deadline)
