@@ -1,5 +1,10 @@
 package cli
 
+import (
+	"maps"
+	"slices"
+)
+
 // suggestion returns "did you mean PREFIXname?" for the closest candidate, or
 // the fallback.
 func suggestion(word string, candidates []string, prefix, fallback string) string {
@@ -43,4 +48,8 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	return slices.Sorted(maps.Keys(m))
 }

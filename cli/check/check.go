@@ -49,6 +49,12 @@ func Warn(code problem.Code, format string, args ...any) Finding {
 	return Finding{State: Warned, Code: code, Text: fmt.Sprintf(format, args...), Next: problem.Lookup(code).Next}
 }
 
+// WithNext replaces the next step by one that fits the case better.
+func (f Finding) WithNext(next string) Finding {
+	f.Next = next
+	return f
+}
+
 // Fail returns a finding that does not hold.
 func Fail(code problem.Code, format string, args ...any) Finding {
 	return Finding{State: Failed, Code: code, Text: fmt.Sprintf(format, args...), Next: problem.Lookup(code).Next}

@@ -182,16 +182,20 @@ func (p *Printer) Digest(hex string) string {
 	return hex[:8]
 }
 
+// valueWidth is the widest cell that Value leaves whole: three such columns and
+// a name fit into 80.
+const valueWidth = 22
+
 // Value shortens a long hexadecimal or other value for a table cell.
 func (p *Printer) Value(s string) string {
-	if p.Format == Wide || utf8.RuneCountInString(s) <= 28 {
+	if p.Format == Wide || utf8.RuneCountInString(s) <= valueWidth {
 		return s
 	}
 	if isHex(s) {
 		return s[:8] + "…" + s[len(s)-8:]
 	}
 	r := []rune(s)
-	return string(r[:27]) + "…"
+	return string(r[:valueWidth-1]) + "…"
 }
 
 func isHex(s string) bool {

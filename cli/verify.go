@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+type verifyFlags struct{ policy, manifest, out string }
+
+func (a *app) verifyCmd() *cobra.Command {
+	var f verifyFlags
+	c := &cobra.Command{
+		Use:     "verify [ADDR]",
+		Short:   "Attest a coordinator and write the trust bundle",
+		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
+		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the policy,
+and check that it binds the TLS key, the root CA, the manifest and the audit log.
+Nothing is written unless everything holds. Without --policy, the policy that an
+earlier verify kept in the trust directory is used.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args, f) },
+	}
+	c.Flags().StringVar(&f.policy, "policy", "", "what the coordinator must be, a policy file")
+	c.Flags().StringVar(&f.manifest, "manifest", "", "what must be in force: a manifest file or its digest")
+	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory")
+	return c
+}
+
+func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
+	if f.out != "" {
+		a.trust = f.out
+	}
+	trust, err := client.LoadTrust(a.trust)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	remembered := &trust.Remembered
+	if err != nil {
+		remembered = nil
+	}
+	addr := a.address
+	if len(args) == 1 {
+		addr = args[0]
+	}
+	if addr == "" {
+		addr = trust.Address
+	}
+	if addr == "" {
+		return problem.New("CLI-007", "no address was given")
+	}
+	if f.policy == "" {
+		if remembered == nil {
+			return usage("verify needs a policy: what should the coordinator be?").WithNext("ashlar verify %s --policy FILE", addr)
+		}
+		f.policy = filepath.Join(a.trust, policyName)
+	}
+	in, err := a.loadPolicy(f.policy)
+	if err != nil {
+		return err
+	}
+	want, err := a.wantedManifest(f.manifest)
+	if err != nil {
+		return err
+	}
+	cl, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
+		Manifest: want, Remembered: remembered, Timeout: a.timeout})
+	if err != nil {
+		return a.refusedCoordinator(err)
+	}
+	defer cl.Close()
+	v := cl.Verified()
+	if err := client.WriteTrust(a.trust, v); err != nil {
+		return err
+	}
+	if err := a.keepPolicy(in.raw); err != nil {
+		return err
+	}
+	return a.verified(v, f.manifest)
+}
+
+// wantedManifest turns --manifest into a digest: of the file, or as given.
+func (a *app) wantedManifest(s string) (attest.Hex, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if d, err := hex.DecodeString(s); err == nil && len(d) == 32 {
+		return d, nil
+	}
+	raw, err := a.readFile(s)
+	if err != nil {
+		return nil, err
+	}
+	d := manifest.DigestOf(raw)
+	return d[:], nil
+}
+
+// refusedCoordinator shows the table of a refusal before its error.
+func (a *app) refusedCoordinator(err error) error {
+	v, ok := verdictOf(err)
+	if !ok {
+		return err
+	}
+	if done, werr := a.p.Structured(v); done {
+		if werr != nil {
+			return werr
+		}
+		return err
+	}
+	a.verdictReport(v)
+	return err
+}
+
+func (a *app) verified(v client.Verified, manifestArg string) error {
+	s := v.Statement
+	if done, err := a.p.Structured(struct {
+		Address    string         `json:"address"`
+		Verdict    attest.Verdict `json:"verdict"`
+		Manifest   attest.Hex     `json:"manifest,omitempty"`
+		Revision   int            `json:"revision"`
+		Trust      string         `json:"trust"`
+		Simulation bool           `json:"simulation"`
+	}{v.Address, v.Verdict, s.Manifest, s.Revision, a.trust, s.Evidence.TEE.Simulated()}); done {
+		return err
+	}
+	p := a.p
+	p.Printf("evidence      %s quote, %d bytes, fresh (our nonce)\n", s.Evidence.TEE, len(s.Evidence.Raw))
+	p.Columns([][]string{{"  tcb         " + term.OK + " " + orDash(string(v.Verdict.TCBStatus)) + advisories(v.Verdict.Advisories)}})
+	p.Columns([][]string{{"  binding     " + term.OK + " this TLS key, this root CA, this manifest, this audit head"}})
+	a.stepTable(v.Verdict.Steps)
+	switch {
+	case len(s.Manifest) == 0:
+		p.Printf("manifest      %s none is set yet: whoever comes first may set it\n", p.Yellow(term.Warn))
+	case manifestArg != "":
+		p.Printf("manifest      %s %s is %s, byte for byte\n", p.Green(term.OK), p.Digest(s.Manifest.String()), manifestArg)
+	default:
+		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
+	}
+	p.Printf("Verified. Wrote %s (root CA, valid to %s), evidence.json and trust.json\n",
+		filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
+	host := v.Address
+	if strings.HasPrefix(host, ":") {
+		host = "localhost" + host
+	}
+	p.Notef("next: curl --cacert %s https://%s/v1/status\n", filepath.Join(a.trust, client.BundleFile), host)
+	return nil
+}

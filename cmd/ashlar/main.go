@@ -1,0 +1,10 @@
+// Command ashlar is what operators and outside clients use.
+package main
+
+import (
+	"os"
+
+	"github.com/ashlar-mesh/ashlar/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
