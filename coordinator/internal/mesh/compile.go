@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -15,10 +17,11 @@ import (
 // concurrent use; what it returns is never changed again.
 type compiler struct {
 	view      *coordinator.View
-	callers   map[hop][]caller    // who may call a served port, ordered by marble
-	outbound  map[hop]outboundSet // shared by all callers of a port
-	addresses map[string][]netip.Addr
-	endpoints map[string]Group // by calling marble
+	callers   map[hop][]caller            // who may call a served port, ordered by marble
+	clusters  map[hop]*discovery.Resource // shared by all callers of a port
+	endpoints map[hop]*discovery.Resource // likewise
+	groups    map[string]Group            // endpoints by calling marble
+	addresses map[string][]netip.Addr     // of a marble's instances, ordered
 }
 
 // hop names a served port.
@@ -33,8 +36,8 @@ type caller struct {
 
 func newCompiler(v *coordinator.View) *compiler {
 	c := &compiler{
-		view: v, callers: map[hop][]caller{}, outbound: map[hop]outboundSet{},
-		addresses: map[string][]netip.Addr{}, endpoints: map[string]Group{},
+		view: v, callers: map[hop][]caller{}, addresses: map[string][]netip.Addr{},
+		clusters: map[hop]*discovery.Resource{}, endpoints: map[hop]*discovery.Resource{}, groups: map[string]Group{},
 	}
 	if v.Manifest == nil {
 		return c

@@ -105,16 +105,25 @@ type validated interface {
 	Validate() error
 }
 
-// put packs m into g under name, with the hash of its bytes as version.
+// newResource packs m, with the hash of its bytes as version.
+func newResource(name string, m validated) (*discovery.Resource, error) {
+	a, err := pack(m)
+	if err != nil {
+		return nil, problem.Because(err, "MSH-011", "compiling %q", name)
+	}
+	sum := sha256.Sum256(a.Value)
+	return &discovery.Resource{Name: name, Version: hex.EncodeToString(sum[:12]), Resource: a}, nil
+}
+
+// put packs m into g under a name that is not taken yet.
 func (g Group) put(name string, m validated) error {
 	if _, dup := g[name]; dup {
 		return problem.New("MSH-011", "%q is defined twice", name)
 	}
-	a, err := pack(m)
+	r, err := newResource(name, m)
 	if err != nil {
-		return problem.Because(err, "MSH-011", "compiling %q", name)
+		return err
 	}
-	sum := sha256.Sum256(a.Value)
-	g[name] = &discovery.Resource{Name: name, Version: hex.EncodeToString(sum[:12]), Resource: a}
+	g[name] = r
 	return nil
 }

@@ -18,12 +18,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
-// outboundSet is what all callers of a port share.
-type outboundSet struct {
-	cluster   *discovery.Resource
-	endpoints *discovery.Resource
-}
-
 func (h hop) outboundName() string { return "out/" + h.marble + "/" + h.port }
 
 // outboundTo adds what one call needs: a listener on the caller's loopback, and
@@ -38,12 +32,10 @@ func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) erro
 	if !ok {
 		return problem.New("MSH-010", "marble %q serves no port %q", call.Marble, call.Port)
 	}
-	set, err := c.sharedOutbound(h, port)
-	if err != nil {
+	name := h.outboundName()
+	if res[Cluster][name], err = c.sharedCluster(h, port); err != nil {
 		return err
 	}
-	name := h.outboundName()
-	res[Cluster][name] = set.cluster
 	logs, err := logRefusals(outboundFormat, flagged("UF", "UH", "URX", "NC", "NR"))
 	if err != nil {
 		return err
@@ -76,25 +68,17 @@ func (c *compiler) life(h hop) time.Duration {
 	return inbound{c: c, hop: h, lease: leaseOf(callee)}.life()
 }
 
-func (c *compiler) sharedOutbound(h hop, port manifest.Port) (outboundSet, error) {
-	if set, ok := c.outbound[h]; ok {
-		return set, nil
+func (c *compiler) sharedCluster(h hop, port manifest.Port) (*discovery.Resource, error) {
+	if r, ok := c.clusters[h]; ok {
+		return r, nil
 	}
 	cl, err := c.outboundCluster(h, port)
 	if err != nil {
-		return outboundSet{}, err
+		return nil, err
 	}
-	g := Group{}
-	if err := g.put(h.outboundName(), cl); err != nil {
-		return outboundSet{}, err
-	}
-	eps, err := c.outboundEndpoints(h, port)
-	if err != nil {
-		return outboundSet{}, err
-	}
-	set := outboundSet{cluster: g[h.outboundName()], endpoints: eps}
-	c.outbound[h] = set
-	return set, nil
+	r, err := newResource(h.outboundName(), cl)
+	c.clusters[h] = r
+	return r, err
 }
 
 // outboundCluster accepts exactly the callee's identity as the server. Hosts
@@ -138,17 +122,19 @@ func (c *compiler) outboundCluster(h hop, port manifest.Port) (*cluster.Cluster,
 	return cl, err
 }
 
-// outboundEndpoints lists where the callee's instances listen for peers.
-func (c *compiler) outboundEndpoints(h hop, port manifest.Port) (*discovery.Resource, error) {
+// sharedEndpoints lists where the callee's instances listen for peers.
+func (c *compiler) sharedEndpoints(h hop) (*discovery.Resource, error) {
+	if r, ok := c.endpoints[h]; ok {
+		return r, nil
+	}
+	port := c.view.Manifest.Marbles[h.marble].Serves[h.port]
 	cla := &endpoint.ClusterLoadAssignment{ClusterName: h.outboundName()}
 	if addrs := c.addresses[h.marble]; len(addrs) > 0 {
 		cla.Endpoints = []*endpoint.LocalityLbEndpoints{{LbEndpoints: lbEndpoints(addrs, port.Port)}}
 	}
-	g := Group{}
-	if err := g.put(h.outboundName(), cla); err != nil {
-		return nil, err
-	}
-	return g[h.outboundName()], nil
+	r, err := newResource(h.outboundName(), cla)
+	c.endpoints[h] = r
+	return r, err
 }
 
 func lbEndpoints(addrs []netip.Addr, port uint16) []*endpoint.LbEndpoint {
@@ -162,7 +148,7 @@ func lbEndpoints(addrs []netip.Addr, port uint16) []*endpoint.LbEndpoint {
 // endpointsOf returns the endpoints that a marble's calls lead to; the same
 // group for all of its instances.
 func (c *compiler) endpointsOf(marble string) (Group, error) {
-	if g, ok := c.endpoints[marble]; ok {
+	if g, ok := c.groups[marble]; ok {
 		return g, nil
 	}
 	m, err := c.marble(marble)
@@ -172,13 +158,11 @@ func (c *compiler) endpointsOf(marble string) (Group, error) {
 	g := Group{}
 	for _, call := range m.Calls {
 		h := hop{call.Marble, call.Port}
-		set, err := c.sharedOutbound(h, c.view.Manifest.Marbles[call.Marble].Serves[call.Port])
-		if err != nil {
+		if g[h.outboundName()], err = c.sharedEndpoints(h); err != nil {
 			return nil, err
 		}
-		g[h.outboundName()] = set.endpoints
 	}
-	c.endpoints[marble] = g
+	c.groups[marble] = g
 	return g, nil
 }
 
