@@ -79,7 +79,7 @@ func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 // Serve serves l until Stop.
 func (s *MarbleServer) Serve(l net.Listener) error { return s.grpc.Serve(s.gate.Listen(l)) }
 
-// Stop takes no new connections, ends every session with CRD-117, lets running
+// Stop takes no new connections, ends every session with CRD-003, lets running
 // calls finish until ctx ends, and then cuts them. Other services' streams must
 // be ended by whoever registered them.
 func (s *MarbleServer) Stop(ctx context.Context) {
@@ -228,7 +228,7 @@ func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateReque
 	case <-ctx.Done():
 		return nil, problem.New("CRD-115", "%d activations are being judged", cap(s.activations))
 	case <-s.stopping:
-		return nil, problem.New("CRD-117", "no activation is begun any more")
+		return nil, problem.New("CRD-003", "no activation is begun any more")
 	}
 	sess, _, err := session(ctx)
 	if err != nil {

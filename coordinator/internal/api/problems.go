@@ -50,7 +50,7 @@ func public(err error, id string, log *slog.Logger) *problem.Error {
 	case errors.Is(err, context.DeadlineExceeded):
 		coded = problem.New("CRD-120", "no answer was found in time")
 	case errors.Is(err, context.Canceled):
-		coded = problem.New("CRD-117", "the request was given up")
+		coded = problem.New("CRD-003", "the request was given up")
 	default:
 		coded = problem.New("CRD-001", "the coordinator's log has the cause under request %s", id)
 	}

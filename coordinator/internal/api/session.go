@@ -154,7 +154,7 @@ func (l *live) hello(ctx context.Context) error {
 	}
 }
 
-func stopping() error { return problem.New("CRD-117", "the session ends") }
+func stopping() error { return problem.New("CRD-003", "the session ends") }
 
 // run demands evidence when it is due, and answers the marble.
 func (l *live) run(ctx context.Context, due time.Time) error {
@@ -179,7 +179,7 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 			}
 			demand.Reset(answerTime)
 		case <-end.C:
-			return problem.New("CRD-121", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
+			return problem.New("CRD-033", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
 		case <-l.lost:
 			return ctx.Err()
 		case <-l.s.stopping:

@@ -62,10 +62,13 @@ func (s *clientAPI) mayReplace(ctx context.Context, req coordinator.SetManifestR
 		return err
 	}
 	if req.Principal == nil {
-		return problem.New("CRD-122", "a manifest is in force, and the connection has no user's certificate")
+		return problem.New("CRD-015", "a manifest is in force, and the connection has no user's certificate")
 	}
 	if req.IfMatch == "" {
-		return problem.New("CRD-123", "header If-Match is missing; in force is %s", st.Manifest)
+		return problem.New("CRD-012", "header If-Match is missing; in force is %s", st.Manifest)
+	}
+	if req.IfMatch != st.Manifest.String() {
+		return problem.New("CRD-013", "If-Match names %s, in force is %s", req.IfMatch, st.Manifest)
 	}
 	return nil
 }
