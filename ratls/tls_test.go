@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -238,5 +239,40 @@ func TestOldSessions(t *testing.T) {
 	}
 	if _, err := Exporter(tls.ConnectionState{Version: tls.VersionTLS13, DidResume: true}); problem.CodeOf(err) != codeSession {
 		t.Errorf("exporter of a resumed session: got %v, want %s", err, codeSession)
+	}
+}
+
+// TestRelay: evidence made on one session is refused on another, even when
+// nonce and key are those that the verifier expects.
+func TestRelay(t *testing.T) {
+	b := newBench(t)
+	own := b.certificate(t, measured, time.Now().Add(time.Hour))
+	s := Settings{Certificate: present(own), AllowAnonymous: true, Verify: func(tls.ConnectionState) error { return nil }}
+	session := func() (client, server []byte) {
+		t.Helper()
+		c, srv, clientErr, serverErr := handshake(t, ClientConfig(s), ServerConfig(s))
+		if clientErr != nil || serverErr != nil {
+			t.Fatal(clientErr, serverErr)
+		}
+		one, err := Exporter(c.ConnectionState())
+		if err != nil {
+			t.Fatal(err)
+		}
+		two, err := Exporter(srv.ConnectionState())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return one, two
+	}
+	claims := func(exporter []byte) binding.Claims {
+		return binding.Claims{Purpose: binding.Activate, PublicKey: binding.KeyHash(spki(t, b.key)), Nonce: make([]byte, 32), Exporter: exporter}
+	}
+	marble, relay := session()
+	_, coordinator := session() // the relay's own session
+	if bad := codes(binding.Expect(claims(relay), claims(marble))); bad != nil {
+		t.Errorf("on its own session: got failed %v, want none", bad)
+	}
+	if bad := codes(binding.Expect(claims(coordinator), claims(marble))); len(bad) != 1 || bad[0] != "ATT-073" {
+		t.Errorf("relayed: got failed %v, want ATT-073", bad)
 	}
 }

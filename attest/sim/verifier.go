@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"crypto/x509"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -21,6 +22,9 @@ func NewVerifiers(root *x509.Certificate) ([]attest.Verifier, error) {
 	}
 	if got, want := root.Subject.CommonName, Names+" Root CA"; got != want {
 		return nil, problem.New("ATT-094", "the root is %.80q, want %q: no other root verifies simulated evidence", got, want)
+	}
+	if bytes.Equal(root.RawSubjectPublicKeyInfo, dcap.IntelRoot().RawSubjectPublicKeyInfo) {
+		return nil, problem.New("ATT-094", "the root has Intel's key")
 	}
 	var all []attest.Verifier
 	for _, tee := range []attest.TEE{attest.SimSGX, attest.SimTDX} {
