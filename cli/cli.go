@@ -83,6 +83,9 @@ func (a *app) report(err error) int {
 	if e.Next != "" {
 		a.p.Notef("  next: %s\n", e.Next)
 	}
+	for cause := errors.Unwrap(e); a.verbose && cause != nil; cause = errors.Unwrap(cause) {
+		a.p.Notef("  cause: %s\n", cause)
+	}
 	return e.Kind().ExitCode()
 }
 
@@ -108,12 +111,13 @@ mutually attested, and lets anybody outside verify the whole deployment.`,
 	f.StringVarP(&a.output, "output", "o", "text", "output: "+strings.Join(term.Formats, "|"))
 	f.StringVar(&a.color, "color", "auto", "colour: auto|always|never")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long a command may take to be answered")
-	f.BoolVarP(&a.verbose, "verbose", "v", false, "say more on standard error")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "say what is asked of whom, and the causes of an error")
 	f.BoolVar(&a.yes, "yes", false, "answer yes to the question that a terminal would be asked")
 	root.AddCommand(a.manifestCmd(), a.verifyCmd(), a.statusCmd(), a.marbleCmd(), a.explainCmd(),
 		a.certCmd(), a.checkCmd(), a.initCmd(), a.devCmd(), a.versionCmd(), a.completionCmd())
 	root.AddCommand(helpTopics()...)
 	root.SetHelpTemplate(helpTemplate)
+	root.SetHelpCommand(helpCmd(root))
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2

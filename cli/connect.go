@@ -141,6 +141,9 @@ func (a *app) dial(ctx context.Context, user *tls.Certificate) (*client.Client, 
 	if addr == "" {
 		addr = trust.Address
 	}
+	if a.verbose {
+		a.p.Notef("verifying %s against %s\n", addr, filepath.Join(a.trust, policyName))
+	}
 	c, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
 		Remembered: &trust.Remembered, Certificate: user, Timeout: a.timeout})
 	if err != nil {

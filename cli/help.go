@@ -49,6 +49,26 @@ func helpTopics() []*cobra.Command {
 	return cmds
 }
 
+// helpCmd is `ashlar help`, which refuses an unknown topic instead of showing
+// the root's help.
+func helpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND|TOPIC]", Short: "Explain a command or a topic", Example: "  ashlar help exit-codes", Hidden: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			target, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				var names []string
+				for _, c := range root.Commands() {
+					names = append(names, c.Name())
+				}
+				word := args[len(args)-1]
+				return usage("%q is no command and no topic", word).WithNext("%s", suggestion(word, names, "ashlar help ", "ashlar --help"))
+			}
+			return target.Help()
+		},
+	}
+}
+
 // exitCodesText is generated from the kinds, so that it can't differ from them.
 func exitCodesText() string {
 	var b strings.Builder
