@@ -79,7 +79,9 @@ func list(hs []Hex) string {
 	}
 	words := make([]string, len(hs))
 	for i, h := range hs {
-		words[i] = h.String()
+		if words[i] = h.String(); len(h) == 0 {
+			words[i] = "an empty value, which nothing has"
+		}
 	}
 	return strings.Join(words, " or ")
 }
