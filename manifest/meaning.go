@@ -20,9 +20,11 @@ type checker struct {
 	root *jsonpos.Node
 
 	marbleNames, packageNames, platformNames, secretNames, roleNames []string
-	dns                                                              map[string]string // DNS name: marble
-	used                                                             map[string]bool   // packages
-	named                                                            map[string]bool   // secrets that a template names
+	dns                                                              map[string]string          // DNS name: marble
+	used                                                             map[string]bool            // packages
+	named                                                            map[string]bool            // secrets that a template names
+	readers                                                          map[string]map[string]bool // by secret
+	broken                                                           bool                       // a call leads nowhere
 }
 
 func (c *checker) check() {
@@ -38,6 +40,7 @@ func (c *checker) check() {
 	c.marbleNames, c.packageNames, c.platformNames = sortedKeys(c.m.Marbles), sortedKeys(c.m.Packages), sortedKeys(c.m.Platforms)
 	c.secretNames, c.roleNames = sortedKeys(c.m.Secrets), sortedKeys(c.m.Roles)
 	c.dns, c.used, c.named = make(map[string]string), make(map[string]bool), make(map[string]bool)
+	c.readers = make(map[string]map[string]bool)
 	c.m.secretsOf = make(map[string][]string)
 	c.section("platforms", c.platform)
 	c.section("secrets", c.secret)
@@ -74,10 +77,16 @@ func (w *walker) duration(n *jsonpos.Node, p *path, key string, lo, hi time.Dura
 	}
 }
 
+// short returns a duration without its empty parts: "24h", "1h30m", "10s".
 func short(d time.Duration) string {
 	s := d.String()
-	s = strings.TrimSuffix(s, "0s")
-	return strings.TrimSuffix(s, "0m")
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
 }
 
 func (c *checker) platform(m *jsonpos.Member, p *path) {

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -150,6 +149,7 @@ func (c *checker) listenClash(n *jsonpos.Node, at *path, call *Call, other strin
 // is not known well enough to go on.
 func (c *checker) call(caller string, n *jsonpos.Node, at *path, call *Call) bool {
 	if call.Marble == "" || call.Port == "" {
+		c.broken = true
 		return false
 	}
 	if call.Marble == caller {
@@ -158,11 +158,13 @@ func (c *checker) call(caller string, n *jsonpos.Node, at *path, call *Call) boo
 	}
 	callee, ok := c.m.Marbles[call.Marble]
 	if !ok {
+		c.broken = true
 		c.noSuch("MAN-017", at.member("marble"), n.Get("marble"), fmt.Sprintf("marbles.%s calls %q, which is no marble", caller, call.Marble), c.marbleNames)
 		return false
 	}
 	port, ok := callee.Serves[call.Port]
 	if !ok {
+		c.broken = true
 		message := fmt.Sprintf("%s serves no port %q", call.Marble, call.Port)
 		if len(callee.Serves) == 0 {
 			message = fmt.Sprintf("%s serves no port at all", call.Marble)
@@ -284,12 +286,27 @@ func (c *checker) parameter(marble string, n *jsonpos.Node, p *path, secrets map
 	}
 	for _, name := range t.secrets {
 		c.named[name] = true
-		if !slices.Contains(c.m.Secrets[name].Readers, marble) {
+		if !c.reads(name, marble) {
 			c.report(p, spanOf(n), finding{code: "MAN-033", message: fmt.Sprintf("marbles.%s names secret %q, but is none of its readers", marble, name), suggest: fmt.Sprintf("add %q to secrets.%s.readers", marble, name)})
 		}
 		secrets[name] = true
 	}
 	return size
+}
+
+// reads reports whether a marble is a reader of a secret. Long lists of readers
+// are indexed once.
+func (c *checker) reads(name, marble string) bool {
+	index := c.readers[name]
+	if index == nil {
+		list := c.m.Secrets[name].Readers
+		index = make(map[string]bool, len(list))
+		for _, r := range list {
+			index[r] = true
+		}
+		c.readers[name] = index
+	}
+	return index[marble]
 }
 
 func (c *checker) templateFinding(err *templateError) finding {

@@ -155,7 +155,11 @@ func prune(b *bytes.Buffer, raw []byte, n *jsonpos.Node, bad map[*jsonpos.Node]b
 // callLines returns, for each marble, the line of each of its calls.
 func callLines(lines *jsonpos.Lines, root *jsonpos.Node) map[string][]int {
 	all := make(map[string][]int)
-	for _, m := range root.Get("marbles").Members {
+	marbles := root.Get("marbles")
+	if marbles == nil {
+		return all
+	}
+	for _, m := range marbles.Members {
 		calls := m.Value.Get("calls")
 		if calls == nil || len(calls.Items) == 0 {
 			continue

@@ -11,6 +11,10 @@ import (
 // MaxActions is how many {{ actions }} one template may hold.
 const MaxActions = 1000
 
+// MaxFunctions is how many functions one action may apply in a row. Quoting what
+// is quoted can double it each time.
+const MaxFunctions = 3
+
 // template is a checked template: literal texts and chains of functions over
 // one value each. There are no variables, conditions, loops or other
 // templates, so its output has a known size and its secrets are known without
@@ -125,6 +129,9 @@ func compileNode(n parse.Node) (part, *templateError) {
 func compilePipe(pipe *parse.PipeNode) (part, *templateError) {
 	if len(pipe.Decl) > 0 {
 		return part{}, &templateError{text: "templates have no variables"}
+	}
+	if len(pipe.Cmds) > MaxFunctions {
+		return part{}, &templateError{text: fmt.Sprintf("more than %d functions in a row", MaxFunctions)}
 	}
 	var p part
 	for i, cmd := range pipe.Cmds {
