@@ -1,0 +1,344 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+const (
+	// minLife is the shortest life that a leaf is issued with.
+	minLife = 5 * time.Second
+	// maxTries bounds how often a decision is made anew because the manifest
+	// or a secret changed under it.
+	maxTries = 5
+)
+
+// errAgain says that what a decision rests on changed before it was recorded.
+var errAgain = errors.New("decide again")
+
+// Activate gives a marble instance its first lease, or a new one to an instance
+// that starts again, whose older leaf then counts no more.
+//
+// The nonce is spent first, whatever comes of the request: CRD-020 to CRD-022.
+// A refusal of the evidence has the code of its first failed step, the verdict,
+// and the id of the decision as instance. Further: CRD-002 and CRD-038
+// (malformed), CRD-004 (endorsements), CRD-011 (no manifest), CRD-030 (no such
+// marble), CRD-031 (too many instances), CRD-032 (nothing left to lease).
+func (c *Coordinator) Activate(ctx context.Context, req ActivateRequest) (Activation, error) {
+	q := question{
+		purpose: binding.Activate, session: req.Session, info: req.Instance, evidence: req.Evidence,
+		buffer: req.ClaimsBuffer, publicKey: req.PublicKey, nonce: req.Nonce,
+	}
+	grant, err := c.answer(ctx, q, useActivate, nil)
+	if err != nil {
+		return Activation{}, err
+	}
+	c.live.accept(q.info.Marble)
+	c.changed()
+	return Activation{Lease: grant.lease, Parameters: grant.parameters, Decision: grant.decision}, nil
+}
+
+// Renew gives a live instance its next leaf, for fresh evidence that is judged
+// under the manifest and the endorsements in force now. Errors are those of
+// Activate, and CRD-033 to CRD-035 for a leaf that counts no more.
+func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (Lease, error) {
+	var record instanceRecord
+	err := c.store.View(ctx, func(tx *store.Tx) error {
+		var err error
+		record, err = renewable(tx, req.Peer, c.config.Now())
+		return err
+	})
+	if err != nil {
+		return Lease{}, err
+	}
+	q := question{
+		purpose: binding.Renew, session: req.Session, evidence: req.Evidence, buffer: req.ClaimsBuffer, publicKey: req.PublicKey, nonce: req.Nonce,
+		info: InstanceInfo{Marble: req.Peer.Marble, ID: req.Peer.Instance, Address: record.Address, Loopback: record.Loopback},
+	}
+	grant, err := c.answer(ctx, q, useRenew(req.Peer), &req.Peer)
+	if err != nil {
+		return Lease{}, err
+	}
+	c.live.accept(q.info.Marble)
+	return grant.lease, nil
+}
+
+// renewable returns the record of a peer whose leaf still counts.
+func renewable(tx *store.Tx, p Peer, at time.Time) (instanceRecord, error) {
+	r, ok := instances.Get(tx, instanceKey(p.Marble, p.Instance))
+	end := r.NotAfter
+	if p.Serial == r.Previous {
+		end = r.PreviousNotAfter
+	}
+	switch {
+	case !ok:
+		return r, problem.New("CRD-034", "no instance %s has a lease", short(instanceKey(p.Marble, p.Instance)))
+	case p.Serial == "" || p.Serial != r.Serial && p.Serial != r.Previous:
+		return r, problem.New("CRD-035", "instance %s was activated again, with another leaf", short(instanceKey(p.Marble, p.Instance)))
+	case !at.Before(end):
+		return r, problem.New("CRD-033", "the leaf ended at %s", stamp(end))
+	}
+	return r, nil
+}
+
+// grant is an accepted question.
+type grant struct {
+	lease      Lease
+	parameters manifest.Parameters
+	decision   string
+}
+
+// answer judges a question and, if the answer is yes, records and issues. It
+// begins anew if the manifest changes meanwhile. peer is nil for activations.
+func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *Peer) (grant, error) {
+	done, err := c.begin(ctx)
+	if err != nil {
+		return grant{}, err
+	}
+	defer done()
+	if err := q.check(); err != nil {
+		return grant{}, err
+	}
+	if err := c.nonces.redeem(q.nonce, use, q.session, c.config.Now()); err != nil {
+		return grant{}, err
+	}
+	for range maxTries {
+		rev := c.current.Load()
+		if rev.m == nil {
+			return grant{}, problem.New("CRD-011", "no manifest was set yet")
+		}
+		r, err := c.judge(ctx, rev, q)
+		if err != nil {
+			return grant{}, err
+		}
+		if !r.verdict.OK() {
+			return grant{}, c.refuse(ctx, r, nil)
+		}
+		g, err := c.admit(ctx, r, peer)
+		var denial *problem.Error
+		if errors.As(err, &denial) && denial.Kind() == problem.Refused {
+			return grant{}, c.refuse(ctx, r, denial)
+		}
+		if !errors.Is(err, errAgain) {
+			return g, err
+		}
+		c.awaitManifest()
+	}
+	return grant{}, problem.New("CRD-018", "it changed %d times", maxTries)
+}
+
+// admit records an accepted question in one Update and then issues. The leaf is
+// signed after the record is durable, since it names the record; should that
+// fail, the instance activates again and replaces itself.
+func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, error) {
+	a := c.authority.Load()
+	mb := r.rev.m.Marbles[r.asked.info.Marble]
+	end, err := leaseEnd(r, mb, a)
+	if err != nil {
+		return grant{}, err
+	}
+	serial, err := a.NewSerial()
+	if err != nil {
+		return grant{}, err
+	}
+	s := settlement{ruling: r, peer: peer, serial: serial.String(), end: end, marble: mb, names: r.rev.m.SecretsOf(r.asked.info.Marble)}
+	if s.made, err = c.makeSecrets(ctx, a, s); err != nil {
+		return grant{}, err
+	}
+	if err := c.store.Update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
+		return grant{}, err
+	}
+	issued, err := issue(a, r, serial, s)
+	if err != nil {
+		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
+	}
+	if err := c.live.sync(context.WithoutCancel(ctx), c.store, s.key()); err != nil {
+		return grant{}, err
+	}
+	return grant{
+		lease: Lease{
+			Certificates: issued.Certificates, Bundle: a.Bundle(), NotAfter: issued.Leaf.NotAfter,
+			RenewAfter: renewAfter(r.at, issued.Leaf.NotAfter, issued.Leaf.SerialNumber.Bytes()),
+			Secrets:    s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
+		},
+		parameters: mb.Parameters, decision: r.id,
+	}, nil
+}
+
+// leaseEnd is the earliest end of the lease, what the evidence rests on, and
+// the chain.
+func leaseEnd(r *ruling, mb manifest.Marble, a *authority.Authority) (time.Time, error) {
+	end, why := r.at.Add(time.Duration(mb.Lease)), "the lease"
+	if v := r.verdict.Claims.TCB.ValidUntil(); !v.IsZero() && v.Before(end) {
+		end, why = v, "what the evidence rests on"
+	}
+	if ca := a.MeshCA().NotAfter; ca.Before(end) {
+		end, why = ca, "the mesh CA"
+	}
+	end = end.UTC().Truncate(time.Second)
+	if end.Sub(r.at) < minLife {
+		return end, problem.New("CRD-032", "%s ends at %s", why, stamp(end))
+	}
+	return end, nil
+}
+
+// renewAfter is when fresh evidence is due: at half of the leaf's life, earlier
+// by up to a tenth of it, as the serial number says, so that leaves that were
+// issued together are not renewed together.
+func renewAfter(at, end time.Time, serial []byte) time.Time {
+	sum := sha256.Sum256(serial)
+	life := end.Sub(at)
+	early := time.Duration(float64(life) / 10 * float64(binary.BigEndian.Uint16(sum[:])) / (1 << 16))
+	return at.Add(life/2 - early)
+}
+
+// settlement is what one accepted question changes.
+type settlement struct {
+	*ruling
+	peer   *Peer
+	serial string
+	end    time.Time
+	marble manifest.Marble
+	names  []string
+	made   map[string]secrets.Made
+
+	// Written by settle.
+	record instanceRecord
+	values map[string]secrets.Value
+	place  uint64 // of the audit record
+}
+
+func (s *settlement) key() string { return instanceKey(s.asked.info.Marble, s.asked.info.ID) }
+
+func (s *settlement) asker() secrets.Asker {
+	return secrets.Asker{Marble: s.asked.info.Marble, Instance: s.asked.info.ID}
+}
+
+// makeSecrets generates what the marble's parameters name and nobody made before.
+func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s settlement) (map[string]secrets.Made, error) {
+	if len(s.names) == 0 {
+		return nil, nil
+	}
+	var missing []secrets.Missing
+	err := c.store.View(ctx, func(tx *store.Tx) error {
+		var err error
+		_, missing, err = secrets.Find(tx, s.rev.m, s.asker(), s.names, s.at)
+		return err
+	})
+	if err != nil {
+		return nil, problem.Because(err, "CRD-037", "looking for the secrets of %s", s.asked.info.Marble)
+	}
+	return c.maker.Make(ctx, a, missing, s.at)
+}
+
+// settle makes all changes of an accepted question. It may run on a state that
+// is newer than what was judged, and returns errAgain then.
+func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
+	head, _ := heads.Get(tx, keyCurrent)
+	if head.Number != s.rev.record.Number {
+		return errAgain
+	}
+	old, exists := instances.Get(tx, s.key())
+	s.record = instanceRecord{
+		Address: s.asked.info.Address, Loopback: s.asked.info.Loopback, TEE: s.asked.evidence.TEE, TCBStatus: string(s.verdict.TCBStatus),
+		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), NotAfter: s.end, Serial: s.serial, Decision: s.id,
+	}
+	if s.peer != nil {
+		var err error
+		if old, err = renewable(tx, *s.peer, s.at); err != nil {
+			return err
+		}
+		s.record.ActivatedAt, s.record.Previous, s.record.PreviousNotAfter = old.ActivatedAt, old.Serial, old.NotAfter
+		if s.peer.Serial == old.Previous {
+			s.record.Previous, s.record.PreviousNotAfter = old.Previous, old.PreviousNotAfter
+		}
+	}
+	if !exists {
+		if err := c.count(tx, s); err != nil {
+			return err
+		}
+	}
+	if err := instances.Put(tx, s.key(), s.record); err != nil {
+		return err
+	}
+	var complete bool
+	var err error
+	if s.values, complete, err = secrets.Settle(tx, s.rev.m, s.asker(), s.names, s.made, s.at); err != nil {
+		return problem.Because(err, "CRD-037", "releasing the secrets of %s", s.asked.info.Marble)
+	}
+	if !complete {
+		return errAgain
+	}
+	details := map[string]string{"serial": s.serial, "notAfter": stamp(s.end)}
+	if len(s.values) > 0 {
+		details["secrets"] = strings.Join(slices.Sorted(maps.Keys(s.values)), " ")
+	}
+	entry, err := c.log.Append(tx, s.ruling.record(details))
+	s.place = entry.Seq
+	return err
+}
+
+// count counts a further instance. At the limit it first makes room by removing
+// those of the marble whose lease has ended.
+func (c *Coordinator) count(tx *store.Tx, s *settlement) error {
+	limit := s.marble.MaxInstances
+	if limit <= 0 || limit > manifest.MaxInstances {
+		limit = manifest.MaxInstances
+	}
+	marble := s.asked.info.Marble
+	n, _ := counts.Get(tx, marble)
+	if n >= limit {
+		for key, r := range instances.Prefix(tx, marble+"/") {
+			if !s.at.Before(r.NotAfter) {
+				remove(tx, key)
+			}
+		}
+		if n, _ = counts.Get(tx, marble); n >= limit {
+			return problem.New("CRD-031", "%d instances of %s live, the manifest allows %d", n, marble, limit)
+		}
+	}
+	return counts.Put(tx, marble, n+1)
+}
+
+// remove removes an instance that has no lease any more, with what is its own.
+func remove(tx *store.Tx, key string) {
+	marble, id, _ := strings.Cut(key, "/")
+	instances.Delete(tx, key)
+	secrets.Drop(tx, secrets.Asker{Marble: marble, Instance: id})
+	if n, _ := counts.Get(tx, marble); n > 1 {
+		_ = counts.Put(tx, marble, n-1) // a failure is the transaction's
+	} else {
+		counts.Delete(tx, marble)
+	}
+}
+
+// issue prepares, lints, signs and judges the leaf.
+func issue(a *authority.Authority, r *ruling, serial authority.SerialNumber, s settlement) (authority.Issued, error) {
+	facts := apiv1.LeafFacts{
+		Evidence: r.asked.evidence.Digest(), Verdict: r.verdictDigest(), TEE: attest.TEE(r.asked.evidence.TEE),
+		Manifest: r.rev.m.Digest(), Record: s.place,
+	}
+	token, err := a.PrepareLeaf(authority.LeafRequest{
+		TrustDomain: r.rev.m.TrustDomain, Marble: r.asked.info.Marble, DNSNames: s.marble.DNSNames,
+		PublicKey: r.asked.publicKey, NotAfter: s.end, Facts: facts, Serial: serial,
+	}, r.at)
+	if err != nil {
+		return authority.Issued{}, err
+	}
+	return a.Issue(token)
+}

@@ -1,0 +1,149 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// servingLife is how long a serving certificate counts; half-way it is
+// replaced.
+const servingLife = 24 * time.Hour
+
+// Attest returns what the coordinator says of itself, with evidence that was
+// made for this nonce (32 bytes) and for the key (PKIX DER) of the connection
+// that the answer travels over. Nothing of it is kept for the next caller.
+// Errors: CRD-002, CRD-004 and CRD-005.
+func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.Statement, error) {
+	if err := c.open(ctx); err != nil {
+		return apiv1.Statement{}, err
+	}
+	if len(nonce) != apiv1.NonceSize || len(tlsKey) == 0 {
+		return apiv1.Statement{}, problem.New("CRD-002", "wanted a nonce of %d bytes and the key of the connection, got %d and %d bytes", apiv1.NonceSize, len(nonce), len(tlsKey))
+	}
+	s := apiv1.Statement{Root: c.authority.Load().Root(), TLSKey: bytes.Clone(tlsKey), Time: c.config.Now().UTC()}
+	rev, checkpoint, err := c.consistent(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.TrustDomain, s.Manifest, s.Revision, s.Checkpoint = rev.trustDomain(), rev.record.Digest, rev.record.Number, checkpoint
+	root := sha256.Sum256(s.Root)
+	claims := binding.Claims{
+		Purpose: binding.Coordinator, PublicKey: binding.KeyHash(tlsKey), Nonce: nonce,
+		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash,
+	}
+	s.ClaimsBuffer = claims.Encode()
+	if s.Evidence, err = c.quote(ctx, claims.Binding()); err != nil {
+		return s, err
+	}
+	if s.Endorsements, err = c.config.Endorse(ctx, s.Evidence); err != nil {
+		return s, problem.Because(err, "CRD-004", "looking for the coordinator's own endorsements")
+	}
+	return s, nil
+}
+
+// quote asks the hardware, for at most maxQuotes callers at once.
+func (c *Coordinator) quote(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
+	select {
+	case c.quotes <- struct{}{}:
+	case <-ctx.Done():
+		return attest.Evidence{}, problem.Because(ctx.Err(), "CRD-007", "waiting behind %d others for evidence", maxQuotes)
+	}
+	defer func() { <-c.quotes }()
+	e, err := c.config.Issuer.Issue(ctx, b)
+	if err != nil {
+		return e, problem.Because(err, "CRD-005", "asking the %s", c.config.Issuer.TEE())
+	}
+	return e, nil
+}
+
+// consistent returns the revision in force with a checkpoint of the log that
+// covers it and none after it.
+func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at apiv1.Checkpoint, err error) {
+	for range maxTries {
+		var head revisionRecord
+		err = c.store.View(ctx, func(tx *store.Tx) error {
+			at = checkpoint(c.log.Checkpoint(tx))
+			head, _ = heads.Get(tx, keyCurrent)
+			return nil
+		})
+		if rev = c.current.Load(); err != nil || rev.record.Number == head.Number {
+			return rev, at, err
+		}
+		c.awaitManifest()
+	}
+	return nil, at, problem.New("CRD-018", "it changed %d times", maxTries)
+}
+
+// awaitManifest waits until a manifest that is being set is published: whoever
+// sets one holds c.setting until then.
+func (c *Coordinator) awaitManifest() {
+	c.setting.Lock()
+	defer c.setting.Unlock()
+}
+
+func checkpoint(c audit.Checkpoint) apiv1.Checkpoint {
+	return apiv1.Checkpoint{Size: c.Size, Hash: c.Hash[:]}
+}
+
+// Roots returns the trust anchors of leaves and of the serving certificate.
+func (c *Coordinator) Roots() *x509.CertPool { return c.authority.Load().Roots() }
+
+// Bundle returns the trust anchors, DER. They must not be changed.
+func (c *Coordinator) Bundle() [][]byte { return c.authority.Load().Bundle() }
+
+// ServerCertificate returns the certificate of the coordinator's listeners,
+// with the mesh CA after it. Its key is made here and stays in memory. It is
+// replaced at half of its life, and when the trust domain becomes known.
+func (c *Coordinator) ServerCertificate() (*tls.Certificate, error) {
+	c.serving.Lock()
+	defer c.serving.Unlock()
+	domain, now := c.current.Load().trustDomain(), c.config.Now()
+	if s := c.served; s != nil && c.servedFor == domain && !now.Before(s.Leaf.NotBefore) &&
+		s.Leaf.NotAfter.Sub(now) > s.Leaf.NotAfter.Sub(s.Leaf.NotBefore)/2 {
+		return s, nil
+	}
+	s, err := c.newServerCertificate(domain, now)
+	if err != nil {
+		return nil, problem.Because(err, "CRD-006", "issuing the serving certificate")
+	}
+	c.served, c.servedFor = s, domain
+	return s, nil
+}
+
+func (c *Coordinator) newServerCertificate(domain string, now time.Time) (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), c.config.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("making the key: %w", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encoding the key: %w", err)
+	}
+	a := c.authority.Load()
+	token, err := a.PrepareServing(authority.ServingRequest{
+		TrustDomain: domain, Names: c.config.ServerNames, PublicKey: spki, NotAfter: now.Add(servingLife),
+	}, now)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := a.Issue(token)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: issued.Certificates, PrivateKey: key, Leaf: issued.Leaf}, nil
+}

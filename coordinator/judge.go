@@ -1,0 +1,251 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// question is what an activation and a renewal have in common: evidence that is
+// to vouch for a key of a marble, in this session.
+type question struct {
+	purpose   binding.Purpose
+	session   Session
+	info      InstanceInfo
+	evidence  attest.Evidence
+	buffer    []byte
+	publicKey []byte
+	nonce     []byte
+}
+
+var instanceID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
+
+// check refuses what is malformed, before anything is spent on it.
+func (q *question) check() error {
+	if !instanceID.MatchString(q.info.ID) {
+		return problem.New("CRD-002", "instance id %.80q is not 1 to 64 letters, digits and dashes", q.info.ID)
+	}
+	if q.info.Loopback == "" {
+		q.info.Loopback = "127.0.0.1"
+	}
+	for _, a := range []struct{ name, ip string }{{"address", q.info.Address}, {"loopback", q.info.Loopback}} {
+		ip, err := netip.ParseAddr(a.ip)
+		if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+			return problem.New("CRD-002", "%s %.80q is no IP of an interface", a.name, a.ip)
+		}
+	}
+	pub, err := x509.ParsePKIXPublicKey(q.publicKey)
+	if err != nil {
+		return problem.New("CRD-038", "the public key is not PKIX DER")
+	}
+	k, ok := pub.(*ecdsa.PublicKey)
+	if !ok || k.Curve != elliptic.P256() {
+		return problem.New("CRD-038", "the public key is of type %T or on another curve", pub)
+	}
+	return nil
+}
+
+// ruling is a verdict with what goes into the log.
+type ruling struct {
+	rev     *revision
+	verdict attest.Verdict
+	json    []byte         // of the verdict
+	id      string         // "web/7f2c19ab"
+	denial  *problem.Error // why accepted evidence got nothing; nil if it did
+	at      time.Time
+	asked   question
+}
+
+// judge makes the one decision about a question under a revision. An error
+// means that none could be made.
+func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ruling, error) {
+	policy, ok := rev.m.PolicyFor(q.info.Marble)
+	if !ok {
+		return nil, unknownMarble(rev, q.info.Marble)
+	}
+	claims, err := binding.Parse(q.buffer)
+	if err != nil {
+		return nil, err
+	}
+	endorsements, err := c.config.Endorse(ctx, q.evidence)
+	if err != nil {
+		var coded *problem.Error
+		if errors.As(err, &coded) {
+			return nil, err
+		}
+		return nil, problem.Because(err, "CRD-004", "looking for endorsements of %.32q evidence", q.evidence.TEE)
+	}
+	at := c.config.Now()
+	v := attest.Judge(c.config.Verifiers, q.evidence, claims.Binding(), endorsements, policy, at)
+	v = withBinding(v, binding.Expect(binding.Claims{
+		Purpose: q.purpose, PublicKey: binding.KeyHash(q.publicKey), Nonce: q.nonce, Exporter: q.session.Exporter,
+	}, claims))
+	r := &ruling{rev: rev, verdict: v, at: at, asked: q}
+	if r.json, err = json.Marshal(v); err != nil {
+		return nil, fmt.Errorf("encoding a verdict: %w", err)
+	}
+	var random [4]byte
+	if _, err := io.ReadFull(c.config.Rand, random[:]); err != nil {
+		return nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	r.id = q.info.Marble + "/" + hex.EncodeToString(random[:])
+	return r, nil
+}
+
+// withBinding adds the comparison of the claims buffer to a verdict, after the
+// step that says that the evidence binds this buffer. One that fails refuses.
+func withBinding(v attest.Verdict, steps []attest.Step) attest.Verdict {
+	for _, s := range steps {
+		if !s.OK {
+			v.Verdict = attest.Refused
+		}
+	}
+	i := slices.IndexFunc(v.Steps, func(s attest.Step) bool { return s.Code == attest.CodeBinding })
+	if i < 0 {
+		i = len(v.Steps) - 1
+	}
+	v.Steps = slices.Insert(slices.Clip(v.Steps), i+1, steps...)
+	return v
+}
+
+// digests of what a leaf rests on.
+func (r *ruling) verdictDigest() [32]byte { return sha256.Sum256(r.json) }
+
+// decision returns the ruling as the client API shows it.
+func (r *ruling) decision() apiv1.Decision {
+	d := apiv1.Decision{
+		ID: r.id, Time: r.at.UTC(), Purpose: string(r.asked.purpose), Marble: r.asked.info.Marble, Instance: r.asked.info.ID,
+		Accepted: r.accepted(), Verdict: r.verdict,
+	}
+	d.Code, d.Reason = r.reason()
+	return d
+}
+
+func (r *ruling) accepted() bool { return r.verdict.OK() && r.denial == nil }
+
+func (r *ruling) reason() (code, text string) {
+	if r.denial != nil {
+		return string(r.denial.Code), r.denial.Detail
+	}
+	return r.verdict.Reason()
+}
+
+var kinds = map[binding.Purpose]map[bool]audit.Kind{
+	binding.Activate: {true: audit.ActivationAccepted, false: audit.ActivationRefused},
+	binding.Renew:    {true: audit.RenewalAccepted, false: audit.RenewalRefused},
+}
+
+// record returns the ruling as the audit log keeps it.
+func (r *ruling) record(details map[string]string) audit.Record {
+	evidence := r.asked.evidence.Digest()
+	all := map[string]string{
+		"instance": r.asked.info.ID, "tee": string(r.asked.evidence.TEE), "manifest": r.rev.digest(), "remote": r.asked.session.Remote,
+	}
+	for k, v := range details {
+		all[k] = v
+	}
+	code, text := r.reason()
+	return audit.Record{
+		Time: r.at, Kind: kinds[r.asked.purpose][r.accepted()], Subject: r.asked.info.Marble, Decision: r.id, Actor: r.asked.info.Marble,
+		Code: code, Text: text, Details: all, Evidence: evidence[:], Verdict: r.json,
+	}
+}
+
+// refuse records a refusal, as far as callers without an identity may fill the
+// log, and returns it with the verdict: the steps against the marble's own
+// package and platform. Denial is why evidence that holds gets nothing.
+func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Error) error {
+	c.refused.Add(1)
+	r.denial = denial
+	d := r.decision()
+	rec := r.record(nil)
+	if c.log.Admit(rec.Kind, r.at) {
+		if r.verdict.Genuine && denial == nil {
+			d.Nearest, d.Distance = attest.Nearest(r.verdict.Claims, r.rev.packages)
+			rec.Details["nearest"], rec.Details["distance"] = d.Nearest, strconv.Itoa(d.Distance)
+		}
+		err := c.store.Update(ctx, func(tx *store.Tx) error {
+			entry, err := c.log.Append(tx, rec)
+			d.Seq, d.Record = entry.Seq, entry.Hash
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	c.live.refuse(&d)
+	p := problem.New(problem.Code(d.Code), "%s", d.Reason)
+	if denial != nil {
+		p = denial
+	}
+	for _, s := range r.verdict.Steps {
+		if !s.OK && s.Fix.How != "" {
+			p.Next = s.Fix.How
+			break
+		}
+	}
+	p.Instance, p.Verdict = r.id, r.json
+	return p
+}
+
+// unknownMarble says that there is no such marble, and which one may be meant.
+func unknownMarble(rev *revision, name string) error {
+	p := problem.New("CRD-030", "the manifest has no marble %.80q", name)
+	best, distance := "", 3
+	if len(name) > 63 {
+		return p
+	}
+	for _, m := range rev.marbles {
+		if d := editDistance(name, m); d < distance {
+			best, distance = m, d
+		}
+	}
+	if best != "" {
+		p.Detail += fmt.Sprintf("; did you mean %q?", best)
+	}
+	return p
+}
+
+// editDistance counts the insertions, deletions and replacements of bytes that
+// make b of a, and gives up beyond 3.
+func editDistance(a, b string) int {
+	if len(a)-len(b) > 2 || len(b)-len(a) > 2 {
+		return 3
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

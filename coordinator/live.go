@@ -1,0 +1,286 @@
+package coordinator
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// Bounds of what instances and proxies report.
+const (
+	maxReason     = 1 << 10 // bytes
+	maxProxyError = 2 << 10 // bytes
+	maxProxyNames = 32
+	maxAttention  = 32 // of refused marbles and of refusing proxies, each
+)
+
+// proxyTypes are the resource types that a proxy reports about, in the order in
+// which they are shown.
+var proxyTypes = []string{"cluster", "endpoint", "listener", "route"}
+
+// live is what the coordinator knows besides its durable state: where the
+// leaves of live instances are looked up by serial, and what instances and
+// their proxies last reported. It has entries for live instances and for
+// marbles of the manifest alone, so it is bounded by them.
+type live struct {
+	mu       sync.RWMutex // guards all fields
+	serials  map[string]leafOf
+	runs     map[string]*run            // by instance key
+	proxies  int                        // connected ones
+	refusals map[string]*apiv1.Decision // newest per marble, while newer than its acceptance
+	recent   []string                   // marbles in refusals, newest last, at most maxAttention
+	refusing []string                   // instance keys whose proxy refuses, newest last, at most maxAttention
+}
+
+// leafOf says whose leaf a serial number is of.
+type leafOf struct {
+	key      string
+	notAfter time.Time
+}
+
+// run is what one instance reported.
+type run struct {
+	serial, previous string
+	stage, reason    string
+	proxy            apiv1.Proxy
+}
+
+func newLive() live {
+	return live{serials: map[string]leafOf{}, runs: map[string]*run{}, refusals: map[string]*apiv1.Decision{}}
+}
+
+// put takes a durable instance record in: its serials count from now on, and
+// those that it had before and lost do not. The caller holds mu.
+func (l *live) put(key string, r instanceRecord) {
+	old := l.runs[key]
+	if old == nil {
+		old = &run{stage: "attested"}
+		l.runs[key] = old
+	}
+	delete(l.serials, old.serial)
+	delete(l.serials, old.previous)
+	old.serial, old.previous = r.Serial, r.Previous
+	l.serials[r.Serial] = leafOf{key, r.NotAfter}
+	if r.Previous != "" {
+		l.serials[r.Previous] = leafOf{key, r.PreviousNotAfter}
+	}
+}
+
+// sync takes in what the store holds of an instance now, so that the order in
+// which commits are noticed does not matter.
+func (l *live) sync(ctx context.Context, s *store.Store, key string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.View(ctx, func(tx *store.Tx) error {
+		if r, ok := instances.Get(tx, key); ok {
+			l.put(key, r)
+		} else {
+			l.drop(key)
+		}
+		return nil
+	})
+}
+
+// drop forgets an instance. The caller holds mu.
+func (l *live) drop(key string) {
+	r := l.runs[key]
+	if r == nil {
+		return
+	}
+	delete(l.serials, r.serial)
+	delete(l.serials, r.previous)
+	l.disconnect(r)
+	l.refusing = without(l.refusing, key)
+	delete(l.runs, key)
+}
+
+func (l *live) find(serial string) (leafOf, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	leaf, ok := l.serials[serial]
+	return leaf, ok
+}
+
+// keepMarbles forgets refusals of marbles that the manifest no longer has.
+func (l *live) keepMarbles(m *manifest.Manifest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.refusals {
+		if _, ok := m.Marbles[name]; !ok {
+			delete(l.refusals, name)
+			l.recent = without(l.recent, name)
+		}
+	}
+}
+
+// refuse remembers the newest refusal of a marble; accept forgets it.
+func (l *live) refuse(d *apiv1.Decision) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refusals[d.Marble] = d
+	l.recent = newest(l.recent, d.Marble)
+}
+
+func (l *live) accept(marble string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.refusals[marble]; ok {
+		delete(l.refusals, marble)
+		l.recent = without(l.recent, marble)
+	}
+}
+
+func (l *live) refusal(marble string) *apiv1.Decision {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.refusals[marble]
+}
+
+// report returns a copy of what an instance reported.
+func (l *live) report(key string) run {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	r := l.runs[key]
+	if r == nil {
+		return run{proxy: apiv1.Proxy{Types: []apiv1.ProxyType{}}}
+	}
+	c := *r
+	c.proxy.Types = append([]apiv1.ProxyType{}, r.proxy.Types...)
+	return c
+}
+
+// attention returns what is refused and what refuses, newest first.
+func (l *live) attention() (refused []*apiv1.Decision, refusing []apiv1.Attention, proxies int) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, name := range slices.Backward(l.recent) {
+		refused = append(refused, l.refusals[name])
+	}
+	for _, key := range slices.Backward(l.refusing) {
+		for _, t := range l.runs[key].proxy.Types {
+			if t.State == "refused" {
+				refusing = append(refusing, apiv1.Attention{Code: "CRD-060", Subject: "proxy " + short(key), Text: t.Type + " refused: " + t.Error, Since: t.At})
+			}
+		}
+	}
+	return refused, refusing, l.proxies
+}
+
+// stage notes what an instance says of itself, if it lives.
+func (l *live) stage(p Peer, stage, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.runs[instanceKey(p.Marble, p.Instance)]; r != nil && r.has(p.Serial) {
+		r.stage, r.reason = clip(stage, 64), clip(reason, maxReason)
+	}
+}
+
+func (r *run) has(serial string) bool {
+	return serial != "" && (serial == r.serial || serial == r.previous)
+}
+
+func (l *live) disconnect(r *run) {
+	if r.proxy.Connected {
+		r.proxy.Connected = false
+		l.proxies--
+	}
+}
+
+// event notes what a proxy did.
+func (l *live) event(e ProxyEvent, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := instanceKey(e.Peer.Marble, e.Peer.Instance)
+	r := l.runs[key]
+	if r == nil || !r.has(e.Peer.Serial) {
+		return
+	}
+	if e.Connected != nil && *e.Connected != r.proxy.Connected {
+		l.disconnect(r)
+		if *e.Connected {
+			r.proxy.Connected = true
+			l.proxies++
+		}
+	}
+	if slices.Contains(proxyTypes, e.Type) {
+		r.proxyType(e, at)
+	}
+	l.refusing = without(l.refusing, key)
+	if slices.ContainsFunc(r.proxy.Types, func(t apiv1.ProxyType) bool { return t.State == "refused" }) {
+		l.refusing = newest(l.refusing, key)
+	}
+}
+
+// proxyType notes the state of one resource type, and the revision if every
+// type was taken at it.
+func (r *run) proxyType(e ProxyEvent, at time.Time) {
+	t := apiv1.ProxyType{Type: e.Type, State: clip(e.State, 16), Error: clip(e.Error, maxProxyError), At: at.UTC()}
+	for i, n := range e.Names {
+		if i == maxProxyNames {
+			break
+		}
+		t.Names = append(t.Names, clip(n, 256))
+	}
+	i := slices.IndexFunc(r.proxy.Types, func(o apiv1.ProxyType) bool { return o.Type == e.Type })
+	if i < 0 {
+		r.proxy.Types = append(r.proxy.Types, t)
+		slices.SortFunc(r.proxy.Types, func(a, b apiv1.ProxyType) int {
+			return slices.Index(proxyTypes, a.Type) - slices.Index(proxyTypes, b.Type)
+		})
+	} else {
+		r.proxy.Types[i] = t
+	}
+	for _, o := range r.proxy.Types {
+		if o.State != "applied" {
+			return
+		}
+	}
+	if e.Revision != "" {
+		r.proxy.Revision = clip(e.Revision, 128)
+	}
+}
+
+// Report notes what an instance says of its stage. It is kept in memory, for as
+// long as the instance lives.
+func (c *Coordinator) Report(_ context.Context, p Peer, stage, reason string) {
+	c.live.stage(p, stage, reason)
+}
+
+// Disconnected notes that an instance's session has ended.
+func (c *Coordinator) Disconnected(p Peer) { c.live.stage(p, "disconnected", "its session ended") }
+
+// ProxyEvent notes what the proxy of an instance did.
+func (c *Coordinator) ProxyEvent(e ProxyEvent) { c.live.event(e, c.config.Now()) }
+
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(list, func(o string) bool { return o == s })
+}
+
+// newest puts s last in a list of at most maxAttention.
+func newest(list []string, s string) []string {
+	list = append(without(list, s), s)
+	if len(list) > maxAttention {
+		list = slices.Delete(list, 0, len(list)-maxAttention)
+	}
+	return list
+}
+
+// clip cuts s to at most n bytes of valid UTF-8.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
+}
+
+// short returns marble/instance with the instance cut to 8 characters.
+func short(key string) string {
+	marble, id, _ := strings.Cut(key, "/")
+	return marble + "/" + clip(id, 8)
+}

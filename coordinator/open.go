@@ -1,0 +1,210 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+const (
+	exporterSize = 32
+	// maxQuotes bounds how much evidence of its own the coordinator makes at
+	// once; hardware makes one piece in milliseconds.
+	maxQuotes = 8
+)
+
+// Coordinator is one deployment's coordinator. It is safe for concurrent use.
+type Coordinator struct {
+	config  Config
+	store   *store.Store
+	log     *audit.Log
+	maker   *secrets.Maker
+	nonces  *nonces
+	quotes  chan struct{} // one token for each quote that is being made
+	started time.Time
+
+	stateMu sync.Mutex // guards changes of state
+	state   atomic.Int32
+
+	setting   sync.Mutex // held while a manifest is set, until it is published
+	current   atomic.Pointer[revision]
+	rotating  sync.Mutex // held while the mesh CA is rotated
+	authority atomic.Pointer[authority.Authority]
+
+	serving   sync.Mutex // guards what follows
+	served    *tls.Certificate
+	servedFor string // trust domain
+
+	live    live
+	refused atomic.Uint64
+	work    sync.WaitGroup // calls that write; Close waits for them
+	closing sync.Mutex     // orders work.Add and Close
+}
+
+// Create makes the authority in a new, empty store and opens the coordinator.
+// It refuses a store that has one.
+func Create(ctx context.Context, s *store.Store, config Config) (*Coordinator, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	a, err := authority.New(config.Now(), config.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("creating the coordinator: %w", err)
+	}
+	state, err := a.State()
+	if err != nil {
+		return nil, fmt.Errorf("creating the coordinator: %w", err)
+	}
+	err = s.Update(ctx, func(tx *store.Tx) error {
+		if _, exists := keys.Get(tx, keyCA); exists {
+			return problem.New("STO-001", "the store holds a coordinator already")
+		}
+		return keys.Put(tx, keyCA, keyRecord{State: state.Reveal()})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return Open(ctx, s, config)
+}
+
+// Open opens the coordinator that the store holds. A store without one is
+// STO-012: nothing is made up. The store stays the caller's to close, after
+// Close.
+func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	c := &Coordinator{
+		config: config, store: s, log: audit.New(s), maker: secrets.NewMaker(config.Rand),
+		quotes: make(chan struct{}, maxQuotes), started: config.Now(), live: newLive(),
+	}
+	var err error
+	if c.nonces, err = newNonces(config.Rand); err != nil {
+		return nil, err
+	}
+	if err := c.load(ctx); err != nil {
+		return nil, fmt.Errorf("opening the coordinator: %w", err)
+	}
+	if err := c.announce(ctx); err != nil {
+		return nil, fmt.Errorf("opening the coordinator: %w", err)
+	}
+	to := WaitingForManifest
+	if c.current.Load().m != nil {
+		to = Serving
+	}
+	return c, c.become(to)
+}
+
+func (c Config) check() error {
+	for _, m := range []struct {
+		name    string
+		missing bool
+	}{{"Issuer", c.Issuer == nil}, {"Verifiers", len(c.Verifiers) == 0}, {"Endorse", c.Endorse == nil}, {"Now", c.Now == nil}, {"Rand", c.Rand == nil}} {
+		if m.missing {
+			return errors.New("coordinator: Config." + m.name + " is missing")
+		}
+	}
+	return nil
+}
+
+// load reads authority, manifest and instances.
+func (c *Coordinator) load(ctx context.Context) error {
+	var head revisionRecord
+	err := c.store.View(ctx, func(tx *store.Tx) error {
+		k, ok := keys.Get(tx, keyCA)
+		if !ok {
+			return problem.New("STO-012", "the store holds no coordinator")
+		}
+		a, err := authority.Restore(k.State, c.config.Rand)
+		if err != nil {
+			return err
+		}
+		c.authority.Store(a)
+		head, _ = heads.Get(tx, keyCurrent)
+		for key, r := range instances.All(tx) {
+			c.live.put(key, r)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rev, err := c.readRevision(ctx, head)
+	if err != nil {
+		return err
+	}
+	c.current.Store(rev)
+	return c.loadRefusals(ctx)
+}
+
+// announce logs that the coordinator opened its state.
+func (c *Coordinator) announce(ctx context.Context) error {
+	return c.store.Update(ctx, func(tx *store.Tx) error {
+		_, err := c.log.Append(tx, audit.Record{
+			Time: c.config.Now(), Kind: audit.Start, Subject: "coordinator", Text: "opened its state",
+			Details: map[string]string{"version": c.config.Version, "tee": string(c.config.Issuer.TEE()), "head": store.HeadOf(tx).String()},
+		})
+		return err
+	})
+}
+
+// open refuses work of a coordinator that is not, or not any more, open.
+func (c *Coordinator) open(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return problem.Because(err, "CRD-003", "the request ended before it was looked at")
+	}
+	if s := c.State(); s != WaitingForManifest && s != Serving {
+		return problem.New("CRD-003", "the coordinator is %s", s)
+	}
+	return nil
+}
+
+// begin lets one call write, unless the coordinator is closing; done ends it.
+func (c *Coordinator) begin(ctx context.Context) (done func(), err error) {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	if err := c.open(ctx); err != nil {
+		return nil, err
+	}
+	c.work.Add(1)
+	return c.work.Done, nil
+}
+
+// Close refuses new calls, waits for those that write, and records what the
+// audit log has only counted. It does not close the store.
+func (c *Coordinator) Close() error {
+	c.closing.Lock()
+	err := c.become(Stopping)
+	c.closing.Unlock()
+	c.work.Wait()
+	return errors.Join(err, c.log.Flush(context.Background(), c.config.Now(), true))
+}
+
+// Ready reports whether requests can be answered, and where the coordinator
+// stands. One that waits for its first manifest is ready: to be set one.
+func (c *Coordinator) Ready() (ok bool, stage, reason string) {
+	switch s := c.State(); s {
+	case Serving:
+		return true, s.String(), ""
+	case WaitingForManifest:
+		return true, s.String(), "ashlar manifest set"
+	default:
+		return false, s.String(), ""
+	}
+}
+
+func (c *Coordinator) changed() {
+	if c.config.Changed != nil {
+		c.config.Changed()
+	}
+}

@@ -1,0 +1,218 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// First is who set a manifest that anybody could have set.
+const First = "first"
+
+// maxEffects bounds the effects of one answer.
+const maxEffects = 1000
+
+// Manifest returns the manifest in force; CRD-010 before the first.
+func (c *Coordinator) Manifest(ctx context.Context) (apiv1.Manifest, error) {
+	if err := ctx.Err(); err != nil {
+		return apiv1.Manifest{}, err
+	}
+	rev := c.current.Load()
+	if rev.m == nil {
+		return apiv1.Manifest{}, problem.New("CRD-010", "no manifest was set yet")
+	}
+	r := rev.record
+	return apiv1.Manifest{Digest: r.Digest, Revision: r.Number, SetBy: r.SetBy, SetAt: r.SetAt, Raw: rev.m.Raw()}, nil
+}
+
+// SetManifest puts a manifest in force. The first may be set by anybody unless
+// Config.Owner is set; every later one needs a user with the right to it, and
+// the digest of the manifest that it replaces. The same manifest again changes
+// nothing and succeeds.
+//
+// Errors are those of manifest.Parse, CRD-012 and CRD-013 (IfMatch), CRD-014
+// (trust domain), CRD-015 to CRD-017 (rights).
+func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (apiv1.SetResult, error) {
+	done, err := c.begin(ctx)
+	if err != nil {
+		return apiv1.SetResult{}, err
+	}
+	defer done()
+	// Who may not set one is told so before megabytes are parsed for him.
+	if err := c.maySet(c.current.Load(), req); err != nil {
+		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
+	}
+	m, problems := manifest.Parse(req.Raw)
+	if err := problems.Err(); err != nil {
+		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
+	}
+	if err := identities(m); err != nil {
+		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
+	}
+	c.setting.Lock()
+	defer c.setting.Unlock()
+	old := c.current.Load()
+	if old.m != nil && old.m.Digest() == m.Digest() {
+		return apiv1.SetResult{Digest: old.record.Digest, Revision: old.record.Number, Effects: []string{"nothing changes: this manifest is in force"}}, nil
+	}
+	if err := errors.Join(c.maySet(old, req), replaces(old, m, req.IfMatch)); err != nil {
+		return apiv1.SetResult{}, c.refuseSet(ctx, req, problem.From(err))
+	}
+	return c.put(ctx, old, m, req)
+}
+
+// put makes m the manifest in force. The caller holds c.setting.
+func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manifest, req SetManifestRequest) (apiv1.SetResult, error) {
+	digest := m.Digest()
+	next, err := newRevision(revisionRecord{
+		Number: old.record.Number + 1, Digest: digest[:], Previous: old.record.Digest, SetAt: c.config.Now().UTC(),
+		SetBy: First, Open: req.Principal == nil,
+	}, m)
+	if err != nil {
+		return apiv1.SetResult{}, err
+	}
+	if req.Principal != nil {
+		next.record.SetBy = req.Principal.Name
+	}
+	result := apiv1.SetResult{Digest: digest[:], Revision: next.record.Number, OpenFirstSet: next.record.Open, Effects: effects(old.m, m)}
+	if !next.governable() {
+		result.Effects = append(result.Effects, "mesh: immutable: no user may set another manifest, so this one stays")
+	}
+	err = c.store.Update(ctx, func(tx *store.Tx) error { return c.commitRevision(tx, next, req.Raw) })
+	if err != nil {
+		return apiv1.SetResult{}, err
+	}
+	c.current.Store(next)
+	c.live.keepMarbles(m)
+	if err := c.become(Serving); err != nil {
+		return apiv1.SetResult{}, err
+	}
+	c.changed()
+	return result, nil
+}
+
+// commitRevision writes everything that a new manifest changes. It writes the
+// revision's place into it.
+func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) error {
+	current, _ := heads.Get(tx, keyCurrent)
+	if current.Number != next.record.Number-1 {
+		return problem.New("STO-018", "revision %d is there already", current.Number)
+	}
+	var err error
+	if next.record.Place, err = manifests.Append(tx, raw); err != nil {
+		return err
+	}
+	if err := heads.Put(tx, keyCurrent, next.record); err != nil {
+		return err
+	}
+	if err := revisions.Put(tx, fmt.Sprintf("%08d", next.record.Number), next.record); err != nil {
+		return err
+	}
+	details := map[string]string{"revision": fmt.Sprint(next.record.Number), "previous": next.record.Previous.String()}
+	if dropped := secrets.Update(tx, next.m); len(dropped) > 0 {
+		details["droppedSecrets"] = strings.Join(dropped, " ")
+	}
+	text := fmt.Sprintf("manifest %s is revision %d, set by %s", next.m.Digest().Short(), next.record.Number, next.record.SetBy)
+	if next.record.Open {
+		details["open"] = "true"
+		text += "; ANYBODY who reached the coordinator could have set it"
+	}
+	_, err = c.log.Append(tx, audit.Record{
+		Time: next.record.SetAt, Kind: audit.ManifestSet, Subject: next.digest(), Actor: next.record.SetBy, Text: text, Details: details,
+	})
+	return err
+}
+
+// maySet judges who asks.
+func (c *Coordinator) maySet(old *revision, req SetManifestRequest) error {
+	p := req.Principal
+	switch {
+	case old.m == nil && c.config.Owner == nil:
+		return nil
+	case old.m == nil && p == nil, old.m == nil && p.Name != Owner:
+		return problem.New("CRD-017", "this coordinator was started with an owner, and the request is not the owner's")
+	case old.m == nil:
+		return nil
+	case old.m.Digest() == manifest.DigestOf(req.Raw):
+		return nil // it is there already: nothing to permit
+	case p == nil:
+		return problem.New("CRD-015", "manifest %s is in force, and the request is nobody's", old.m.Digest().Short())
+	case !old.may(p.Name, manifest.UpdateManifest):
+		return problem.New("CRD-016", "%s has no role with the action %s", p.Name, manifest.UpdateManifest)
+	}
+	return nil
+}
+
+// replaces judges whether m may follow the manifest in force.
+func replaces(old *revision, m *manifest.Manifest, ifMatch string) error {
+	want := old.digest()
+	switch {
+	case old.m == nil && ifMatch != "":
+		return problem.New("CRD-013", "the request replaces %.64s, but no manifest is in force", ifMatch)
+	case old.m == nil:
+		return nil
+	case ifMatch == "":
+		return problem.New("CRD-012", "manifest %s is in force", want)
+	case !strings.EqualFold(ifMatch, want):
+		return problem.New("CRD-013", "the request replaces %.64s, but %s is in force", ifMatch, want)
+	case m.TrustDomain != old.m.TrustDomain:
+		return problem.New("CRD-014", "the trust domain is %s, the new manifest says %s", old.m.TrustDomain, m.TrustDomain)
+	}
+	return nil
+}
+
+// identities checks that a leaf can be made out for every marble, so that no
+// accepted manifest has one that cannot be admitted.
+func identities(m *manifest.Manifest) error {
+	for name, mb := range m.Marbles {
+		if err := authority.CheckNames(m.TrustDomain, name, mb.DNSNames); err != nil {
+			return problem.Because(err, "CRD-002", "no certificate can be made out for marble %s", name)
+		}
+	}
+	return nil
+}
+
+func effects(old, m *manifest.Manifest) []string {
+	texts := []string{}
+	all := manifest.Compare(old, m).Effects
+	for i, e := range all {
+		if i == maxEffects {
+			texts = append(texts, fmt.Sprintf("and %d more effects", len(all)-i))
+			break
+		}
+		texts = append(texts, e.Subject+": "+e.Text)
+	}
+	return texts
+}
+
+// refuseSet records a refusal and returns it.
+func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, refusal error) error {
+	p := problem.From(refusal)
+	digest := manifest.DigestOf(req.Raw)
+	r := audit.Record{
+		Time: c.config.Now(), Kind: audit.ManifestRefused, Subject: hex.EncodeToString(digest[:]), Code: string(p.Code), Text: p.Detail,
+		Details: map[string]string{"ifMatch": req.IfMatch},
+	}
+	if req.Principal == nil {
+		return errors.Join(p, c.log.AppendAnonymous(ctx, r))
+	}
+	r.Actor = req.Principal.Name
+	if err := c.store.Update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err }); err != nil {
+		return errors.Join(p, err)
+	}
+	return p
+}
+
+// stamp writes a moment for people.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,63 @@
+package coordinator
+
+import (
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+)
+
+// What the store holds. Everything is sealed by it.
+var (
+	// keys has one record, under "ca": the authority with its private keys.
+	keys = store.NewTable[keyRecord]("authority")
+	// heads has one record, under "current": the revision in force.
+	heads = store.NewTable[revisionRecord]("manifest")
+	// revisions has all of them, by number in 8 digits.
+	revisions = store.NewTable[revisionRecord]("revisions")
+	// manifests are the bytes of all revisions, as uploaded.
+	manifests = store.NewLog("manifests")
+	// instances are those with a lease, by marble/instance.
+	instances = store.NewTable[instanceRecord]("instances")
+	// counts is the number of instance records, by marble.
+	counts = store.NewTable[int]("counts")
+)
+
+type keyRecord struct {
+	State []byte `json:"state"`
+}
+
+// revisionRecord is one manifest that was accepted, linked to its predecessor.
+type revisionRecord struct {
+	Number   int        `json:"number"` // from 1
+	Digest   attest.Hex `json:"digest"`
+	Previous attest.Hex `json:"previous,omitempty"`
+	SetBy    string     `json:"setBy"`
+	SetAt    time.Time  `json:"setAt"`
+	Open     bool       `json:"open,omitempty"` // anybody could have set it
+	Place    uint64     `json:"place"`          // in the log of manifests
+}
+
+// instanceRecord is one instance with a lease.
+type instanceRecord struct {
+	Address     string     `json:"address"`
+	Loopback    string     `json:"loopback"`
+	TEE         attest.TEE `json:"tee"`
+	TCBStatus   string     `json:"tcbStatus"`
+	ActivatedAt time.Time  `json:"activatedAt"`
+	AttestedAt  time.Time  `json:"attestedAt"`
+	NotAfter    time.Time  `json:"notAfter"` // of the newest leaf
+	Serial      string     `json:"serial"`   // of the newest leaf
+	// Previous is the leaf that the newest one renewed; it counts until it
+	// ends, in case the newest one was lost on its way.
+	Previous         string    `json:"previous,omitempty"`
+	PreviousNotAfter time.Time `json:"previousNotAfter,omitzero"`
+	Decision         string    `json:"decision"`
+}
+
+func instanceKey(marble, id string) string { return marble + "/" + id }
+
+const (
+	keyCA      = "ca"
+	keyCurrent = "current"
+)
