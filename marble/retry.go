@@ -42,13 +42,21 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// retryable reports whether time may mend the problem.
+// retryable reports whether another attempt may succeed without anybody's doing:
+// the coordinator is away, busy or without a manifest, or the challenge ended
+// while it restarted.
 func retryable(e *problem.Error) bool {
-	return e.Kind() == problem.Unavailable || e.Kind() == problem.Busy
+	return e.Kind() == problem.Unavailable || e.Kind() == problem.Busy || e.Code == "CRD-020" || e.Code == "CRD-021"
 }
 
 // waiting reports whether the coordinator has no manifest yet.
-func waiting(e *problem.Error) bool { return e.Code == "MRB-022" }
+func waiting(e *problem.Error) bool { return e.Code == "CRD-011" }
+
+// leafIsOver reports whether the coordinator no longer takes the leaf, so that
+// only a new activation helps.
+func leafIsOver(e *problem.Error) bool {
+	return e.Code == "CRD-033" || e.Code == "CRD-034" || e.Code == "CRD-121"
+}
 
 // callError gives the failure of a call to the coordinator its code: the
 // coordinator's own if it sent one.

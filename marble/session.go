@@ -24,16 +24,18 @@ const troubleLease = "lease"
 // back-off while the lease holds, then ask for a new activation.
 func (m *Marble) keep(ctx context.Context) {
 	retry := retrier{backoff: m.cfg.Backoff}
+	over := false // the coordinator no longer takes the leaf
 	for ctx.Err() == nil {
 		lease, _ := m.Lease()
 		started := m.cfg.Now()
 		var err error
-		if started.Before(lease.NotAfter) {
+		if started.Before(lease.NotAfter) && !over {
 			err = m.session(ctx, lease)
 		} else {
 			err = m.activate(ctx, func(stage.Status) {})
 		}
 		if err == nil { // there is a new lease
+			over = false
 			retry.reset()
 			m.tracker.Clear(troubleLease)
 			continue
@@ -41,6 +43,7 @@ func (m *Marble) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		over = over || leafIsOver(problem.From(err))
 		if m.cfg.Now().Sub(started) > m.cfg.Backoff.Max {
 			retry.reset()
 		}
@@ -264,6 +267,9 @@ func (s *session) handle(ctx context.Context, r received) (renewed bool, err err
 	}
 	switch message := r.message.GetMessage().(type) {
 	case *marblepb.SessionResponse_Demand:
+		if s.pending != nil {
+			return false, nil // a renewal is on its way
+		}
 		s.m.cfg.Log.Info("fresh evidence is demanded", "reason", short(message.Demand.GetReason()))
 		return false, s.offer(ctx, message.Demand.GetNonce())
 	case *marblepb.SessionResponse_Refusal:

@@ -21,7 +21,6 @@ var marbleCodes = []Entry{
 	{"MRB-019", Refused, "coordinator pushed a secret", "keys are made in the marble alone: find out who runs the coordinator"},
 	{"MRB-020", Unavailable, "renewal failed; the lease in hand still holds", "see the reason; the marble keeps trying until the lease ends"},
 	{"MRB-021", Unavailable, "lease has ended", "peers refuse this marble; it asks for a new activation until one is granted"},
-	{"MRB-022", Unavailable, "coordinator has no manifest yet", "set one: ashlar manifest set FILE; the marble waits"},
 	{"MRB-023", Refused, "runtime folder is not safe", "use a folder of this user with mode 0700 that is no symbolic link"},
 	{"MRB-024", Unavailable, "stopped before the program started", "start it again"},
 	{"MRB-025", Internal, "probe cannot listen", "give a free --ready-addr"},

@@ -1,0 +1,243 @@
+package command
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// options are what the command line and the environment say.
+type options struct {
+	marble, id, address, loopback string
+	coordinator, root, policy     string
+	tee, simSocket                string
+	envoy, envoyLog               string
+	dir, readyAddr, logFormat     string
+	measure                       measured
+	readyTimeout, grace           time.Duration
+	reload                        reloadSignal // sent to the program when files were replaced
+	command                       []string     // program and arguments
+}
+
+// measured are --measure flags: [NAME=]FILE, NAME being the file's own if absent.
+type measured []measuredFile
+
+type measuredFile struct{ name, path string }
+
+// String implements flag.Value.
+func (m *measured) String() string { return "" }
+
+// Set implements flag.Value.
+func (m *measured) Set(s string) error {
+	name, path, named := strings.Cut(s, "=")
+	if !named || strings.Contains(name, "/") {
+		name, path = filepath.Base(s), s
+	}
+	if name == "" || path == "" {
+		return errors.New("want FILE or NAME=FILE")
+	}
+	if slices.ContainsFunc(*m, func(f measuredFile) bool { return f.name == name }) {
+		return fmt.Errorf("the name %q comes twice: give NAME=FILE", name)
+	}
+	*m = append(*m, measuredFile{name, path})
+	return nil
+}
+
+// reloadSignal is a signal by name; 0 is none.
+type reloadSignal syscall.Signal
+
+var reloadSignals = map[string]syscall.Signal{"none": 0, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2}
+
+// String implements flag.Value.
+func (r *reloadSignal) String() string { return "none" }
+
+// Set implements flag.Value.
+func (r *reloadSignal) Set(s string) error {
+	sig, ok := reloadSignals[strings.TrimPrefix(s, "SIG")]
+	if !ok {
+		return errors.New("want none, HUP, USR1 or USR2")
+	}
+	*r = reloadSignal(sig)
+	return nil
+}
+
+const usageText = `Runs a program as a member of the mesh.
+
+  ashlar-marble run --marble web --coordinator coord:2001 --coordinator-root root.pem -- /app/web --port 8080
+
+usage: ashlar-marble run [flags] -- PROGRAM [ARGS]
+       ashlar-marble version
+
+The program starts when the coordinator has accepted the evidence for it. Until
+then no secret exists here. Scripts: name the interpreter, and --measure them.
+
+flags (environment variable):
+`
+
+const exitText = `
+exit codes: the program's own, 128 + the signal's number if one ended it; before
+the program started: 1 tool failed, 2 usage, 3 refused, 4 unreachable, 6 invalid.
+`
+
+func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
+	f := flag.NewFlagSet("run", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	text := func(p *string, name, env, value, usage string) {
+		if env != "" {
+			usage += " ($" + env + ")"
+			if v := getenv(env); v != "" {
+				value = v
+			}
+		}
+		f.StringVar(p, name, value, usage)
+	}
+	text(&o.marble, "marble", "ASHLAR_MARBLE", "", "`NAME` of the marble in the manifest")
+	text(&o.coordinator, "coordinator", "ASHLAR_COORDINATOR", "", "`HOST:PORT` of the coordinator's mesh port")
+	text(&o.root, "coordinator-root", "ASHLAR_COORDINATOR_ROOT", "", "trust the coordinator with this root CA: PEM `FILE`, from ashlar verify")
+	text(&o.policy, "coordinator-policy", "ASHLAR_COORDINATOR_POLICY", "", "or judge its evidence by this policy `FILE`")
+	text(&o.id, "id", "ASHLAR_UUID", "", "`UUID` of this instance; else kept in --dir if that is given, else random")
+	text(&o.address, "ip", "ASHLAR_IP", "", "`IP` on which Envoy listens for peers; else the one that reaches the coordinator")
+	text(&o.loopback, "loopback", "ASHLAR_LOOPBACK", "127.0.0.1", "`IP` on which the program listens and calls")
+	text(&o.tee, "tee", "ASHLAR_TEE", "", "`TEE` that vouches: sim:sgx or sim:tdx")
+	text(&o.simSocket, "sim-socket", "ASHLAR_SIM_SOCKET", "", "unix `SOCKET` of the simulation platform")
+	text(&o.envoy, "envoy", "ASHLAR_ENVOY", "envoy", "`PATH` of Envoy, or none to run without a proxy")
+	text(&o.envoyLog, "envoy-log", "ASHLAR_ENVOY_LOG", "warning", "Envoy's log `LEVEL`")
+	text(&o.dir, "dir", "ASHLAR_DIR", "", "private runtime `FOLDER`, best on tmpfs; else a new one, removed at the end")
+	text(&o.readyAddr, "ready-addr", "ASHLAR_READY_ADDR", "", "`ADDRESS` of the probes /ready and /live: IP:PORT, or the path of a unix socket")
+	text(&o.logFormat, "log-format", "ASHLAR_LOG_FORMAT", "text", "text or json, on standard error")
+	f.Var(&o.measure, "measure", "further `[NAME=]FILE` to measure; may be repeated")
+	f.Var(&o.reload, "reload-signal", "`SIGNAL` for the program when its files were replaced: HUP, USR1, USR2")
+	f.DurationVar(&o.readyTimeout, "proxy-timeout", time.Minute, "how long Envoy may take to be ready")
+	f.DurationVar(&o.grace, "grace", 30*time.Second, "how long the program may take to end after SIGTERM")
+	return f
+}
+
+// parse reads the command line of `run`. Help is flag.ErrHelp.
+func parse(args []string, getenv func(string) string) (options, error) {
+	var o options
+	f := o.flagSet(getenv)
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, err
+		}
+		return o, suggest(f, err)
+	}
+	o.command = f.Args()
+	return o, o.check()
+}
+
+func (o *options) check() error {
+	usage := func(format string, args ...any) error { return problem.New("MRB-001", format, args...) }
+	switch {
+	case len(o.command) == 0:
+		return usage("no program is given: ashlar-marble run [flags] -- PROGRAM [ARGS]")
+	case o.marble == "":
+		return usage("which marble of the manifest is it? give --marble or ASHLAR_MARBLE")
+	case o.coordinator == "":
+		return usage("where is the coordinator? give --coordinator or ASHLAR_COORDINATOR")
+	case (o.root == "") == (o.policy == ""):
+		return usage("which coordinator is trusted? give --coordinator-root or --coordinator-policy, one of the two")
+	case o.tee != string(attest.SimSGX) && o.tee != string(attest.SimTDX):
+		return usage("TEE %q: wanted %s or %s; give --tee or ASHLAR_TEE", o.tee, attest.SimSGX, attest.SimTDX)
+	case o.simSocket == "":
+		return usage("TEE %s needs the platform's socket: give --sim-socket or ASHLAR_SIM_SOCKET", o.tee)
+	case o.logFormat != "text" && o.logFormat != "json":
+		return usage("log format %q: wanted text or json", o.logFormat)
+	case o.readyTimeout <= 0 || o.grace <= 0:
+		return usage("--proxy-timeout and --grace are durations above zero, such as 30s")
+	}
+	for what, ip := range map[string]string{"--ip": o.address, "--loopback": o.loopback} {
+		if _, err := netip.ParseAddr(ip); err != nil && (ip != "" || what == "--loopback") {
+			return usage("%s %q is no IP address", what, ip)
+		}
+	}
+	return nil
+}
+
+// suggest adds the nearest flag to the message about an unknown one.
+func suggest(f *flag.FlagSet, err error) error {
+	e := problem.New("MRB-001", "%s", err.Error())
+	_, unknown, found := strings.Cut(err.Error(), "flag provided but not defined: -")
+	if !found {
+		return e
+	}
+	best, distance := "", 4
+	f.VisitAll(func(known *flag.Flag) {
+		if d := levenshtein(unknown, known.Name); d < distance {
+			best, distance = known.Name, d
+		}
+	})
+	e.Detail = "unknown flag --" + unknown
+	if best != "" {
+		e.Detail += ": did you mean --" + best + "?"
+	}
+	return e
+}
+
+// levenshtein counts the edits between two short words.
+func levenshtein(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// printUsage writes the help text.
+func printUsage(w io.Writer) {
+	var o options
+	f := o.flagSet(func(string) string { return "" })
+	fmt.Fprint(w, usageText) //nolint:errcheck // help on a closed pipe
+	f.VisitAll(func(fl *flag.Flag) {
+		name, usage := flag.UnquoteUsage(fl)
+		if fl.DefValue != "" {
+			usage += " [" + fl.DefValue + "]"
+		}
+		fmt.Fprintf(w, "  --%s %s\n        %s\n", fl.Name, name, usage) //nolint:errcheck // help on a closed pipe
+	})
+	fmt.Fprint(w, exitText) //nolint:errcheck // help on a closed pipe
+}
+
+// environment returns what the program inherits: the environment of this
+// process without Ashlar's own variables and without those that would have the
+// dynamic loader run code that was not measured (ld.so(8)), then set, which wins.
+func environment(inherited, set []string) (env, dropped []string) {
+	given := make(map[string]bool, len(set))
+	for _, kv := range set {
+		name, _, _ := strings.Cut(kv, "=")
+		given[name] = true
+	}
+	for _, kv := range inherited {
+		name, _, _ := strings.Cut(kv, "=")
+		switch {
+		case given[name] || strings.HasPrefix(name, "ASHLAR_"):
+		case strings.HasPrefix(name, "LD_") || name == "GLIBC_TUNABLES":
+			dropped = append(dropped, name)
+		default:
+			env = append(env, kv)
+		}
+	}
+	return append(env, set...), dropped
+}

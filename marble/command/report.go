@@ -1,0 +1,108 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"unicode/utf8"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// report writes what went wrong, for people, and returns its exit code: code and
+// detail, the table of the verdict if one refused, and what to do next.
+func report(w io.Writer, err error) int {
+	e := problem.From(err)
+	var b strings.Builder
+	fmt.Fprintf(&b, "✗ %s: %s  %s\n", problem.Lookup(e.Code).Title, e.Detail, e.Code)
+	var v attest.Verdict
+	if len(e.Verdict) > 0 && json.Unmarshal(e.Verdict, &v) == nil {
+		table(&b, v)
+	}
+	if e.Next != "" {
+		fmt.Fprintf(&b, "next: %s\n", e.Next)
+	}
+	if e.Instance != "" {
+		fmt.Fprintf(&b, "      ashlar explain %s\n", e.Instance)
+	}
+	_, _ = io.WriteString(w, printable(b.String())) // there is nobody else to tell
+	return e.Kind().ExitCode()
+}
+
+// compared are the fields that a person compares; the other checks (formats,
+// signatures, chains, revocation, windows) are counted where they hold.
+var compared = []string{"sgx.", "tdx.", "sim.", "tcb.", "binding.", "reportData"}
+
+func isCompared(field string) bool {
+	for _, prefix := range compared {
+		if strings.HasPrefix(field, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// table writes a verdict as field, wanted, got and mark.
+func table(b *strings.Builder, v attest.Verdict) {
+	if v.TEE.Simulated() {
+		fmt.Fprintf(b, "SIMULATION: evidence of %s, made by software\n", v.TEE)
+	}
+	held := 0
+	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) } //nolint:errcheck // into memory
+	row("field", "wanted", "got", "")
+	for _, s := range v.Steps {
+		if s.OK && !isCompared(s.Field) {
+			held++
+			continue
+		}
+		mark := "✓"
+		if !s.OK {
+			mark = "✗ " + s.Code
+		}
+		want, got := abbreviate(s.Want, s.Got)
+		row(s.Field, want, got, mark)
+	}
+	t.Flush() //nolint:errcheck // into memory
+	if held > 0 {
+		fmt.Fprintf(b, "✓ %d checks of format, signatures, chains, revocation and validity hold\n", held)
+	}
+	for _, s := range v.Failed() {
+		if s.Fix.How != "" {
+			fmt.Fprintf(b, "  %s: %s (%s)\n", s.Field, s.Fix.How, s.Fix.Who)
+		}
+	}
+}
+
+const cellWidth = 22
+
+// abbreviate shortens two values to cells; two that differ stay different.
+func abbreviate(want, got string) (string, string) {
+	w, g := shorten(want), shorten(got)
+	if w == g && want != got {
+		return want, got
+	}
+	return w, g
+}
+
+// shorten keeps the start and the end of a long value.
+func shorten(s string) string {
+	if utf8.RuneCountInString(s) <= cellWidth {
+		return s
+	}
+	r := []rune(s)
+	return string(r[:8]) + "…" + string(r[len(r)-4:])
+}
+
+// printable keeps what came over the network from steering a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && (r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, s)
+}
