@@ -128,7 +128,7 @@ func (s *subscriber) flush() {
 	for kind := range kinds {
 		s.offer(kind, kind >= Listener)
 	}
-	if s.settled(Listener) && s.settled(Route) {
+	if s.settled(Listener) && (s.settled(Route) || !s.kinds[Route].started) {
 		s.offer(Cluster, true)
 		s.offer(Endpoint, true)
 	}
@@ -137,7 +137,7 @@ func (s *subscriber) flush() {
 // settled reports whether the proxy has answered to all there is of a kind.
 func (s *subscriber) settled(kind Kind) bool {
 	k := &s.kinds[kind]
-	return !k.started || k.open && !k.fresh && k.synced == s.set.gen[kind]
+	return k.open && !k.fresh && k.synced == s.set.gen[kind]
 }
 
 // offer queues a response of one kind if the proxy waits for one and lacks
