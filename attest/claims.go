@@ -103,7 +103,8 @@ type TCBClaims struct {
 	// RevocationChecked says that fresh CRLs covered every certificate.
 	RevocationChecked bool `json:"revocationChecked"`
 	// OldestIssue and NextUpdate bound the endorsements: the earliest issue
-	// date among them and the earliest instant at which one ends.
+	// date among them and the earliest instant at which one ends. The CRL of a
+	// root CA, which is issued once a year, counts for the end only.
 	OldestIssue time.Time `json:"oldestIssue,omitzero"`
 	NextUpdate  time.Time `json:"nextUpdate,omitzero"`
 	// NotAfter is when the certificates of the evidence's own chain end.

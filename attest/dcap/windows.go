@@ -1,6 +1,7 @@
 package dcap
 
 import (
+	"bytes"
 	"crypto/x509"
 	"time"
 
@@ -94,7 +95,7 @@ func (r *run) bounds(t *attest.TCBClaims) {
 		return
 	}
 	p := r.chain.platform
-	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = p.fmspc, p.pceID, p.ppid, p.instance
+	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = bytes.Clone(p.fmspc), bytes.Clone(p.pceID), bytes.Clone(p.ppid), bytes.Clone(p.instance)
 	t.PCKSerial, t.NotAfter = r.chain.serial, r.chain.valid.until
 	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.valid.contains(r.at) &&
 		r.col.rootCRL != nil && r.col.rootCRL.valid.contains(r.at)
