@@ -1,0 +1,62 @@
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func alice(t *testing.T) string {
+	return mustParse(t, sample(t)).Users["alice"].Certificate
+}
+
+func TestParsePolicyFile(t *testing.T) {
+	root, err := json.Marshal(alice(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim := `{"sim": {"program": ["` + strings.Repeat("11", 32) + `"], "agent": ["` + strings.Repeat("11", 32) + `"]}}`
+	sgx := `{"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}}`
+	both := strings.Replace(sgx, `}}`, `}, `, 1) + sim[1:]
+	for _, c := range []struct{ name, raw, code string }{
+		{"sgx", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"sgx": {"minTCBEvaluation": 18}}}`, ""},
+		{"sim", `{"$comment": "x", "tee": "sim", "package": ` + sim + `, "simulationRoot": ` + string(root) + `}`, ""},
+		{"sim without root", `{"tee": "sim", "package": ` + sim + `}`, "MAN-046"},
+		{"sgx with root", `{"tee": "sgx", "package": ` + sgx + `, "simulationRoot": ` + string(root) + `}`, "MAN-046"},
+		{"sgx and sim", `{"tee": "sgx", "package": ` + both + `}`, "MAN-046"},
+		{"other TEE", `{"tee": "tdx", "package": ` + sgx + `}`, "MAN-046"},
+		{"snp", `{"tee": "snp", "package": ` + sgx + `}`, "MAN-004"},
+		{"sim:sgx", `{"tee": "sim:sgx", "package": ` + sgx + `}`, "MAN-004"},
+		{"no tee", `{"package": ` + sgx + `}`, "MAN-005"},
+		{"no measurement", `{"tee": "sgx", "package": {"sgx": {}}}`, "MAN-020"},
+		{"no package", `{"tee": "sgx"}`, "MAN-005"},
+		{"root no certificate", `{"tee": "sim", "package": ` + sim + `, "simulationRoot": "x"}`, "MAN-027"},
+		{"other case", `{"TEE": "sim", "tee": "sgx", "package": ` + sgx + `}`, "MAN-002"},
+		{"maxAge", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"endorsements": {"maxAge": "1h"}}}`, "MAN-037"},
+		{"too large", strings.Repeat(" ", MaxPolicyFile+1), "MAN-010"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, ds := ParsePolicyFile([]byte(c.raw))
+			if c.code == "" {
+				if ds.HasErrors() || f.TEE == "" {
+					t.Fatalf("got %v, want a policy", ds)
+				}
+				if p := f.Policy(); (p.Package.SGX != nil) == f.Simulated() || (p.Package.Sim != nil) != f.Simulated() {
+					t.Errorf("got policy %+v for %s", p.Package, f.TEE)
+				}
+				return
+			}
+			var codes []string
+			for _, d := range ds {
+				codes = append(codes, string(d.Code))
+			}
+			if !strings.Contains(fmt.Sprint(codes), c.code) || f.TEE != "" {
+				t.Errorf("got %v, %q; want %s and no policy", ds, f.TEE, c.code)
+			}
+		})
+	}
+	if p := (PolicyFile{}).Policy(); p.Package.SGX != nil || p.Package.TDX != nil || p.Package.Sim != nil {
+		t.Error("the zero policy file must accept nothing")
+	}
+}
