@@ -96,14 +96,16 @@ func Exporter(cs tls.ConnectionState) ([]byte, error) {
 	return b, nil
 }
 
-// Peer judges peers by the evidence in their certificates.
+// Peer judges peers by the evidence in their certificates. The zero Peer
+// refuses everybody.
 type Peer struct {
 	Verifiers attest.Verifiers
 	Policy    attest.Policy
-	// Endorse finds the endorsements for evidence, within Timeout.
+	// Endorse finds the endorsements for evidence, within Timeout; nil finds
+	// none.
 	Endorse func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
-	Timeout time.Duration // 0: 10 s
-	Now     func() time.Time
+	Timeout time.Duration    // 0: 10 s
+	Now     func() time.Time // nil: time.Now
 }
 
 // VerifyConnection is for Settings.Verify: it refuses a peer without a
@@ -127,6 +129,9 @@ func (p Peer) VerifyConnection(cs tls.ConnectionState) error {
 // coded, and carries the verdict where there is one. The window of the
 // certificate is checked before a byte of evidence is read.
 func (p Peer) Judge(ctx context.Context, cert *x509.Certificate) (attest.Verdict, error) {
+	if p.Now == nil {
+		p.Now = time.Now
+	}
 	at := p.Now()
 	if at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
 		return attest.Verdict{}, problem.New(codeValidity, "wanted a certificate valid at %s, got one valid from %s to %s",
@@ -136,7 +141,10 @@ func (p Peer) Judge(ctx context.Context, cert *x509.Certificate) (attest.Verdict
 	if err != nil {
 		return attest.Verdict{}, err
 	}
-	en, err := p.Endorse(ctx, f.Evidence)
+	var en attest.Endorsements
+	if p.Endorse != nil {
+		en, err = p.Endorse(ctx, f.Evidence)
+	}
 	if err != nil {
 		return attest.Verdict{}, problem.Because(err, "ATT-022", "finding endorsements for evidence of %s", f.Evidence.TEE)
 	}

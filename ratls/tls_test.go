@@ -153,6 +153,7 @@ func TestSessionsRefused(t *testing.T) {
 		{"not yet valid", b.certificate(t, measured, time.Now().Add(100*time.Hour)), accept, codeValidity},
 		{"another platform", newBench(t).certificate(t, measured, hour), accept, attest.CodeChain},
 		{"debug", debug.certificate(t, measured, hour), debug.peer(t), attest.CodeDebug},
+		{"nothing configured", b.certificate(t, measured, hour), Peer{}, attest.CodeNoVerifier},
 		{"no verifier", b.certificate(t, measured, hour), Peer{Now: time.Now, Endorse: b.Endorse}, attest.CodeNoVerifier},
 		{"no endorsements", b.certificate(t, measured, hour), Peer{Verifiers: accept.Verifiers, Now: time.Now,
 			Endorse: func(context.Context, attest.Evidence) (attest.Endorsements, error) {

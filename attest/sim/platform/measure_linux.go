@@ -47,15 +47,35 @@ func askerOf(conn net.Conn) (*asker, error) {
 	}
 	var cred *unix.Ucred
 	var credErr error
+	pidfd := -1
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
+			pidfd = n
+		}
 	}); err != nil {
 		return nil, err
 	}
 	if credErr != nil {
 		return nil, fmt.Errorf("reading peer credentials: %w", credErr)
 	}
-	return openProcess(int(cred.Pid))
+	a, err := openProcess(int(cred.Pid))
+	if pidfd < 0 || err != nil { // Linux before 6.5 has no descriptor of the peer
+		return a, err
+	}
+	defer func() { _ = unix.Close(pidfd) }() // it refers to a process, nothing is written
+	if ended(pidfd) {
+		a.close()
+		return nil, errors.New("the process has ended")
+	}
+	return a, nil
+}
+
+// ended reports whether the process has ended, so that its id may have been
+// given to another before its folder was opened (pidfd_open(2): readable).
+func ended(pidfd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err != nil || n > 0
 }
 
 func openProcess(pid int) (*asker, error) {

@@ -19,6 +19,7 @@ const (
 	maxConnections = 256
 	maxHashing     = 2
 	requestTimeout = 5 * time.Second // until a request has been read
+	acceptRetry    = 10 * time.Millisecond
 )
 
 // Serve answers requests on a unix socket until ctx ends, then waits for those
@@ -42,13 +43,11 @@ func (p *Platform) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if wait, ok := temporary(err); ok {
-				if !sleep(ctx, wait) {
-					return nil
-				}
-				continue
+			if !temporary(err) {
+				return fmt.Errorf("accepting on the platform's socket: %w", err)
 			}
-			return fmt.Errorf("accepting on the platform's socket: %w", err)
+			sleep(ctx, acceptRetry)
+			continue
 		}
 		wg.Go(func() {
 			defer func() { <-p.slots }()
@@ -59,11 +58,12 @@ func (p *Platform) Serve(ctx context.Context, l net.Listener) error {
 
 // temporary reports whether accepting may succeed later, as when descriptors
 // are short.
-func temporary(err error) (time.Duration, bool) {
+func temporary(err error) bool {
 	var t interface{ Temporary() bool }
-	return 10 * time.Millisecond, errors.As(err, &t) && t.Temporary()
+	return errors.As(err, &t) && t.Temporary()
 }
 
+// sleep waits for d and reports whether ctx let it.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

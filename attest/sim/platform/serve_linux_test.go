@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
@@ -32,6 +34,13 @@ func TestMain(m *testing.M) {
 			_, _ = fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case "connect": // connects and stays until its input ends
+		conn, err := net.Dial("unix", os.Getenv("SIM_TEST_SOCKET"))
+		if err != nil {
+			os.Exit(1)
+		}
+		defer conn.Close()
+		_, _ = io.Copy(io.Discard, os.Stdin)
 	case "idle": // a program that runs until its input ends
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	}
@@ -430,6 +439,48 @@ func TestChangedFile(t *testing.T) {
 	}
 	if bytes.Equal(first, measure()) {
 		t.Error("got the digest of the old content")
+	}
+}
+
+// TestAskerThatEnded: the id of a process that has ended may be another's.
+func TestAskerThatEnded(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "SIM_TEST_ROLE=connect", "SIM_TEST_SOCKET="+socket, "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	a, err := askerOf(conn)
+	if err != nil {
+		t.Fatalf("a living asker: %v", err)
+	}
+	if a.pid != cmd.Process.Pid {
+		t.Errorf("got process %d, want %d", a.pid, cmd.Process.Pid)
+	}
+	a.close()
+	in.Close()
+	// WNOWAIT leaves the process as it is, so that its id stays taken.
+	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askerOf(conn); err == nil {
+		t.Error("got the process of an asker that has ended")
 	}
 }
 
