@@ -48,13 +48,17 @@ type MarbleServer struct {
 	stopping chan struct{} // closed by Stop: sessions end
 	stop     sync.Once
 	running  sync.WaitGroup // goroutines of sessions
+
+	mu       sync.Mutex                 // guards sessions
+	sessions map[coordinator.Peer]*live // newest of each instance, by marble and instance alone
 }
 
 // NewMarble returns the server; register, if not nil, adds further services.
 func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 	s := &MarbleServer{c: c.Coordinator, gate: c.Gate, log: c.Log, metrics: c.Metrics, now: c.Now, times: c.Times.orDefault(),
 		statements:  newRate(statementRate, statementBurst, c.Now),
-		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{})}
+		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{}),
+		sessions: map[coordinator.Peer]*live{}}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(servingConfig(c.Coordinator, []string{"h2"}, tls.VerifyClientCertIfGiven))),
 		grpc.ConnectionTimeout(s.times.Handshake),

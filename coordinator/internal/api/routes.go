@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -255,12 +254,4 @@ func ifMatch(r *http.Request) (string, error) {
 		return "", problem.New("CRD-110", "header If-Match: wanted the digest of a manifest in quotes, got %q", clip(strings.Join(values, ", "), 80))
 	}
 	return digest.String(), nil
-}
-
-// principal authenticates the connection's client certificate.
-func (s *clientAPI) principal(r *http.Request) (*coordinator.Principal, error) {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil, nil
-	}
-	return s.c.Authenticate(r.TLS.PeerCertificates)
 }

@@ -52,7 +52,7 @@ func (s *MarbleServer) Session(stream grpc.BidiStreamingServer[marblepb.SessionR
 		return err
 	}
 	l := &live{s: s, sess: sess, peer: p, in: make(chan *marblepb.SessionRequest), out: make(chan *marblepb.SessionResponse, sendQueue),
-		lost: make(chan struct{}), reports: newRate(reportsPerSec, reportsBurst, s.now), renewals: newRate(1/minRetry.Seconds(), renewalsBurst, s.now), conn: g}
+		lost: make(chan struct{}), superseded: make(chan struct{}), reports: newRate(reportsPerSec, reportsBurst, s.now), renewals: newRate(1/minRetry.Seconds(), renewalsBurst, s.now), conn: g}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	s.running.Add(2)
@@ -63,7 +63,8 @@ func (s *MarbleServer) Session(stream grpc.BidiStreamingServer[marblepb.SessionR
 	}
 	s.metrics.sessions.Inc()
 	defer s.metrics.sessions.Dec()
-	defer s.c.Disconnected(l.peer)
+	l.join()
+	defer l.leave()
 	return l.run(ctx, demandAt(leaf))
 }
 
@@ -73,18 +74,43 @@ func demandAt(leaf *x509.Certificate) time.Time {
 
 // live is one session. All but receive and send run in the handler's goroutine.
 type live struct {
-	s        *MarbleServer
-	sess     coordinator.Session
-	peer     coordinator.Peer
-	conn     *gated
-	in       chan *marblepb.SessionRequest
-	out      chan *marblepb.SessionResponse
-	lost     chan struct{} // closed by receive when the marble is gone
-	reports  *rate
-	renewals *rate
+	s    *MarbleServer
+	sess coordinator.Session
+	peer coordinator.Peer
+	conn *gated
+	in   chan *marblepb.SessionRequest
+	out  chan *marblepb.SessionResponse
+	lost chan struct{} // closed by receive when the marble is gone
+	// superseded is closed when the instance opens another session.
+	superseded chan struct{}
+	reports    *rate
+	renewals   *rate
 
 	demanded bool // a demand is unanswered
 	refusals int  // in a row
+}
+
+// join makes this the session of its instance, and ends an older one: after a
+// renewal a marble opens the next session under its new leaf.
+func (l *live) join() {
+	key := coordinator.Peer{Marble: l.peer.Marble, Instance: l.peer.Instance}
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if old := l.s.sessions[key]; old != nil {
+		close(old.superseded)
+	}
+	l.s.sessions[key] = l
+}
+
+// leave reports the end of the session, unless a newer one has begun.
+func (l *live) leave() {
+	key := coordinator.Peer{Marble: l.peer.Marble, Instance: l.peer.Instance}
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if l.s.sessions[key] == l {
+		delete(l.s.sessions, key)
+		l.s.c.Disconnected(l.peer)
+	}
 }
 
 // receive passes messages on. It ends with the stream: when the handler has
@@ -182,6 +208,8 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 			return problem.New("CRD-033", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
 		case <-l.lost:
 			return ctx.Err()
+		case <-l.superseded:
+			return problem.New("CRD-035", "%s/%s has opened another session", l.peer.Marble, l.peer.Instance)
 		case <-l.s.stopping:
 			return stopping()
 		}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"io"
 	"mime"
@@ -12,8 +11,8 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
-// setManifest refuses whatever can be refused before the body is read: its
-// size, its type, a stale If-Match, and nobody who wants to replace a manifest.
+// setManifest refuses what can be refused before the body is read: its size,
+// its type, a malformed If-Match, and nobody who wants to replace a manifest.
 func (s *clientAPI) setManifest(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -49,28 +48,20 @@ func (s *clientAPI) preconditions(r *http.Request) (coordinator.SetManifestReque
 	if req.IfMatch, err = ifMatch(r); err != nil {
 		return req, err
 	}
-	if req.Principal, err = s.principal(r); err != nil {
+	st, err := s.c.Status(r.Context())
+	if err != nil {
 		return req, err
 	}
-	return req, s.mayReplace(r.Context(), req)
-}
-
-// mayReplace decides early what SetManifest would decide anyway.
-func (s *clientAPI) mayReplace(ctx context.Context, req coordinator.SetManifestRequest) error {
-	st, err := s.c.Status(ctx)
-	if err != nil || len(st.Manifest) == 0 {
-		return err
+	if len(r.TLS.PeerCertificates) > 0 {
+		req.Principal, err = s.c.Authenticate(r.TLS.PeerCertificates)
 	}
-	if req.Principal == nil {
-		return problem.New("CRD-015", "a manifest is in force, and the connection has no user's certificate")
+	switch {
+	case len(st.Manifest) > 0 && req.Principal == nil && err == nil:
+		err = problem.New("CRD-015", "a manifest is in force, and the connection has no user's certificate")
+	case len(st.Manifest) == 0 && problem.CodeOf(err) == "CRD-041":
+		err = nil // before the first manifest there are no users: the core decides
 	}
-	if req.IfMatch == "" {
-		return problem.New("CRD-012", "header If-Match is missing; in force is %s", st.Manifest)
-	}
-	if req.IfMatch != st.Manifest.String() {
-		return problem.New("CRD-013", "If-Match names %s, in force is %s", req.IfMatch, st.Manifest)
-	}
-	return nil
+	return req, err
 }
 
 func tooLarge() error {

@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+const usage = `ashlar-coordinator keeps the state of one deployment and decides who joins it.
+
+  ashlar-coordinator init --state DIR --tee sim:sgx --sim-socket SOCKET --sim-root root.pem
+  ashlar-coordinator run  --state DIR --tee sim:sgx --sim-socket SOCKET --sim-root root.pem
+
+Commands
+  init      make the state of a new coordinator, once
+  run       serve the state until SIGTERM
+  version   print the version
+
+Each flag can be given as an environment variable: --sim-root is ASHLAR_SIM_ROOT.
+`
+
+// Main runs the program with args (without its name) and returns its exit code.
+func Main(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	err := dispatch(args, getenv, stdout, stderr)
+	if err == nil {
+		return 0
+	}
+	e := problem.From(err)
+	fmt.Fprintf(stderr, "error: %s  %s\n", e.Detail, e.Code)
+	if e.Next != "" {
+		fmt.Fprintf(stderr, "next: %s\n", e.Next)
+	}
+	return e.Kind().ExitCode()
+}
+
+func dispatch(args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	name := "help"
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	switch name {
+	case "help", "-h", "--help":
+		fmt.Fprint(stdout, usage)
+		newFlags(new(options), getenv, stdout).PrintDefaults()
+		return nil
+	case "version", "--version":
+		fmt.Fprintf(stdout, "ashlar-coordinator %s (%s, %s/%s)\n", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return nil
+	case "init", "run":
+		return execute(name, args, getenv, stdout, stderr)
+	}
+	return problem.New("CRD-130", "unknown command %q; wanted init, run or version", name).WithNext("ashlar-coordinator help")
+}
+
+// options are the flags of init and run.
+type options struct {
+	Config
+	tee, advertise, logFormat string
+	debug                     bool
+}
+
+func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagSet {
+	f := flag.NewFlagSet("ashlar-coordinator", flag.ContinueOnError)
+	f.SetOutput(out)
+	text := func(p *string, name, def, help string) {
+		if v := getenv("ASHLAR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); v != "" {
+			def = v
+		}
+		f.StringVar(p, name, def, help)
+	}
+	text(&o.State, "state", "", "folder of the state")
+	text(&o.tee, "tee", "", "TEE that the coordinator runs in: sim:sgx or sim:tdx")
+	text(&o.Seal, "seal", "product", "who may open the state: product (any release) or unique (this very program)")
+	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
+	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")
+	text(&o.Endorsements, "endorsements", "", "folder TEE/FMSPC/ with the vendors' documents")
+	text(&o.Owner, "owner", "", "certificate of who alone may set the first manifest, PEM file")
+	text(&o.ClientAddr, "client-addr", DefaultClientAddr, "where the client API listens")
+	text(&o.MeshAddr, "mesh-addr", DefaultMeshAddr, "where the marble API listens")
+	text(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, "where metrics and probes listen")
+	text(&o.advertise, "advertise", "", "further DNS names and IPs of this coordinator, comma separated")
+	text(&o.logFormat, "log-format", "text", "text or json")
+	f.BoolVar(&o.debug, "debug", getenv("ASHLAR_DEBUG") == "true", "log more")
+	return f
+}
+
+func parse(args []string, getenv func(string) string, stderr io.Writer) (options, error) {
+	var o options
+	flags := newFlags(&o, getenv, io.Discard)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return o, err
+	case err != nil:
+		return o, problem.New("CRD-130", "%v", err).WithNext("ashlar-coordinator help")
+	case flags.NArg() > 0:
+		return o, problem.New("CRD-130", "unexpected argument %q", flags.Arg(0)).WithNext("ashlar-coordinator help")
+	case o.logFormat != "text" && o.logFormat != "json":
+		return o, invalid("log-format", "wanted text or json, got %q", o.logFormat)
+	}
+	o.TEE = attest.TEE(o.tee)
+	if o.advertise != "" {
+		o.Advertise = strings.Split(o.advertise, ",")
+	}
+	level := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if o.debug {
+		level.Level = slog.LevelDebug
+	}
+	if o.logFormat == "json" {
+		o.Log = slog.New(slog.NewJSONHandler(stderr, level))
+	} else {
+		o.Log = slog.New(slog.NewTextHandler(stderr, level))
+	}
+	return o, nil
+}
+
+func execute(name string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	o, err := parse(args, getenv, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return dispatch(nil, getenv, stdout, stderr)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, force, stop := signals()
+	defer stop()
+	if name == "init" {
+		if err := Init(ctx, o.Config); err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "Made the state of a new coordinator in %s.\nnext: ashlar-coordinator run with the same flags\n", o.State)
+		return nil
+	}
+	o.Force = force
+	err = Run(ctx, o.Config)
+	if problem.CodeOf(err) == "STO-002" {
+		return problem.Because(err, "STO-002", "nothing to run").WithNext("ashlar-coordinator init --state %s makes it, once", o.State)
+	}
+	return err
+}
+
+// signals returns a context that the first SIGTERM or SIGINT ends, and a
+// channel that the second closes.
+func signals() (context.Context, <-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	force, quit := make(chan struct{}), make(chan struct{})
+	came := make(chan os.Signal, 2)
+	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, act := range []func(){cancel, func() { close(force) }} {
+			select {
+			case <-came:
+				act()
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return ctx, force, func() {
+		signal.Stop(came)
+		close(quit)
+		<-done
+		cancel()
+	}
+}

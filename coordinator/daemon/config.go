@@ -1,0 +1,167 @@
+// Package daemon makes a coordinator out of its parts and runs it: state and
+// sealing key, the TEE it runs in, the verifiers and where endorsements come
+// from, the three ports, and an orderly end.
+//
+// It owns the configuration and the lifecycle. It decides nothing about trust:
+// simulated evidence is verified only under a root that the configuration names,
+// and state is made by Init alone, never because it is missing.
+package daemon
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Version is set when the program is linked.
+var Version = "devel"
+
+// Default listening addresses.
+const (
+	DefaultClientAddr  = ":4433"
+	DefaultMeshAddr    = ":2001"
+	DefaultMetricsAddr = "127.0.0.1:9944"
+)
+
+// Config says where a coordinator keeps its state, what it runs in, and where
+// it listens. Each field is a flag of ashlar-coordinator, named in the errors.
+type Config struct {
+	State        string     // --state: folder
+	TEE          attest.TEE // --tee
+	Seal         string     // --seal: "product" or "unique"; "product" if empty
+	SimSocket    string     // --sim-socket: of the simulation platform
+	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted
+	Endorsements string     // --endorsements: folder TEE/FMSPC/ with the vendor's documents
+	Owner        string     // --owner: PEM certificate of who alone may set the first manifest
+	ClientAddr   string     // --client-addr
+	MeshAddr     string     // --mesh-addr
+	MetricsAddr  string     // --metrics-addr
+	Advertise    []string   // --advertise: DNS names and IPs of the serving certificate
+
+	Grace time.Duration // for running requests at the end; 10 s if zero
+	Times api.Times
+	Log   *slog.Logger
+	Now   func() time.Time // time.Now if nil
+	Ready func(Addresses)  // called once when every port answers; may be nil
+	// Force ends the grace at once when it is closed; may be nil.
+	Force <-chan struct{}
+}
+
+// Addresses are where a running coordinator listens.
+type Addresses struct{ Client, Mesh, Metrics string }
+
+// settings is a Config that was checked, with its files read.
+type settings struct {
+	Config
+	simRoot *x509.Certificate // nil: no simulated evidence is accepted
+	owner   *x509.Certificate
+}
+
+// check reads and judges the configuration once; an error names the flag.
+func (c Config) check() (settings, error) {
+	s := settings{Config: c}
+	s.defaults()
+	if s.State == "" {
+		return s, invalid("state", "name the folder of the state")
+	}
+	var err error
+	switch {
+	case s.TEE == "":
+		return s, invalid("tee", "name the TEE that the coordinator runs in: %s or %s", attest.SimSGX, attest.SimTDX)
+	case s.TEE != attest.SimSGX && s.TEE != attest.SimTDX:
+		return s, invalid("tee", "no evidence can be made for %q; wanted %s or %s", s.TEE, attest.SimSGX, attest.SimTDX)
+	case s.SimSocket == "":
+		return s, invalid("sim-socket", "%s needs the socket of the simulation platform", s.TEE)
+	case s.SimRoot == "":
+		return s, invalid("sim-root", "%s needs the root of the simulation platform in a file", s.TEE)
+	case s.Seal != string(sim.SealProduct) && s.Seal != string(sim.SealUnique):
+		return s, invalid("seal", "wanted %s or %s, got %q", sim.SealProduct, sim.SealUnique, s.Seal)
+	}
+	if s.simRoot, err = certificate(s.SimRoot); err != nil {
+		return s, invalid("sim-root", "%v", err)
+	}
+	if s.Owner != "" {
+		if s.owner, err = certificate(s.Owner); err != nil {
+			return s, invalid("owner", "%v", err)
+		}
+	}
+	return s, s.checkAddresses()
+}
+
+func (s *settings) defaults() {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&s.Seal, string(sim.SealProduct))
+	set(&s.ClientAddr, DefaultClientAddr)
+	set(&s.MeshAddr, DefaultMeshAddr)
+	set(&s.MetricsAddr, DefaultMetricsAddr)
+	if s.Grace <= 0 {
+		s.Grace = 10 * time.Second
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	if s.simulated() {
+		s.Log = s.Log.With("tee", "SIMULATION")
+	}
+}
+
+func (s *settings) simulated() bool { return s.TEE.Simulated() || s.SimRoot != "" }
+
+func (s *settings) checkAddresses() error {
+	for flag, addr := range map[string]string{"client-addr": s.ClientAddr, "mesh-addr": s.MeshAddr, "metrics-addr": s.MetricsAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return invalid(flag, "wanted HOST:PORT or :PORT, got %q", addr)
+		}
+	}
+	for _, name := range s.Advertise {
+		if name == "" || strings.ContainsAny(name, " \t/*") {
+			return invalid("advertise", "%q is neither a DNS name nor an IP address", name)
+		}
+	}
+	return nil
+}
+
+func invalid(flag, format string, args ...any) error {
+	e := problem.New("CRD-130", format, args...)
+	e.Detail = "--" + flag + ": " + e.Detail
+	return e.WithNext("ashlar-coordinator help")
+}
+
+// certificate reads one PEM certificate.
+func certificate(path string) (*x509.Certificate, error) {
+	b, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" || strings.TrimSpace(string(rest)) != "" {
+		return nil, problem.New("CRD-130", "%s does not hold one PEM certificate", path)
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// names are what the serving certificate is valid for.
+func (s *settings) names() []string {
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, s.Advertise...)
+	if host, err := os.Hostname(); err == nil && host != "" {
+		names = append(names, host)
+	}
+	return names
+}
