@@ -17,11 +17,13 @@ import (
 // concurrent use; what it returns is never changed again.
 type compiler struct {
 	view      *coordinator.View
-	callers   map[hop][]caller            // who may call a served port, ordered by marble
-	clusters  map[hop]*discovery.Resource // shared by all callers of a port
-	endpoints map[hop]*discovery.Resource // likewise
-	groups    map[string]Group            // endpoints by calling marble
-	addresses map[string][]netip.Addr     // of a marble's instances, ordered
+	callers   map[hop][]caller             // who may call a served port, ordered by marble
+	clusters  map[hop]*discovery.Resource  // shared by all callers of a port
+	endpoints map[hop]*discovery.Resource  // likewise
+	doors     map[door]*discovery.Resource // by where callers find a port
+	groups    map[string]Group             // endpoints by calling marble
+	addresses map[string][]netip.Addr      // of a marble's instances, ordered
+	checked   map[string]error             // by marble and loopback address: no other part of an instance matters
 }
 
 // hop names a served port.
@@ -38,6 +40,7 @@ func newCompiler(v *coordinator.View) *compiler {
 	c := &compiler{
 		view: v, callers: map[hop][]caller{}, addresses: map[string][]netip.Addr{},
 		clusters: map[hop]*discovery.Resource{}, endpoints: map[hop]*discovery.Resource{}, groups: map[string]Group{},
+		doors: map[door]*discovery.Resource{}, checked: map[string]error{},
 	}
 	if v.Manifest == nil {
 		return c
@@ -95,8 +98,14 @@ func (c *compiler) instance(in coordinator.ViewInstance) (*Resources, error) {
 	if res[Endpoint], err = c.endpointsOf(in.Marble); err != nil {
 		return nil, err
 	}
-	if err := check(res); err != nil {
-		return nil, err
+	key := in.Marble + " " + in.Loopback
+	verdict, known := c.checked[key]
+	if !known {
+		verdict = check(res)
+		c.checked[key] = verdict
+	}
+	if verdict != nil {
+		return nil, verdict
 	}
 	return res, nil
 }

@@ -36,9 +36,33 @@ func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) erro
 	if res[Cluster][name], err = c.sharedCluster(h, port); err != nil {
 		return err
 	}
+	on := call.Listen
+	if on == 0 {
+		on = port.Port
+	}
+	if _, dup := res[Listener][name]; dup {
+		return problem.New("MSH-011", "%q is defined twice", name)
+	}
+	res[Listener][name], err = c.sharedListener(h, port, netip.AddrPortFrom(at.loopback, on))
+	return err
+}
+
+// door is where callers of a hop find it on their loopback.
+type door struct {
+	hop hop
+	at  netip.AddrPort
+}
+
+// sharedListener takes the program's own calls; the same for all callers that
+// have it at the same place.
+func (c *compiler) sharedListener(h hop, port manifest.Port, at netip.AddrPort) (*discovery.Resource, error) {
+	if r, ok := c.doors[door{h, at}]; ok {
+		return r, nil
+	}
+	name := h.outboundName()
 	logs, err := logRefusals(outboundFormat, flagged("UF", "UH", "URX", "NC", "NR"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var chain *listener.Filter
 	if port.Protocol == manifest.HTTP {
@@ -47,19 +71,17 @@ func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) erro
 		chain, err = tcpProxy(name, name, c.life(h), logs)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	on := call.Listen
-	if on == 0 {
-		on = port.Port
-	}
-	return res[Listener].put(name, &listener.Listener{
-		Name: name, Address: address(at.loopback, on),
+	r, err := newResource(name, &listener.Listener{
+		Name: name, Address: address(at.Addr(), at.Port()),
 		TrafficDirection:              core.TrafficDirection_OUTBOUND,
 		FilterChains:                  []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{chain}}},
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
 		EnableReusePort:               wrapperspb.Bool(false),
 	})
+	c.doors[door{h, at}] = r
+	return r, err
 }
 
 // life bounds the connections of a hop, as inbound.life does on the other side.
