@@ -77,13 +77,20 @@ func (d *Deployment) initState(ctx context.Context) error {
 	return nil
 }
 
-// StartCoordinator starts the coordinator on the state that exists and waits
-// until it answers.
-func (d *Deployment) StartCoordinator(ctx context.Context) error {
-	var err error
-	d.coord, err = d.spawner.start(d.LogDir(), spec{name: "coordinator", path: d.coordBinary(), args: append(append([]string{"run"}, d.teeArgs()...),
+// SpawnCoordinator starts the coordinator on the state that exists, without
+// waiting for it.
+func (d *Deployment) SpawnCoordinator() error {
+	p, err := d.spawner.start(d.LogDir(), spec{name: "coordinator", path: d.coordBinary(), args: append(append([]string{"run"}, d.teeArgs()...),
 		"--client-addr", d.Client, "--mesh-addr", d.Mesh, "--metrics-addr", d.Metrics)})
-	if err != nil {
+	if err == nil {
+		d.coord = p
+	}
+	return err
+}
+
+// StartCoordinator starts the coordinator and waits until it answers.
+func (d *Deployment) StartCoordinator(ctx context.Context) error {
+	if err := d.SpawnCoordinator(); err != nil {
 		return err
 	}
 	return d.await(ctx, d.coord, 15*time.Second, func(ctx context.Context) error {

@@ -67,6 +67,9 @@ func (d *Deployment) TrustDir() string { return d.file("trust") }
 // CertFile and KeyFile are alice's, the operator's.
 func (d *Deployment) CertFile() string { return d.file("alice.pem") }
 
+// PlatformDir holds the keys of the software TEE's platform.
+func (d *Deployment) PlatformDir() string { return d.file("platform") }
+
 // KeyFile is alice's private key.
 func (d *Deployment) KeyFile() string { return d.file("alice.key") }
 
@@ -190,7 +193,7 @@ func (d *Deployment) checkPorts() error {
 func (d *Deployment) startPlatform(ctx context.Context) error {
 	var err error
 	d.platform, err = d.spawner.start(d.LogDir(), spec{name: "platform", path: filepath.Join(d.bin, "ashlar"),
-		args: []string{"dev", "platform", "--dir", d.file("platform"), "--socket", d.socket()}})
+		args: []string{"dev", "platform", "--dir", d.PlatformDir(), "--socket", d.socket()}})
 	if err != nil {
 		return err
 	}

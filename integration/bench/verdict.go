@@ -1,0 +1,124 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/evidence"
+	"github.com/ashlar-mesh/ashlar/attest/sgx"
+	"github.com/ashlar-mesh/ashlar/attest/tdx"
+)
+
+// limits are what no implementation on this machine can beat.
+type limits struct {
+	verifyUS float64 // one P-256 verification
+	fsyncUS  float64 // one small write with fdatasync
+}
+
+// evidenceDir holds the golden evidence, from the root of the repository.
+const evidenceDir = "attest/attesttest/testdata/evidence/"
+
+// cpu is the CPU time that this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// perOp is the CPU time of one call of f in microseconds: the median of chunks,
+// each of about 20 ms.
+func perOp(f func()) float64 {
+	const chunks = 25
+	n := 1
+	for start := cpu(); cpu()-start < 20*time.Millisecond; n++ {
+		f()
+	}
+	var us []float64
+	for range chunks {
+		start := cpu()
+		for range n {
+			f()
+		}
+		us = append(us, float64((cpu()-start).Nanoseconds())/1000/float64(n))
+	}
+	slices.Sort(us)
+	return us[chunks/2]
+}
+
+func measureLimits() limits {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	digest := sha256.Sum256([]byte("limit"))
+	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err != nil {
+		panic(err)
+	}
+	return limits{verifyUS: perOp(func() { ecdsa.VerifyASN1(&key.PublicKey, digest[:], sig) }), fsyncUS: fsyncCost()}
+}
+
+// fsyncCost is the median wall time of a 4 KiB append with fsync, in
+// microseconds.
+func fsyncCost() float64 {
+	f, err := os.CreateTemp("", "ashlar-bench-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	var us []float64
+	for range 200 {
+		start := time.Now()
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			panic(err)
+		}
+		if err := f.Sync(); err != nil {
+			panic(err)
+		}
+		us = append(us, float64(time.Since(start).Nanoseconds())/1000)
+	}
+	slices.Sort(us)
+	return us[len(us)/2]
+}
+
+// verdicts judges real evidence: with everything cached, and by a verifier that
+// has seen nothing.
+func (b *bench) verdicts() error {
+	b.add("limit.p256.verify_us", b.limits.verifyUS, "us CPU", b.limits.verifyUS, "one P-256 verification")
+	b.add("limit.fsync_us", b.limits.fsyncUS, "us", b.limits.fsyncUS, "one fsync of 4 KiB")
+	cases := []struct {
+		name, set string
+		fresh     func() attest.Verifier
+	}{
+		{"sgx", "sgx/automata-v3-606a-2025-08", sgx.NewVerifier},
+		{"tdx", "tdx/phala-v4-b0c0", tdx.NewVerifier},
+	}
+	for _, c := range cases {
+		set, err := evidence.Load(os.DirFS(evidenceDir + c.set))
+		if err != nil {
+			return err
+		}
+		floor := &attest.DCAPPlatform{AcceptedTCBStatuses: []attest.TCBStatus{attest.SWHardeningNeeded}}
+		p := attest.Policy{Platform: attest.Platform{SGX: floor, TDX: floor},
+			Package: attest.Package{SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}}}
+		judge := func(v attest.Verifiers) attest.Verdict {
+			return attest.JudgeUnbound(v, set.Evidence, set.Endorsements, p, set.VerifyAt)
+		}
+		warm := attest.NewVerifiers(c.fresh())
+		if v := judge(warm); !v.OK() {
+			return fmt.Errorf("%s is refused: %v", c.set, v.Failed())
+		}
+		b.add("verdict."+c.name+".cached.cpu_us", perOp(func() { judge(warm) }), "us CPU", b.limits.verifyUS, "one P-256 verification: the quote's own")
+		b.add("verdict."+c.name+".cold.cpu_us", perOp(func() { judge(attest.NewVerifiers(c.fresh())) }), "us CPU", 11*b.limits.verifyUS, "eleven P-256 verifications")
+	}
+	return nil
+}
