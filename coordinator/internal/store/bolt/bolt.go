@@ -28,14 +28,22 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
+// Keys that start with "r" are live records, those with store.LogPrefix are log
+// records. All others, the head above all, are in a bucket so small that bbolt
+// keeps it inside the page of the bucket names, which every commit writes.
+const liveStart = "r"
+
 var (
+	headBucket = []byte("ashlar-head-v1")
 	liveBucket = []byte("ashlar-live-v1")
 	logBucket  = []byte("ashlar-log-v1")
+	allBuckets = [][]byte{headBucket, liveBucket, logBucket}
 )
 
 const (
@@ -47,10 +55,11 @@ const (
 	cancelEvery = 1024 // entries between two looks at the context
 )
 
-// engine implements store.Engine. The bucket sequence of liveBucket is the
+// engine implements store.Engine. The bucket sequence of headBucket is the
 // revision.
 type engine struct {
 	db     *bolt.DB
+	file   *os.File              // the one that db writes to
 	broken atomic.Pointer[error] // set after a panic inside bbolt: its locks may be held for ever
 }
 
@@ -61,7 +70,7 @@ func openFile(path string, create bool) (e *engine, err error) {
 	var file *os.File
 	defer func() {
 		if err != nil && file != nil {
-			file.Close() // and with it the lock; after a panic bbolt has not done it
+			release(file) // after a panic bbolt has not done it
 		}
 	}()
 	defer guard(&err)
@@ -76,7 +85,7 @@ func openFile(path string, create bool) (e *engine, err error) {
 	if err != nil {
 		return nil, codedOpen(path, err)
 	}
-	e = &engine{db: db}
+	e = &engine{db: db, file: file}
 	check := e.checkBuckets
 	if create {
 		check = e.makeBuckets
@@ -138,6 +147,20 @@ func guard(err *error) {
 	}
 }
 
+// release unlocks and closes a file that bbolt may still map. Closing is not
+// enough: the mapping would keep the lock. On a file that is closed already it
+// does nothing.
+func release(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := conn.Control(func(fd uintptr) { unix.Flock(int(fd), unix.LOCK_UN) }); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // do runs f with faults in the mapping as panics. After one the engine refuses
 // all work.
 func (e *engine) do(f func() error) (err error) {
@@ -161,11 +184,10 @@ func (e *engine) do(f func() error) (err error) {
 func (e *engine) makeBuckets() error {
 	return e.do(func() error {
 		return e.db.Update(func(tx *bolt.Tx) error {
-			if _, err := tx.CreateBucket(liveBucket); err != nil {
-				return fmt.Errorf("creating the tables: %w", err)
-			}
-			if _, err := tx.CreateBucket(logBucket); err != nil {
-				return fmt.Errorf("creating the logs: %w", err)
+			for _, name := range allBuckets {
+				if _, err := tx.CreateBucket(name); err != nil {
+					return fmt.Errorf("creating %s: %w", name, err)
+				}
 			}
 			return nil
 		})
@@ -175,8 +197,10 @@ func (e *engine) makeBuckets() error {
 func (e *engine) checkBuckets() error {
 	return e.do(func() error {
 		return e.db.View(func(tx *bolt.Tx) error {
-			if tx.Bucket(liveBucket) == nil || tx.Bucket(logBucket) == nil {
-				return problem.New("STO-003", "the database holds other things than an Ashlar state")
+			for _, name := range allBuckets {
+				if tx.Bucket(name) == nil {
+					return problem.New("STO-003", "the database has no bucket %s", name)
+				}
 			}
 			return nil
 		})
@@ -187,15 +211,18 @@ func (e *engine) checkBuckets() error {
 func (e *engine) Load(ctx context.Context, each func(store.Entry) error) (rev store.Rev, err error) {
 	err = e.do(func() error {
 		return e.db.View(func(tx *bolt.Tx) error {
-			live := tx.Bucket(liveBucket)
-			rev = store.Rev(live.Sequence())
+			rev = store.Rev(tx.Bucket(headBucket).Sequence())
 			n := 0
-			return live.ForEach(func(k, v []byte) error {
+			take := func(k, v []byte) error {
 				if n++; n%cancelEvery == 0 && ctx.Err() != nil {
 					return ctx.Err()
 				}
 				return each(store.Entry{Key: string(k), Value: v})
-			})
+			}
+			if err := tx.Bucket(headBucket).ForEach(take); err != nil {
+				return err
+			}
+			return tx.Bucket(liveBucket).ForEach(take)
 		})
 	})
 	return rev, err
@@ -209,23 +236,23 @@ func (e *engine) Commit(_ context.Context, expected store.Rev, puts []store.Entr
 	slices.SortFunc(puts, func(a, b store.Entry) int { return strings.Compare(a.Key, b.Key) })
 	err = e.do(func() error {
 		return e.db.Update(func(tx *bolt.Tx) error {
-			live, logs := tx.Bucket(liveBucket), tx.Bucket(logBucket)
-			logs.FillPercent = 1 // records are only ever added behind the last
-			if got := store.Rev(live.Sequence()); got != expected {
+			head := tx.Bucket(headBucket)
+			tx.Bucket(logBucket).FillPercent = 1 // records are only ever added behind the last
+			if got := store.Rev(head.Sequence()); got != expected {
 				return fmt.Errorf("%w: wanted revision %d, got %d", store.ErrConflict, expected, got)
 			}
 			for _, key := range deletes {
-				if err := bucketOf(key, live, logs).Delete([]byte(key)); err != nil {
+				if err := bucketOf(tx, key).Delete([]byte(key)); err != nil {
 					return fmt.Errorf("deleting: %w", err)
 				}
 			}
 			for _, p := range puts {
-				if err := bucketOf(p.Key, live, logs).Put([]byte(p.Key), p.Value); err != nil {
+				if err := bucketOf(tx, p.Key).Put([]byte(p.Key), p.Value); err != nil {
 					return fmt.Errorf("putting: %w", err)
 				}
 			}
 			rev = expected + 1
-			return live.SetSequence(uint64(rev))
+			return head.SetSequence(uint64(rev))
 		})
 	})
 	return rev, err
@@ -238,7 +265,7 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) (found [
 	}
 	err = e.do(func() error {
 		return e.db.View(func(tx *bolt.Tx) error {
-			c := bucketOf(from, tx.Bucket(liveBucket), tx.Bucket(logBucket)).Cursor()
+			c := bucketOf(tx, from).Cursor()
 			end := []byte(to)
 			for k, v := c.Seek([]byte(from)); k != nil && bytes.Compare(k, end) < 0 && len(found) < limit; k, v = c.Next() {
 				found = append(found, store.Entry{Key: string(k), Value: bytes.Clone(v)})
@@ -252,14 +279,17 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) (found [
 // Close implements store.Engine.
 func (e *engine) Close() error {
 	if e.broken.Load() != nil {
-		return nil // Close would wait for a lock that nobody gives back
+		return release(e.file) // db.Close could wait for ever
 	}
 	return e.db.Close()
 }
 
-func bucketOf(key string, live, logs *bolt.Bucket) *bolt.Bucket {
-	if strings.HasPrefix(key, store.LogPrefix) {
-		return logs
+func bucketOf(tx *bolt.Tx, key string) *bolt.Bucket {
+	switch {
+	case strings.HasPrefix(key, store.LogPrefix):
+		return tx.Bucket(logBucket)
+	case strings.HasPrefix(key, liveStart):
+		return tx.Bucket(liveBucket)
 	}
-	return live
+	return tx.Bucket(headBucket)
 }
