@@ -167,8 +167,10 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if err != nil {
 		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
 	}
-	if err := c.live.sync(context.WithoutCancel(ctx), c.store, s.key()); err != nil {
-		return grant{}, err
+	for _, key := range append(s.ended, s.key()) {
+		if err := c.live.sync(context.WithoutCancel(ctx), c.store, key); err != nil {
+			return grant{}, err
+		}
 	}
 	return grant{
 		lease: Lease{
@@ -220,7 +222,8 @@ type settlement struct {
 	// Written by settle.
 	record instanceRecord
 	values map[string]secrets.Value
-	place  uint64 // of the audit record
+	place  uint64   // of the audit record
+	ended  []string // instances that made room
 }
 
 func (s *settlement) key() string { return instanceKey(s.asked.info.Marble, s.asked.info.ID) }
@@ -306,6 +309,7 @@ func (c *Coordinator) count(tx *store.Tx, s *settlement) error {
 		for key, r := range instances.Prefix(tx, marble+"/") {
 			if !s.at.Before(r.NotAfter) {
 				remove(tx, key)
+				s.ended = append(s.ended, key)
 			}
 		}
 		if n, _ = counts.Get(tx, marble); n >= limit {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,10 +51,12 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	if s.Evidence, err = c.quote(ctx, claims.Binding()); err != nil {
 		return s, err
 	}
-	if s.Endorsements, err = c.config.Endorse(ctx, s.Evidence); err != nil {
-		return s, problem.Because(err, "CRD-004", "looking for the coordinator's own endorsements")
+	s.Endorsements, err = c.config.Endorse(ctx, s.Evidence)
+	var coded *problem.Error
+	if err != nil && !errors.As(err, &coded) {
+		err = problem.Because(err, "CRD-004", "looking for the coordinator's own endorsements")
 	}
-	return s, nil
+	return s, err
 }
 
 // quote asks the hardware, for at most maxQuotes callers at once.

@@ -84,15 +84,11 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	}
 	claims, err := binding.Parse(q.buffer)
 	if err != nil {
-		return nil, err
+		return nil, problem.Because(err, "ATT-070", "reading the claims buffer")
 	}
-	endorsements, err := c.config.Endorse(ctx, q.evidence)
+	endorsements, err := c.endorsements(ctx, q.evidence)
 	if err != nil {
-		var coded *problem.Error
-		if errors.As(err, &coded) {
-			return nil, err
-		}
-		return nil, problem.Because(err, "CRD-004", "looking for endorsements of %.32q evidence", q.evidence.TEE)
+		return nil, err
 	}
 	at := c.config.Now()
 	v := attest.Judge(c.config.Verifiers, q.evidence, claims.Binding(), endorsements, policy, at)
@@ -109,6 +105,20 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	}
 	r.id = q.info.Marble + "/" + hex.EncodeToString(random[:])
 	return r, nil
+}
+
+// endorsements looks for what evidence is to be judged with. Evidence that no
+// verifier would look at needs none.
+func (c *Coordinator) endorsements(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
+	if c.config.Verifiers[e.TEE] == nil || len(e.Raw) == 0 || len(e.Raw) > attest.MaxEvidence {
+		return attest.Endorsements{}, nil
+	}
+	en, err := c.config.Endorse(ctx, e)
+	var coded *problem.Error
+	if err == nil || errors.As(err, &coded) {
+		return en, err
+	}
+	return en, problem.Because(err, "CRD-004", "looking for endorsements of %q evidence", e.TEE)
 }
 
 // withBinding adds the comparison of the claims buffer to a verdict, after the
