@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,6 +24,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -358,3 +360,9 @@ func cut(key string) (marble, id string, ok bool) {
 }
 
 var errMadeUp = errors.New("made up")
+
+type (
+	apiv1Attention = apiv1.Attention
+	apiv1Record    = apiv1.AuditRecord
+	cryptoPublic   = crypto.PublicKey
+)
