@@ -76,6 +76,32 @@ func TestReferenceIsCurrent(t *testing.T) {
 	}
 }
 
+// TestReferenceExamplesAreValid parses the documents that the reference shows,
+// with whole values in place of those cut short.
+func TestReferenceExamplesAreValid(t *testing.T) {
+	raw, err := os.ReadFile(docsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := strings.NewReplacer("0ab2…", strings.Repeat("0a", 32), "91c4…", strings.Repeat("91", 48), "5c3f…", strings.Repeat("5c", 32))
+	blocks := strings.Split(string(raw), "```json\n")
+	if len(blocks) != 3 {
+		t.Fatalf("got %d examples, want 2", len(blocks)-1)
+	}
+	for i, block := range blocks[1:] {
+		text, _, _ := strings.Cut(block, "```")
+		var ds Diagnostics
+		if i == 0 {
+			_, ds = Parse([]byte(full.Replace(text)))
+		} else {
+			_, ds = ParsePolicyFile([]byte(full.Replace(text)))
+		}
+		if ds.HasErrors() {
+			t.Errorf("example %d: %v", i, ds)
+		}
+	}
+}
+
 func table(b *strings.Builder, title string, s schemaNode, defs map[string]schemaNode) {
 	fmt.Fprintf(b, "### %s\n\n%s\n\n| field | value | limits | default | meaning |\n|---|---|---|---|---|\n", title, s.Description)
 	names := make([]string, 0, len(s.Properties))

@@ -34,7 +34,7 @@ func (d *Diff) first(b *Manifest) {
 	if owners := updaters(b); len(owners) > 0 {
 		d.effect("mesh", "", "%s may set the next one", strings.Join(owners, ", "))
 	} else {
-		d.effect("mesh", RiskLockOut, "nobody may set the next one: this one stays")
+		d.effect("mesh", "", "nobody may set the next one: this one stays")
 	}
 }
 

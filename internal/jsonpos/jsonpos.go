@@ -147,6 +147,19 @@ type parser struct {
 	limits Limits
 	open   []frame
 	faults []Fault
+	slab   []Node // room for the next nodes: documents have many small ones
+}
+
+// node returns a new node that begins here.
+func (p *parser) node() *Node {
+	const size = 128
+	if len(p.slab) == 0 {
+		p.slab = make([]Node, min(size, 1+len(p.raw)/8))
+	}
+	n := &p.slab[0]
+	p.slab = p.slab[1:]
+	n.Start = p.pos
+	return n
 }
 
 func (p *parser) document() (*Node, *Fault) {
@@ -269,7 +282,7 @@ func (p *parser) value() (*Node, *Fault) {
 	if p.values > p.limits.Values {
 		return nil, p.fault(TooMany, fmt.Sprintf("more than %d values", p.limits.Values))
 	}
-	n := &Node{Start: p.pos}
+	n := p.node()
 	var fault *Fault
 	switch c := p.raw[p.pos]; {
 	case c == '{' || c == '[':
