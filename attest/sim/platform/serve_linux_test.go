@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -245,10 +246,10 @@ func TestClient(t *testing.T) {
 		t.Errorf("throttled: got %v, want ATT-093", err)
 	}
 	m.Misbehave(Misbehaviour{Delay: attest.Duration(time.Hour)})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := c.Root(ctx); problem.CodeOf(err) != "ATT-090" {
-		t.Errorf("given up: got %v, want ATT-090", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Root(ctx); problem.CodeOf(err) != "ATT-090" || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("late answer: got %v, want ATT-090 for the deadline", err)
 	}
 	c.Socket += "nobody"
 	if _, err := c.Root(t.Context()); problem.CodeOf(err) != "ATT-090" {
