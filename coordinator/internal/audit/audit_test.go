@@ -1,19 +1,16 @@
 package audit_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -21,14 +18,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func newLog(t *testing.T) (*audit.Log, *store.Store) {
 	t.Helper()
-	source := seal.Platform("test", "product", func(context.Context, string) ([]byte, error) {
-		return []byte("0123456789abcdef"), nil
-	})
-	s, err := bolt.Create(t.Context(), bolt.Config{Dir: filepath.Join(t.TempDir(), "state"), Source: source})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
+	s := storetest.Create(t, storetest.NewDisk().Engine())
 	return audit.New(s), s
 }
 

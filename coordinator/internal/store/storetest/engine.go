@@ -132,14 +132,38 @@ func alterations(t *testing.T, m Medium) {
 			changed = k
 		}
 	}
+	for _, c := range alterationsOf(old, now, kept, changed, dropped) {
+		set(t, m, c.key, c.value)
+		s, err := store.Open(t.Context(), store.Config{Engine: m(), Key: Key(t)})
+		if c.onUse && err == nil {
+			_, err = Events.Read(t.Context(), s, 0, 100)
+		}
+		if got := problem.CodeOf(err); err == nil || got != c.code {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.code)
+		}
+		if s != nil {
+			must(t, s.Close())
+		}
+		set(t, m, c.key, now[c.key])
+	}
+	model := &Model{Values: map[string]string{"b": "new", "c": "old"}, Events: []string{"0", "1", "2", "3", "4"}}
+	model.Check(t, Open(t, m()))
+}
+
+// alteration is one changed entry and the code that it must be found with.
+type alteration struct {
+	name  string
+	code  problem.Code
+	key   string
+	value []byte // nil removes
+	onUse bool   // found when the log is read
+}
+
+// alterationsOf lists what a host could do to the state now, knowing the state
+// old: kept did not change between them, changed did, dropped is gone.
+func alterationsOf(old, now map[string][]byte, kept, changed, dropped string) []alteration {
 	logs := logKeys(now)
-	for _, c := range []struct {
-		name  string
-		code  problem.Code
-		key   string
-		value []byte // nil removes
-		onUse bool   // found when the log is read
-	}{
+	return []alteration{
 		{"record rolled back", "STO-006", changed, old[changed], false},
 		{"record inserted", "STO-006", dropped, old[dropped], false},
 		{"record dropped", "STO-006", kept, nil, false},
@@ -159,22 +183,7 @@ func alterations(t *testing.T, m Medium) {
 		{"log record dropped", "STO-006", logs[2], nil, true},
 		{"log record moved", "STO-006", logs[2], now[logs[1]], true},
 		{"log record bit flipped", "STO-006", logs[2], flip(now[logs[2]], 40), true},
-	} {
-		set(t, m, c.key, c.value)
-		s, err := store.Open(t.Context(), store.Config{Engine: m(), Key: Key(t)})
-		if c.onUse && err == nil {
-			_, err = Events.Read(t.Context(), s, 0, 100)
-		}
-		if got := problem.CodeOf(err); err == nil || got != c.code {
-			t.Errorf("%s: got %v, want %s", c.name, err, c.code)
-		}
-		if s != nil {
-			must(t, s.Close())
-		}
-		set(t, m, c.key, now[c.key])
 	}
-	model := &Model{Values: map[string]string{"b": "new", "c": "old"}, Events: []string{"0", "1", "2", "3", "4"}}
-	model.Check(t, Open(t, m()))
 }
 
 // snapshot returns all entries, those of logs too.
