@@ -129,6 +129,7 @@ func (p *Proxy) command() *exec.Cmd {
 	cmd := exec.Command(p.binary, "-c", p.bootstrapPath(),
 		"--disable-hot-restart", "--drain-strategy", "immediate", "--drain-time-s", strconv.Itoa(drainSeconds),
 		"--concurrency", strconv.Itoa(p.config.Concurrency), "--log-level", p.config.LogLevel,
+		"--file-flush-interval-msec", "500", // the log's lines of refusals
 		"--log-format", "[%Y-%m-%dT%T.%e][%l][%n] %v")
 	cmd.Dir = p.config.Dir
 	cmd.Env = []string{"TMPDIR=" + p.config.Dir}

@@ -4,16 +4,24 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/integration/envoytest"
@@ -73,10 +81,16 @@ func newPair(t *testing.T) *pair {
 // programs are what knows nothing of Ashlar: an HTTP and an echo server.
 func programs(t *testing.T) {
 	t.Helper()
-	serve(t, fmt.Sprintf("%s:%d", backLo, stockPort), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	serve(t, at(backLo, stockPort), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 {
+			w.Header().Set("Content-Type", "application/grpc")
+			w.Header().Set("Grpc-Status", "9")
+			w.Header().Set("Grpc-Message", "this is the program")
+			return
+		}
 		fmt.Fprintf(w, "%s %s by %s", r.Method, r.URL.Path, r.Header.Get("X-Forwarded-Client-Cert"))
 	}))
-	lis, err := net.Listen("tcp", fmt.Sprintf("%s:%d", backLo, ledgerPort))
+	lis, err := net.Listen("tcp", at(backLo, ledgerPort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,13 +110,18 @@ func programs(t *testing.T) {
 	t.Cleanup(func() { _ = lis.Close() })
 }
 
+func at(ip string, port int) string { return net.JoinHostPort(ip, strconv.Itoa(port)) }
+
 func serve(t *testing.T, address string, h http.Handler) {
 	t.Helper()
 	lis, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &httptest.Server{Listener: lis, Config: &http.Server{Handler: h}}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &httptest.Server{Listener: lis, Config: &http.Server{Handler: h, Protocols: &protocols}}
 	srv.Start()
 	t.Cleanup(srv.Close)
 }
@@ -133,7 +152,7 @@ func call(t *testing.T, client *http.Client, method, path string, header ...stri
 
 // echo sends a line through the shop's Envoy and returns what comes back.
 func echo(line string) (string, error) {
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", shopLo, toLedger), 5*time.Second)
+	c, err := net.DialTimeout("tcp", at(shopLo, toLedger), 5*time.Second)
 	if err != nil {
 		return "", err
 	}
@@ -171,6 +190,7 @@ func TestRealEnvoys(t *testing.T) {
 			t.Errorf("got %q, %v; want hello", got, err)
 		}
 	})
+	t.Run("grpc", func(t *testing.T) { testGRPC(t) })
 	t.Run("strangers", func(t *testing.T) { testStrangers(t, p) })
 	t.Run("rotation", func(t *testing.T) { testRotation(t, p) })
 	t.Run("endpoint", func(t *testing.T) { testEndpointMoves(t, p, client) })
@@ -205,6 +225,26 @@ func testRoutes(t *testing.T, client *http.Client) {
 			t.Errorf("got %q, want the caller's identity alone", body)
 		}
 	})
+}
+
+// testGRPC makes a gRPC call through both Envoys, to a path that no route
+// allows: the refusal is Envoy's. With the route it is the program's.
+func testGRPC(t *testing.T) {
+	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///%s:%d", shopLo, toStock), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	call := func(method string) string {
+		err := conn.Invoke(t.Context(), method, &emptypb.Empty{}, &emptypb.Empty{})
+		return status.Convert(err).Message()
+	}
+	if got := call("/other/Method"); !strings.Contains(got, "RBAC: access denied") {
+		t.Errorf("got %q, want Envoy's refusal", got)
+	}
+	if got := call("/order"); got != "this is the program" {
+		t.Errorf("got %q, want the program's answer", got)
+	}
 }
 
 // testStrangers connects to back's Envoy as what may not.
@@ -264,7 +304,7 @@ func (c *ticket) Put(_ string, s *tls.ClientSessionState) {
 // request writes an HTTP request to back's Envoy and reads what comes; the echo
 // server gives the same back.
 func request(port int, config *tls.Config) (got string, resumable bool, err error) {
-	raw, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", backAddr, port), 5*time.Second)
+	raw, err := net.DialTimeout("tcp", at(backAddr, port), 5*time.Second)
 	if err != nil {
 		return "", false, err
 	}
@@ -309,8 +349,8 @@ func testRotation(t *testing.T, p *pair) {
 		p.back.Rotate(back)
 		p.shop.Rotate(shop)
 		eventually(t, "the new certificate is served", func() bool { return served(t, p, stockPort, back) })
-		at := done.Load()
-		eventually(t, "requests pass", func() bool { return done.Load() > at+5 })
+		before := done.Load()
+		eventually(t, "requests pass", func() bool { return done.Load() > before+5 })
 	}
 	cancel()
 	wg.Wait()
@@ -329,7 +369,7 @@ func served(t *testing.T, p *pair, port int, want *envoytest.Identity) bool {
 		got = cs.PeerCertificates[0]
 		return nil
 	}
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", fmt.Sprintf("%s:%d", backAddr, port), config)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", at(backAddr, port), config)
 	if err != nil {
 		return false
 	}
@@ -342,7 +382,7 @@ func served(t *testing.T, p *pair, port int, want *envoytest.Identity) bool {
 func testEndpointMoves(t *testing.T, p *pair, client *http.Client) {
 	p.change(func(v *coordinator.View) { v.Instances[0].Address = "127.0.91.3" })
 	eventually(t, "back listens at its new address", func() bool {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.91.3:%d", stockPort), time.Second)
+		c, err := net.DialTimeout("tcp", at("127.0.91.3", stockPort), time.Second)
 		if err == nil {
 			_ = c.Close()
 		}
@@ -393,10 +433,25 @@ func testEdgeRemoved(t *testing.T, p *pair, client *http.Client) {
 		t.Errorf("the other route: got %d, want 200", code)
 	}
 	client.CloseIdleConnections()
+	live, err := net.Dial("tcp", at(shopLo, toLedger))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = live.Close() }()
+	_ = live.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(live, "hi"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(live, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
 	p.changeManifest("shop", func(m *manifest.Marble) { m.Calls = nil })
+	if n, err := live.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection from before: got %d bytes, %v; want it closed", n, err)
+	}
 	for _, port := range []int{toStock, toLedger} {
 		eventually(t, "the shop has no way out", func() bool {
-			c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", shopLo, port), time.Second)
+			c, err := net.DialTimeout("tcp", at(shopLo, port), time.Second)
 			if err == nil {
 				_ = c.Close()
 			}

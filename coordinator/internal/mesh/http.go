@@ -103,7 +103,7 @@ func (in inbound) httpManager() (*listener.Filter, error) {
 		return nil, err
 	}
 	m.HttpFilters = []*hcm.HttpFilter{gate, route}
-	if m.AccessLog, err = logRefusals(requestFormat, withStatus(403)); err != nil {
+	if m.AccessLog, err = logRefusals(requestLine, withStatus(403)); err != nil {
 		return nil, err
 	}
 	return filter("envoy.filters.network.http_connection_manager", m)

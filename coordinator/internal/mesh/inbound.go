@@ -74,7 +74,11 @@ func (in inbound) compile(res *Resources) error {
 	if err != nil {
 		return err
 	}
-	logs, err := logRefusals(inboundFormat, flagged())
+	refused, err := refusedConnections()
+	if err != nil {
+		return err
+	}
+	logs, err := logRefusals(connectionLine, refused)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (c *compiler) sharedListener(h hop, port manifest.Port, at netip.AddrPort) 
 		return r, nil
 	}
 	name := h.outboundName()
-	logs, err := logRefusals(outboundFormat, flagged("UF", "UH", "URX", "NC", "NR"))
+	logs, err := logRefusals(callLine, flagged("UF", "UH", "URX", "NC", "NR"))
 	if err != nil {
 		return nil, err
 	}
