@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -122,6 +123,7 @@ func TestActivateRefusals(t *testing.T) {
 		{"late", "CRD-021", func(a *attempt) { a.quote(d); d.clock.advance(61 * time.Second) }},
 		{"damaged buffer", "ATT-070", func(a *attempt) { a.claims.Nonce = []byte("short"); a.quote(d) }},
 		{"P-384", "CRD-038", func(a *attempt) { a.key = otherCurve }},
+		{"key and more", "CRD-038", func(a *attempt) { a.key = append(a.key, 0) }},
 		{"no key", "CRD-038", func(a *attempt) { a.key = nil }},
 		{"unknown marble", "CRD-030", func(a *attempt) { a.info.Marble = "wep" }},
 		{"path as marble", "CRD-030", func(a *attempt) { a.info.Marble = "web/../db" }},
@@ -503,7 +505,11 @@ func TestMemoryIsFlat(t *testing.T) {
 	run(200)
 	onDisk := d.disk.Commits()
 	before := heap()
-	run(1000)
+	n := 1000
+	if os.Getenv("ASHLAR_SOAK") != "" {
+		n = 10_000
+	}
+	run(n)
 	// The disk of this test is in memory and keeps the log: a few kilobytes for
 	// each commit, which are not the coordinator's.
 	grown := int64(heap()) - int64(before)
@@ -518,6 +524,33 @@ func TestMemoryIsFlat(t *testing.T) {
 	d.check()
 	if n := len(d.live.runs); n != 20 {
 		t.Errorf("%d instances are remembered, want 20", n)
+	}
+}
+
+// TestRenewalRefusalsAreRecordedInAFlood wants a live instance's refusal in the
+// log although strangers have used up what they may write.
+func TestRenewalRefusalsAreRecordedInAFlood(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	p := d.peer(d.mustActivate("web", "one").Lease)
+	for range 100 {
+		a := d.attempt("web", "x")
+		a.evidence = attest.Evidence{TEE: attest.SimSGX, Raw: []byte("no quote")}
+		_, err := a.activate(d)
+		wantCode(t, err, "ATT-003")
+	}
+	recorded := 0
+	for range 5 {
+		a := d.renewal(p)
+		a.issuer = d.platform.NewInsecureIssuer(attest.SimSGX, measured("evil"))
+		_, err := a.renew(d, p)
+		wantCode(t, err, "ATT-012")
+		if dec, err := d.Decision(t.Context(), problem.From(err).Instance); err == nil && dec.Record != nil {
+			recorded++
+		}
+	}
+	if recorded != 1 {
+		t.Errorf("%d of 5 refusals at once are in the log, want 1", recorded)
 	}
 }
 

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -21,6 +22,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -60,6 +62,9 @@ func (q *question) check() error {
 	k, ok := pub.(*ecdsa.PublicKey)
 	if !ok || k.Curve != elliptic.P256() {
 		return problem.New("CRD-038", "the public key is of type %T or on another curve", pub)
+	}
+	if der, err := x509.MarshalPKIXPublicKey(k); err != nil || !bytes.Equal(der, q.publicKey) {
+		return problem.New("CRD-038", "the public key is not in the canonical form of PKIX DER")
 	}
 	return nil
 }
@@ -188,7 +193,7 @@ func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Err
 	r.denial = denial
 	d := r.decision()
 	rec := r.record(nil)
-	if c.log.Admit(rec.Kind, r.at) {
+	if c.recordable(r) {
 		if r.verdict.Genuine && denial == nil {
 			d.Nearest, d.Distance = attest.Nearest(r.verdict.Claims, r.rev.packages)
 			rec.Details["nearest"], rec.Details["distance"] = d.Nearest, strconv.Itoa(d.Distance)
@@ -217,11 +222,24 @@ func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Err
 	return p
 }
 
+// recordable says whether a refusal may be recorded. One to a live instance may
+// every few seconds, whatever callers without an identity do meanwhile.
+func (c *Coordinator) recordable(r *ruling) bool {
+	if r.asked.purpose == binding.Renew && c.live.mayRecord(instanceKey(r.asked.info.Marble, r.asked.info.ID), r.at) {
+		return true
+	}
+	return c.log.Admit(kinds[r.asked.purpose][false], r.at)
+}
+
+// maxCandidates bounds the names that a misspelt one is compared with: whoever
+// asks needs no identity for it.
+const maxCandidates = 500
+
 // unknownMarble says that there is no such marble, and which one may be meant.
 func unknownMarble(rev *revision, name string) error {
 	p := problem.New("CRD-030", "the manifest has no marble %.80q", name)
 	best, distance := "", 3
-	if len(name) > 63 {
+	if len(name) > authority.MaxMarble || len(rev.marbles) > maxCandidates {
 		return p
 	}
 	for _, m := range rev.marbles {

@@ -18,6 +18,7 @@ const (
 	maxProxyError = 2 << 10 // bytes
 	maxProxyNames = 32
 	maxAttention  = 32 // of refused marbles and of refusing proxies, each
+	refusalPause  = 10 * time.Second
 )
 
 // proxyTypes are the resource types that a proxy reports about, in the order in
@@ -48,6 +49,7 @@ type leafOf struct {
 type run struct {
 	serial, previous string
 	stage, reason    string
+	refused          time.Time // when a refusal was last recorded
 	proxy            apiv1.Proxy
 }
 
@@ -170,6 +172,19 @@ func (l *live) attention() (refused []*apiv1.Decision, refusing []apiv1.Attentio
 		}
 	}
 	return refused, refusing, l.proxies
+}
+
+// mayRecord says whether a refused renewal of a live instance is recorded, and
+// notes that it is.
+func (l *live) mayRecord(key string, at time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.runs[key]
+	if r == nil || at.Sub(r.refused) < refusalPause && !at.Before(r.refused) {
+		return false
+	}
+	r.refused = at
+	return true
 }
 
 // stage notes what an instance says of itself, if it lives.

@@ -62,7 +62,8 @@ func (g *Maker) Make(ctx context.Context, a *authority.Authority, missing []Miss
 		// The serial number is in the key: after a rotation of the CA nobody
 		// gets what was signed before.
 		r, err, _ := g.flights.Do(a.MeshCA().Serial+"/"+m.key+"/"+shape(m.spec), func() (any, error) {
-			return g.make(ctx, a, m, at)
+			// One caller that gives up does not fail the others.
+			return g.make(context.WithoutCancel(ctx), a, m, at)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("generating secret %s: %w", m.Name, err)
