@@ -8,12 +8,11 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/coordinator/daemon.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-export CGO_ENABLED ?= 1
-
 .PHONY: build test race unit integration fuzz lint vulncheck generate check-generated demo bench soak check tools clean
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
+	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
+	$(GO) build -o build/bin/shop-gateway ./samples/shop/gateway
 
 tools:
 	@./scripts/envoy.sh
