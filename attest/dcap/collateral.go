@@ -12,14 +12,13 @@ import (
 // collateral is a set of endorsements after loading. What is nil is missing or
 // unusable; steps say which.
 type collateral struct {
-	tcb              *tcbInfo
-	qe               *qeIdentity
-	tcbSigner        *x509.Certificate
-	qeSigner         *x509.Certificate
-	rootCRL, pckCRL  *crl
-	steps            []attest.Step
-	usable           bool // every step holds
-	certificateValid window
+	tcb             *tcbInfo
+	qe              *qeIdentity
+	tcbSigner       *x509.Certificate
+	qeSigner        *x509.Certificate
+	rootCRL, pckCRL *crl
+	steps           []attest.Step
+	usable          bool // every step holds
 }
 
 var (
@@ -51,11 +50,8 @@ func (v *Verifier) load(en attest.Endorsements, ca *x509.Certificate) *collatera
 	for _, s := range c.steps {
 		c.usable = c.usable && s.OK
 	}
-	if c.usable {
-		c.certificateValid = validity(c.tcbSigner, c.qeSigner)
-		if ca != nil {
-			v.collateral.put(key, c)
-		}
+	if c.usable && ca != nil {
+		v.collateral.put(key, c)
 	}
 	return c
 }

@@ -3,7 +3,6 @@ package dcap
 import (
 	"bytes"
 	"crypto/x509"
-	"errors"
 	"fmt"
 )
 
@@ -15,7 +14,7 @@ type crl struct {
 
 // parseCRL reads a DER CRL and verifies it against the issuer of the
 // certificates that it shall cover. Critical extensions (delta and partial
-// lists) and lists without nextUpdate are refused.
+// lists) are refused. A list without nextUpdate is valid at no time.
 func parseCRL(der []byte, issuer *x509.Certificate) (*crl, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
@@ -31,9 +30,6 @@ func parseCRL(der []byte, issuer *x509.Certificate) (*crl, error) {
 		if e.Critical {
 			return nil, fmt.Errorf("critical extension %v", e.Id)
 		}
-	}
-	if list.NextUpdate.IsZero() {
-		return nil, errors.New("no nextUpdate")
 	}
 	c := &crl{valid: window{list.ThisUpdate, list.NextUpdate}, revoked: make(map[string]bool, len(list.RevokedCertificateEntries))}
 	for _, r := range list.RevokedCertificateEntries {

@@ -48,6 +48,7 @@ type forged struct {
 	certs                                   [][]byte // DER: leaf, CA, root
 	certType                                uint16
 	chain                                   []byte // of the signer, PEM
+	tail                                    []byte // in the signature data, after the certification data
 	tcb, qe, rootCRL, pckCRL                []byte
 }
 
@@ -270,8 +271,12 @@ func (f *forge) header() []byte {
 		return h
 	}
 	h[0], h[4] = 5, 0x81
-	h = binary.LittleEndian.AppendUint16(h, 3)
-	return binary.LittleEndian.AppendUint32(h, 648)
+	kind := uint16(3)
+	if len(f.body) == 584 {
+		kind = 2
+	}
+	h = binary.LittleEndian.AppendUint16(h, kind)
+	return binary.LittleEndian.AppendUint32(h, uint32(len(f.body)))
 }
 
 func (f *forge) quote(o *forged) []byte {
@@ -284,7 +289,7 @@ func (f *forge) quote(o *forged) []byte {
 	if f.tee == attest.TDX {
 		sig = le32(le16(sig, 6), uint32(len(inner)))
 	}
-	sig = append(sig, inner...)
+	sig = append(append(sig, inner...), o.tail...)
 	return append(le32(append([]byte(nil), o.signed...), uint32(len(sig))), sig...)
 }
 

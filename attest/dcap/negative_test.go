@@ -10,6 +10,7 @@ import (
 	"encoding/asn1"
 	"math/big"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -48,6 +49,20 @@ var negatives = []negative{
 	{"leaf signed by another key", "", func(f *forge) {
 		f.after = func(o *forged) { o.certs[0] = reissue(f, f.leaf, f.parse(o.certs[1]), f.leafKey) }
 	}, []string{"ATT-006 pck.chain"}},
+	{"leaf issued under another name", "", func(f *forge) {
+		f.after = func(o *forged) {
+			ca := f.parse(o.certs[1])
+			ca.Subject.CommonName, ca.RawSubject = "Test PCK Platform CA", nil
+			o.certs[0] = f.certificate(f.leaf, ca, &f.leafKey.PublicKey, f.caKey)
+		}
+	}, []string{"ATT-006 pck.chain"}},
+	{"root in the chain signed by the root, with another key", "", func(f *forge) {
+		f.after = func(o *forged) {
+			o.certs[2] = f.certificate(template(9, "Test Root CA"), f.root, &f.leafKey.PublicKey, f.rootKey)
+		}
+	}, []string{"ATT-006 pck.chain"}},
+	{"bytes after the certification data", "", func(f *forge) { f.after = func(o *forged) { o.tail = []byte{0} } }, []string{"ATT-003 quote.format"}},
+	{"TD 1.0 body in version 5", attest.TDX, func(f *forge) { f.body = f.body[:584] }, nil},
 	{"leaf missing", "", func(f *forge) { f.after = func(o *forged) { o.certs = o.certs[1:] } }, []string{"ATT-006 pck.chain"}},
 	{"CA missing", "", func(f *forge) { f.after = func(o *forged) { o.certs = [][]byte{o.certs[0], o.certs[2]} } }, []string{"ATT-006 pck.chain"}},
 	{"leaf twice", "", func(f *forge) { f.after = func(o *forged) { o.certs = append(o.certs, o.certs[0]) } }, []string{"ATT-006 pck.chain"}},
@@ -122,6 +137,7 @@ var negatives = []negative{
 	{"TCB info missing", "", func(f *forge) { f.after = func(o *forged) { o.tcb = nil } }, []string{"ATT-022 tcbInfo.signature"}},
 	{"TCB info version 2", "", func(f *forge) { f.tcb["version"] = 2 }, []string{"ATT-023 tcbInfo.signature"}},
 	{"TCB info of another TEE", "", func(f *forge) { f.tcb["id"] = "SNP" }, []string{"ATT-025 tcbInfo.signature"}},
+	{"TCB info of another type", "", func(f *forge) { f.tcb["tcbType"] = 1 }, []string{"ATT-023 tcbInfo.signature"}},
 	{"TCB info without issueDate", "", func(f *forge) { delete(f.tcb, "issueDate") }, []string{"ATT-023 tcbInfo.signature"}},
 	{"TCB info without nextUpdate", "", func(f *forge) { delete(f.tcb, "nextUpdate") }, []string{"ATT-023 tcbInfo.signature"}},
 	{"TCB info with 15 components", "", func(f *forge) {
@@ -158,6 +174,7 @@ var negatives = []negative{
 	{"QE of another signer", "", func(f *forge) { f.qeReport[128] ^= 1 }, []string{"ATT-026 qe.signerID"}},
 	{"QE of another product", "", func(f *forge) { f.qeReport[256]++ }, []string{"ATT-026 qe.productID"}},
 	{"QE in debug mode", "", func(f *forge) { f.qeReport[48] |= 2 }, []string{"ATT-026 qe.attributes"}},
+	{"QE identity that demands more than its mask", "", func(f *forge) { f.qe["attributes"], f.qe["attributesMask"] = ones(16), zeros(16) }, []string{"ATT-026 qe.attributes"}},
 	{"QE with MISCSELECT", "", func(f *forge) { f.qeReport[16] |= 1 }, []string{"ATT-026 qe.miscSelect"}},
 	{"QE below every level", "", func(f *forge) { f.qeReport[258] = 6 }, []string{"ATT-027 tcb.qeLevel"}},
 	{"platform below every level", "", func(f *forge) { f.extension = extension(f.t, 4, "010203040506", "0000") }, []string{"ATT-027 tcb.level"}},
@@ -190,6 +207,12 @@ func TestNegatives(t *testing.T) {
 				c, steps := f.verifier().Verify(e, en, forgeTime)
 				if got := failed(steps); !reflect.DeepEqual(got, n.want) {
 					t.Errorf("got %v, want %v", got, n.want)
+				}
+				if len(n.want) > 0 && !slices.Contains([]string{attest.CodeRevoked, attest.CodeCRLWindow, attest.CodeWindow, attest.CodeCertWindow}, n.want[0][:7]) && c.TCB.Status != "" {
+					t.Errorf("got status %q from evidence that does not hold", c.TCB.Status)
+				}
+				if len(n.want) > 0 && n.want[0][:7] == attest.CodeCRLWindow && c.TCB.RevocationChecked {
+					t.Error("a CRL that is not valid now counts as revocation check")
 				}
 				if n.want == nil && (c.TCB.Status != attest.UpToDate || !c.TCB.RevocationChecked) {
 					t.Errorf("got status %q, revocation checked %t, want UpToDate, true", c.TCB.Status, c.TCB.RevocationChecked)

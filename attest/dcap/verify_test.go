@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"reflect"
 	"testing"
@@ -187,7 +188,14 @@ func TestBounds(t *testing.T) {
 // damaged evidence, with a newer CRL, and at another time.
 func TestCaches(t *testing.T) {
 	f := newForge(t, attest.TDX)
+	var parts forged
+	f.after = func(o *forged) { parts = *o }
 	e, en := f.make()
+	otherLeaf := parts
+	otherLeaf.certs = append([][]byte{f.certificate(f.leaf, f.parse(parts.certs[1]), &key(t).PublicKey, f.caKey)}, parts.certs[1:]...)
+	badQE := parts
+	badQE.qeSig = append([]byte{parts.qeSig[0] ^ 1}, parts.qeSig[1:]...)
+	quote := func(o forged) attest.Evidence { return attest.Evidence{TEE: f.tee, Raw: f.quote(&o)} }
 	warm := f.verifier()
 	same := func(what string, e attest.Evidence, en attest.Endorsements, at time.Time, want []string) {
 		t.Helper()
@@ -217,7 +225,13 @@ func TestCaches(t *testing.T) {
 	broken := func(b []byte) []byte { b[len(b)-3] ^= 1; return b }
 	same("damaged chain first", damaged(400), en, forgeTime, []string{"ATT-006 pck.chain"})
 	same("broken TCB info first", e, replace(attest.KindTCBInfo, broken), forgeTime, []string{"ATT-023 tcbInfo.signature"})
+	same("QE signature broken first", quote(badQE), en, forgeTime, []string{"ATT-008 qe.signature"})
+	same("QE signature broken again", quote(badQE), en, forgeTime, []string{"ATT-008 qe.signature"})
 	same("good", e, en, forgeTime, nil)
+	if c, _ := warm.Verify(e, en, forgeTime); c.TCB.FMSPC[0] == 1 {
+		c.TCB.FMSPC[0] = 9 // what a caller does to its claims is its own matter
+	}
+	same("QE report of another leaf", quote(otherLeaf), en, forgeTime, []string{"ATT-008 qe.signature"})
 	same("good again", e, en, forgeTime, nil)
 	same("damaged chain after", damaged(400), en, forgeTime, []string{"ATT-006 pck.chain"})
 	same("broken TCB info after", e, replace(attest.KindTCBInfo, broken), forgeTime, []string{"ATT-023 tcbInfo.signature"})
@@ -226,6 +240,37 @@ func TestCaches(t *testing.T) {
 	newer := f.crl(f.pckCRL, f.parse(f.certificate(f.ca, f.root, &f.caKey.PublicKey, f.rootKey)), f.caKey)
 	same("newer CRL", e, replace(attest.KindPCKCRL, func([]byte) []byte { return newer }), forgeTime, []string{"ATT-019 pck.revocation"})
 	same("good in the end", e, en, forgeTime, nil)
+}
+
+// TestOpenEnclaveHeader checks the header that EGo puts before a quote.
+func TestOpenEnclaveHeader(t *testing.T) {
+	f := newForge(t, attest.SGX)
+	e, en := f.make()
+	for name, c := range map[string]struct {
+		length int
+		want   []string
+	}{
+		"exact": {len(e.Raw), nil}, "one byte less": {len(e.Raw) - 1, []string{"ATT-003 quote.format"}}, "one byte more": {len(e.Raw) + 1, []string{"ATT-003 quote.format"}},
+		"zero": {0, []string{"ATT-003 quote.format"}}, "negative": {-1, []string{"ATT-003 quote.format"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := binary.LittleEndian.AppendUint64([]byte{1, 0, 0, 0, 2, 0, 0, 0}, uint64(c.length))
+			_, steps := f.verifier().Verify(attest.Evidence{TEE: e.TEE, Raw: append(raw, e.Raw...)}, en, forgeTime)
+			if got := failed(steps); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestOtherShape checks that a verifier refuses the quotes of the other TEE.
+func TestOtherShape(t *testing.T) {
+	e, en := newForge(t, attest.SGX).make()
+	f := newForge(t, attest.TDX)
+	_, steps := f.verifier().Verify(e, en, forgeTime)
+	if got := failed(steps); !reflect.DeepEqual(got, []string{"ATT-004 quote.version"}) {
+		t.Errorf("got %v, want ATT-004 quote.version", got)
+	}
 }
 
 func text(t *testing.T, steps []attest.Step) string {
