@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"unicode/utf8"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -17,13 +16,18 @@ import (
 func report(w io.Writer, err error) int {
 	e := problem.From(err)
 	var b strings.Builder
-	fmt.Fprintf(&b, "✗ %s: %s  %s\n", problem.Lookup(e.Code).Title, e.Detail, e.Code)
 	var v attest.Verdict
+	next := e.Next
 	if len(e.Verdict) > 0 && json.Unmarshal(e.Verdict, &v) == nil {
-		table(&b, v)
+		fmt.Fprintf(&b, "✗ refused: %s  %s\n", problem.Lookup(e.Code).Title, e.Code)
+		if table(&b, v) {
+			next = ""
+		}
+	} else {
+		fmt.Fprintf(&b, "✗ %s: %s  %s\n", problem.Lookup(e.Code).Title, e.Detail, e.Code)
 	}
-	if e.Next != "" {
-		fmt.Fprintf(&b, "next: %s\n", e.Next)
+	if next != "" {
+		fmt.Fprintf(&b, "next: %s\n", next)
 	}
 	if e.Instance != "" {
 		fmt.Fprintf(&b, "      ashlar explain %s\n", e.Instance)
@@ -45,8 +49,9 @@ func isCompared(field string) bool {
 	return false
 }
 
-// table writes a verdict as field, wanted, got and mark.
-func table(b *strings.Builder, v attest.Verdict) {
+// table writes a verdict as field, wanted, got and mark, and what mends it; it
+// reports whether anything does.
+func table(b *strings.Builder, v attest.Verdict) (mends bool) {
 	if v.TEE.Simulated() {
 		fmt.Fprintf(b, "SIMULATION: evidence of %s, made by software\n", v.TEE)
 	}
@@ -72,9 +77,11 @@ func table(b *strings.Builder, v attest.Verdict) {
 	}
 	for _, s := range v.Failed() {
 		if s.Fix.How != "" {
-			fmt.Fprintf(b, "  %s: %s (%s)\n", s.Field, s.Fix.How, s.Fix.Who)
+			fmt.Fprintf(b, "next: %s: %s (%s)\n", s.Field, s.Fix.How, s.Fix.Who)
+			mends = true
 		}
 	}
+	return mends
 }
 
 const cellWidth = 22
@@ -88,13 +95,17 @@ func abbreviate(want, got string) (string, string) {
 	return w, g
 }
 
-// shorten keeps the start and the end of a long value.
+// shorten keeps the start and the end of a long digest, and the start of a long
+// text.
 func shorten(s string) string {
-	if utf8.RuneCountInString(s) <= cellWidth {
-		return s
-	}
 	r := []rune(s)
-	return string(r[:8]) + "…" + string(r[len(r)-4:])
+	switch {
+	case len(r) <= cellWidth:
+		return s
+	case strings.Trim(s, "0123456789abcdefABCDEF") == "":
+		return s[:8] + "…" + s[len(s)-4:]
+	}
+	return string(r[:cellWidth-1]) + "…"
 }
 
 // printable keeps what came over the network from steering a terminal.

@@ -200,7 +200,7 @@ func (c *Coordinator) bound(ctx context.Context, purpose binding.Purpose, e *mar
 		}
 	}
 	b := attest.Bind(e.GetClaimsBuffer())
-	if !bytes.HasSuffix(e.GetRaw(), b[:]) {
+	if !bytes.Contains(e.GetRaw(), b[:]) {
 		return problem.New("ATT-011", "the evidence binds another buffer")
 	}
 	return nil

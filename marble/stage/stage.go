@@ -146,9 +146,14 @@ func (t *Tracker) publish() {
 	if s == t.current {
 		return
 	}
+	silent := t.current
+	silent.NotAfter = s.NotAfter
 	t.current = s
 	close(t.changed)
 	t.changed = make(chan struct{})
+	if silent == s { // the lease has its own line
+		return
+	}
 	level := slog.LevelInfo
 	if s.Code != "" {
 		level = slog.LevelWarn
