@@ -228,8 +228,10 @@ type settlement struct {
 
 func (s *settlement) key() string { return instanceKey(s.asked.info.Marble, s.asked.info.ID) }
 
-func (s *settlement) asker() secrets.Asker {
-	return secrets.Asker{Marble: s.asked.info.Marble, Instance: s.asked.info.ID}
+func (s *settlement) request() secrets.Request {
+	return secrets.Request{
+		Manifest: s.rev.m, Asker: secrets.Asker{Marble: s.asked.info.Marble, Instance: s.asked.info.ID}, Names: s.names, At: s.at,
+	}
 }
 
 // makeSecrets generates what the marble's parameters name and nobody made before.
@@ -240,7 +242,7 @@ func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s
 	var missing []secrets.Missing
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		var err error
-		_, missing, err = secrets.Find(tx, s.rev.m, s.asker(), s.names, s.at)
+		_, missing, err = secrets.Find(tx, s.request())
 		return err
 	})
 	if err != nil {
@@ -281,7 +283,7 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 	}
 	var complete bool
 	var err error
-	if s.values, complete, err = secrets.Settle(tx, s.rev.m, s.asker(), s.names, s.made, s.at); err != nil {
+	if s.values, complete, err = secrets.Settle(tx, s.request(), s.made); err != nil {
 		return problem.Because(err, "CRD-037", "releasing the secrets of %s", s.asked.info.Marble)
 	}
 	if !complete {

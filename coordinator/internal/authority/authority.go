@@ -89,7 +89,7 @@ func New(at time.Time, random io.Reader) (*Authority, error) {
 		return nil, fmt.Errorf("making the root: %w", err)
 	}
 	tmpl.MaxPathLen, tmpl.SignatureAlgorithm = 1, x509.ECDSAWithSHA384
-	cert, err := signCA(tmpl, tmpl, rootKey.signer.Public(), rootKey, random)
+	cert, err := signCA(tmpl, rootKey.signer.Public(), ca{cert: tmpl, key: rootKey}, random)
 	if err != nil {
 		return nil, fmt.Errorf("signing the root: %w", err)
 	}
@@ -115,7 +115,7 @@ func (a *Authority) Rotated(at time.Time) (*Authority, error) {
 		tmpl.NotAfter = a.root.cert.NotAfter
 	}
 	tmpl.MaxPathLenZero, tmpl.SignatureAlgorithm = true, x509.ECDSAWithSHA384
-	cert, err := signCA(tmpl, a.root.cert, meshKey.signer.Public(), a.root.key, a.random)
+	cert, err := signCA(tmpl, meshKey.signer.Public(), a.root, a.random)
 	if err != nil {
 		return nil, fmt.Errorf("signing the mesh CA: %w", err)
 	}
@@ -275,9 +275,10 @@ func caTemplate(name string, at time.Time, life time.Duration, random io.Reader)
 	}, nil
 }
 
-// signCA signs a CA certificate and judges what came out.
-func signCA(tmpl, parent *x509.Certificate, pub crypto.PublicKey, k key, random io.Reader) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(random, tmpl, parent, pub, k.signer)
+// signCA signs a CA certificate and judges what came out. The root's template
+// is its own parent.
+func signCA(tmpl *x509.Certificate, pub crypto.PublicKey, parent ca, random io.Reader) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(random, tmpl, parent.cert, pub, parent.key.signer)
 	if err != nil {
 		return nil, err
 	}
@@ -285,8 +286,8 @@ func signCA(tmpl, parent *x509.Certificate, pub crypto.PublicKey, k key, random 
 	if err != nil {
 		return nil, err
 	}
-	issuer := parent
-	if tmpl == parent {
+	issuer := parent.cert
+	if tmpl == issuer {
 		issuer = cert
 	}
 	if err := cert.CheckSignatureFrom(issuer); err != nil {

@@ -33,6 +33,15 @@ var (
 // known from accepted evidence or from its leaf.
 type Asker struct{ Marble, Instance string }
 
+// Request asks for the secrets of some names, at a time. Manifest is the one
+// that rules who may read them.
+type Request struct {
+	Manifest *manifest.Manifest
+	Asker    Asker
+	Names    []string
+	At       time.Time
+}
+
 // Missing is a secret that has to be made before it can be released.
 type Missing struct {
 	Name string
@@ -53,20 +62,20 @@ func permitted(m *manifest.Manifest, marble, name string) (manifest.Secret, erro
 	return s, nil
 }
 
-// Find returns the secrets of these names that exist for the asker, and those
-// that have to be made. One that the asker may not read fails the whole.
-func Find(tx *store.Tx, m *manifest.Manifest, who Asker, names []string, at time.Time) (map[string]Value, []Missing, error) {
-	have := make(map[string]Value, len(names))
+// Find returns the requested secrets that exist for the asker, and those that
+// have to be made. One that the asker may not read fails the whole.
+func Find(tx *store.Tx, req Request) (map[string]Value, []Missing, error) {
+	have := make(map[string]Value, len(req.Names))
 	var missing []Missing
-	for _, name := range names {
-		s, err := permitted(m, who.Marble, name)
+	for _, name := range req.Names {
+		s, err := permitted(req.Manifest, req.Asker.Marble, name)
 		if err != nil {
 			return nil, nil, err
 		}
-		table, key := place(s, who, name)
+		table, key := place(s, req.Asker, name)
 		r, ok := table.Get(tx, key)
 		switch {
-		case ok && usable(r, s, at):
+		case ok && usable(r, s, req.At):
 			have[name] = r.value()
 		case ok && r.Shape == shape(s):
 			missing = append(missing, Missing{Name: name, spec: s, key: key, keep: r.PrivateKey})
@@ -78,19 +87,19 @@ func Find(tx *store.Tx, m *manifest.Manifest, who Asker, names []string, at time
 }
 
 // Settle puts what was made into its tables, unless it exists by now, and
-// returns all secrets of these names. It is false if one is neither there nor
+// returns all requested secrets. It is false if one is neither there nor
 // made: the caller makes it and tries again.
-func Settle(tx *store.Tx, m *manifest.Manifest, who Asker, names []string, made map[string]Made, at time.Time) (map[string]Value, bool, error) {
-	have, missing, err := Find(tx, m, who, names, at)
+func Settle(tx *store.Tx, req Request, made map[string]Made) (map[string]Value, bool, error) {
+	have, missing, err := Find(tx, req)
 	if err != nil {
 		return nil, false, err
 	}
 	for _, miss := range missing {
 		mine, ok := made[miss.Name]
-		if !ok || !usable(mine.r, miss.spec, at) {
+		if !ok || !usable(mine.r, miss.spec, req.At) {
 			return nil, false, nil
 		}
-		table, key := place(miss.spec, who, miss.Name)
+		table, key := place(miss.spec, req.Asker, miss.Name)
 		if err := table.Put(tx, key, mine.r); err != nil {
 			return nil, false, fmt.Errorf("keeping secret %s: %w", miss.Name, err)
 		}

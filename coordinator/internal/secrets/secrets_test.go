@@ -51,7 +51,7 @@ func newKeeper(t testing.TB) *keeper {
 func (k *keeper) release(m *manifest.Manifest, who Asker, at time.Time, names ...string) (map[string]Value, error) {
 	var missing []Missing
 	err := k.store.View(k.Context(), func(tx *store.Tx) (err error) {
-		_, missing, err = Find(tx, m, who, names, at)
+		_, missing, err = Find(tx, Request{m, who, names, at})
 		return err
 	})
 	if err != nil {
@@ -65,7 +65,7 @@ func (k *keeper) release(m *manifest.Manifest, who Asker, at time.Time, names ..
 	err = k.store.Update(k.Context(), func(tx *store.Tx) error {
 		var complete bool
 		var err error
-		if values, complete, err = Settle(tx, m, who, names, made, at); err == nil && !complete {
+		if values, complete, err = Settle(tx, Request{m, who, names, at}, made); err == nil && !complete {
 			err = errors.New("incomplete")
 		}
 		return err
@@ -166,7 +166,7 @@ func TestReaders(t *testing.T) {
 			t.Errorf("%+v got %q: %d values, %v", c.who, c.name, len(values), err)
 		}
 		err = k.store.Update(t.Context(), func(tx *store.Tx) error {
-			values, _, err := Settle(tx, m, c.who, []string{c.name}, map[string]Made{c.name: {}}, start)
+			values, _, err := Settle(tx, Request{m, c.who, []string{c.name}, start}, map[string]Made{c.name: {}})
 			if len(values) != 0 {
 				t.Errorf("%+v got %q from Settle", c.who, c.name)
 			}
