@@ -30,6 +30,7 @@ type Config struct {
 	// Client, Mesh and Metrics are the coordinator's addresses, host:port.
 	Client, Mesh, Metrics string
 	Say                   func(format string, args ...any) // progress, one line each
+	Amend                 func(manifest map[string]any)    // changes the shop's manifest before it is set; may be nil
 }
 
 // Addresses of a deployment on a laptop.

@@ -129,6 +129,9 @@ func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte
 		"tests": []any{map[string]any{"from": "gateway", "to": "web", "allow": true},
 			map[string]any{"from": "catalog", "to": "gateway", "allow": false}},
 	}
+	if d.Amend != nil {
+		d.Amend(doc)
+	}
 	raw, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return nil, err
