@@ -249,11 +249,7 @@ func (d *daemon) shutdown(cancel context.CancelFunc) {
 	}
 	var ending sync.WaitGroup
 	ending.Go(func() { d.marble.Stop(grace) })
-	ending.Go(func() {
-		if d.client.Shutdown(grace) != nil {
-			_ = d.client.Close() // the grace is over
-		}
-	})
+	ending.Go(func() { api.StopClient(grace, d.client, d.clientGate) })
 	cancel() // ends the proxies' streams
 	done := make(chan struct{})
 	go func() {

@@ -22,6 +22,7 @@ type Gate struct {
 	idle    list.List // of *gated, longest idle first
 	refused uint64
 	evicted uint64
+	closed  bool
 }
 
 // NewGate returns a gate for max connections, and three quarters of them from
@@ -36,6 +37,22 @@ func (g *Gate) Counts() (open int, refused, evicted uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.conns), g.refused, g.evicted
+}
+
+// Drain lets nobody in any more and closes connections without a running
+// request, also those that have not shown yet what they want: a server that
+// stops gracefully would wait for them.
+func (g *Gate) Drain() {
+	g.mu.Lock()
+	g.closed = true
+	var idle []*gated
+	for e := g.idle.Front(); e != nil; e = e.Next() {
+		idle = append(idle, e.Value.(*gated))
+	}
+	g.mu.Unlock()
+	for _, c := range idle {
+		_ = c.Close() // the peer is not waited for
+	}
 }
 
 // Listen returns l behind the gate.
@@ -79,7 +96,7 @@ func (g *Gate) admit(c net.Conn) net.Conn {
 	in := &gated{Conn: c, gate: g, name: c.RemoteAddr().String(), host: hostOf(c.RemoteAddr())}
 	var victim *gated
 	g.mu.Lock()
-	full := g.hosts[in.host] >= g.perAddress
+	full := g.closed || g.hosts[in.host] >= g.perAddress
 	if !full && len(g.conns) >= g.max {
 		if front := g.idle.Front(); front != nil {
 			victim = front.Value.(*gated)

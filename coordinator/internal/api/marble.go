@@ -93,6 +93,7 @@ func (s *MarbleServer) Stop(ctx context.Context) {
 		defer close(done)
 		s.grpc.GracefulStop()
 	}()
+	s.gate.Drain()
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -218,8 +219,23 @@ func (s *MarbleServer) Challenge(ctx context.Context, req *marblepb.ChallengeReq
 			return nil, err
 		}
 	}
-	out.Nonce, err = s.c.Challenge(ctx, sess)
+	out.Nonce, err = s.challenge(ctx, sess)
 	return out, err
+}
+
+// challenge returns the nonce that fits who asks: on a connection under a live
+// leaf one for its renewal, on any other one for an activation.
+func (s *MarbleServer) challenge(ctx context.Context, sess coordinator.Session) ([]byte, error) {
+	_, state, err := connection(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(state.VerifiedChains) > 0 {
+		if p, err := s.c.Identify(state.PeerCertificates[0]); err == nil {
+			return s.c.NewDemand(ctx, p, sess)
+		}
+	}
+	return s.c.Challenge(ctx, sess)
 }
 
 // Activate implements marblepb.MarbleServer.

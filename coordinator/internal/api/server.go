@@ -109,6 +109,15 @@ func ServeClient(s *http.Server, l net.Listener, g *Gate) error {
 	return nil
 }
 
+// StopClient takes no new requests and lets running ones finish until ctx ends;
+// then it cuts them.
+func StopClient(ctx context.Context, s *http.Server, g *Gate) {
+	g.Drain()
+	if s.Shutdown(ctx) != nil {
+		_ = s.Close() // what is left is cut
+	}
+}
+
 func underlying(c net.Conn) *gated {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -146,7 +155,11 @@ func servingConfig(c *coordinator.Coordinator, protocols []string, auth tls.Clie
 		}
 		own := base.Clone()
 		own.Certificates = []tls.Certificate{*cert}
-		own.ClientCAs = c.Roots()
+		if auth == tls.VerifyClientCertIfGiven {
+			// Not for users: their certificates are pinned, and a hint at CAs would
+			// keep TLS libraries from showing them.
+			own.ClientCAs = c.Roots()
+		}
 		return own, nil
 	}
 	return config
