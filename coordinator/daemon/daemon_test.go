@@ -1,0 +1,582 @@
+package daemon
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// TestMain runs the program itself in a child process of a test.
+func TestMain(m *testing.M) {
+	if n := os.Getenv("TEST_DESCRIPTORS"); n != "" {
+		limit, err := strconv.ParseUint(n, 10, 64)
+		if err != nil {
+			panic(err)
+		}
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+			panic(err)
+		}
+	}
+	if os.Getenv("TEST_RUN_MAIN") != "" {
+		os.Exit(Main(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// machine is a simulated platform that serves on a socket.
+type machine struct {
+	*platform.Platform
+	dir       string
+	verifiers attest.Verifiers
+	self      attest.Hex // SHA-256 of this test's program, which the coordinator is
+}
+
+func newMachine(t testing.TB) *machine {
+	t.Helper()
+	p, err := platform.New(platform.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A socket's path is short; the test's own folder may not be.
+	dir, err := os.MkdirTemp("", "ashlar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "platform.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Serve(ctx, l); err != nil {
+			t.Errorf("platform: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	if err := os.WriteFile(filepath.Join(dir, "root.pem"), p.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vs, err := sim.NewVerifiers(p.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := sim.FileDigest(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &machine{Platform: p, dir: dir, verifiers: attest.NewVerifiers(vs...), self: self}
+}
+
+func (m *machine) config() Config {
+	return Config{State: filepath.Join(m.dir, "state"), TEE: attest.SimSGX, SimSocket: filepath.Join(m.dir, "platform.sock"),
+		SimRoot: filepath.Join(m.dir, "root.pem"), ClientAddr: "127.0.0.1:0", MeshAddr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0"}
+}
+
+func (m *machine) flags(command string, more ...string) []string {
+	c := m.config()
+	return append([]string{command, "--state", c.State, "--tee", string(c.TEE), "--sim-socket", c.SimSocket, "--sim-root", c.SimRoot}, more...)
+}
+
+func (m *machine) dial(addr, from string, user *tls.Certificate) (*client.Client, error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	return client.Dial(context.Background(), addr, client.Options{Verifiers: m.verifiers, Certificate: user, DialContext: d.DialContext,
+		Policy: attest.Policy{Package: attest.Package{Sim: &attest.SimReference{Program: []attest.Hex{m.self}}}}})
+}
+
+// run runs a coordinator in this process until the returned function is called.
+func run(t testing.TB, c Config) (Addresses, func() error) {
+	t.Helper()
+	ready, ended := make(chan Addresses, 1), make(chan error, 1)
+	c.Ready = func(a Addresses) { ready <- a }
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { ended <- Run(ctx, c) }()
+	select {
+	case a := <-ready:
+		return a, func() error {
+			cancel()
+			return <-ended
+		}
+	case err := <-ended:
+		cancel()
+		t.Fatal(err)
+		return Addresses{}, nil
+	}
+}
+
+func user(t testing.TB) *tls.Certificate {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "alice"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}
+}
+
+func manifestOf(alice *tls.Certificate, lease string) []byte {
+	cert, _ := json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: alice.Certificate[0]})))
+	return fmt.Appendf(nil, `{"version": 1, "trustDomain": "shop.example",
+  "packages": {"web": {"sim": {"program": ["%064d"], "agent": ["%064d"]}}},
+  "marbles": {"web": {"package": "web", "lease": %q}},
+  "users": {"alice": {"certificate": %s, "roles": ["operator"]}}, "roles": {"operator": {"actions": ["updateManifest"]}}}`, 1, 2, lease, cert)
+}
+
+func TestStateOutlivesARestart(t *testing.T) {
+	m, ctx := newMachine(t), context.Background()
+	if err := Run(ctx, m.config()); problem.CodeOf(err) != "STO-002" {
+		t.Fatalf("run without state: got %v, want STO-002", err)
+	}
+	if err := Init(ctx, m.config()); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(ctx, m.config()); problem.CodeOf(err) != "STO-001" {
+		t.Errorf("second init: got %v, want STO-001", err)
+	}
+	addr, stop := run(t, m.config())
+	alice := user(t)
+	c, err := m.dial(addr.Client, "", alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := c.SetManifest(ctx, manifestOf(alice, "1h"), nil)
+	if err != nil || !set.OpenFirstSet {
+		t.Fatalf("got %+v, %v, want an open first set", set, err)
+	}
+	trust := filepath.Join(m.dir, "trust")
+	if err := client.WriteTrust(trust, c.Verified()); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if err := stop(); err != nil {
+		t.Fatalf("stopping: %v", err)
+	}
+	addr, stop = run(t, m.config())
+	c, err = m.dial(addr.Client, "", alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := client.WriteTrust(trust, c.Verified()); err != nil {
+		t.Errorf("the restarted coordinator is not the remembered one: %v", err)
+	}
+	got, err := c.Manifest(ctx)
+	if err != nil || !bytes.Equal(got.Digest, set.Digest) {
+		t.Errorf("got %s, %v, want %s", got.Digest, err, set.Digest)
+	}
+	if _, err := c.SetManifest(ctx, manifestOf(alice, "2h"), set.Digest); err != nil {
+		t.Errorf("setting the next manifest: %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+}
+
+func TestOwnerAloneSetsTheFirstManifest(t *testing.T) {
+	m, ctx := newMachine(t), context.Background()
+	owner, c := user(t), m.config()
+	c.Owner = filepath.Join(m.dir, "owner.pem")
+	if err := os.WriteFile(c.Owner, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: owner.Certificate[0]}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	addr, stop := run(t, c)
+	defer func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for name, who := range map[string]*tls.Certificate{"nobody": nil, "stranger": user(t)} {
+		cl, err := m.dial(addr.Client, "", who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cl.SetManifest(ctx, manifestOf(owner, "1h"), nil); problem.CodeOf(err) != "CRD-017" {
+			t.Errorf("%s: got %v, want CRD-017", name, err)
+		}
+		cl.Close()
+	}
+	cl, err := m.dial(addr.Client, "", owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if r, err := cl.SetManifest(ctx, manifestOf(owner, "1h"), nil); err != nil || r.OpenFirstSet {
+		t.Errorf("owner: got %+v, %v, want a set that was not open", r, err)
+	}
+}
+
+func TestOperations(t *testing.T) {
+	m := newMachine(t)
+	var log bytes.Buffer
+	c := m.config()
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	if err := Init(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	addr, stop := run(t, c)
+	for path, want := range map[string]string{
+		"/metrics": `ashlar_build_info{simulation="true"`,
+		"/livez":   `"stage":"waiting for a manifest"`,
+		"/readyz":  `"ready":true`,
+	} {
+		resp, err := http.Get("http://" + addr.Metrics + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || !strings.Contains(string(body), want) {
+			t.Errorf("%s: got %d %.200s, %v, want %s", path, resp.StatusCode, body, err, want)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"ready", "waiting for a manifest", "anybody who reaches", "SIMULATION"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, log.String())
+		}
+	}
+	for line := range strings.Lines(log.String()) {
+		if !strings.Contains(line, "SIMULATION") {
+			t.Errorf("a line does not say SIMULATION: %s", line)
+		}
+	}
+}
+
+func TestConfigurationNamesTheField(t *testing.T) {
+	m := newMachine(t)
+	for flag, edit := range map[string]func(*Config){
+		"state":        func(c *Config) { c.State = "" },
+		"tee":          func(c *Config) { c.TEE = attest.SGX },
+		"sim-socket":   func(c *Config) { c.SimSocket = "" },
+		"sim-root":     func(c *Config) { c.SimRoot = "" },
+		"seal":         func(c *Config) { c.Seal = "none" },
+		"owner":        func(c *Config) { c.Owner = filepath.Join(m.dir, "missing.pem") },
+		"client-addr":  func(c *Config) { c.ClientAddr = "4433" },
+		"mesh-addr":    func(c *Config) { c.MeshAddr = "x" },
+		"metrics-addr": func(c *Config) { c.MetricsAddr = "x" },
+		"advertise":    func(c *Config) { c.Advertise = []string{"*.example"} },
+	} {
+		t.Run(flag, func(t *testing.T) {
+			c := m.config()
+			edit(&c)
+			err := Run(context.Background(), c)
+			if problem.CodeOf(err) != "CRD-130" || !strings.Contains(err.Error(), "--"+flag) {
+				t.Errorf("got %v, want CRD-130 about --%s", err, flag)
+			}
+		})
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	m, c := newMachine(t), Config{}
+	c = m.config()
+	if err := Init(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c.MeshAddr = l.Addr().String()
+	if err := Run(context.Background(), c); problem.CodeOf(err) != "CRD-134" || !strings.Contains(err.Error(), "--mesh-addr") {
+		t.Errorf("got %v, want CRD-134 about --mesh-addr", err)
+	}
+	// Nothing is left locked.
+	c.MeshAddr = "127.0.0.1:0"
+	_, stop := run(t, c)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefresherKeepsTheLastWord(t *testing.T) {
+	now, calls := time.Unix(0, 0), 0
+	fail := false
+	r := newRefresher(func(context.Context, attest.TEE) (attest.Endorsements, error) {
+		calls++
+		if fail {
+			return attest.Endorsements{}, errors.New("down")
+		}
+		return attest.NewEndorsements(attest.Endorsement{Kind: strconv.Itoa(calls)}), nil
+	}, func() time.Time { return now }, slog.New(slog.DiscardHandler))
+	kind := func() string {
+		t.Helper()
+		e, err := r.get(context.Background(), attest.SimSGX)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Items()[0].Kind
+	}
+	if got := kind() + kind(); got != "11" {
+		t.Errorf("got %s, want one question while fresh", got)
+	}
+	now = now.Add(freshFor)
+	if got := kind(); got != "2" {
+		t.Errorf("got %s, want a second question", got)
+	}
+	now, fail = now.Add(freshFor), true
+	if got := kind(); got != "2" {
+		t.Errorf("got %s, want the last word", got)
+	}
+	if _, err := r.get(context.Background(), attest.SimTDX); problem.CodeOf(err) != "CRD-133" {
+		t.Errorf("never answered: got %v, want CRD-133", err)
+	}
+}
+
+// child is a coordinator in a process of its own.
+type child struct {
+	*exec.Cmd
+	Addresses
+	log *bytes.Buffer
+	out chan error
+}
+
+var readyLine = regexp.MustCompile(`msg=ready .*client=(\S+) mesh=(\S+) metrics=(\S+)`)
+
+func start(t *testing.T, m *machine, env ...string) *child {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{Cmd: exec.Command(exe, m.flags("run", "--client-addr", "127.0.0.1:0", "--mesh-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")...),
+		log: &bytes.Buffer{}, out: make(chan error, 1)}
+	c.Env = append(os.Environ(), append(env, "TEST_RUN_MAIN=1")...)
+	pipe, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan []string, 1)
+	go func() {
+		for lines := bufio.NewScanner(pipe); lines.Scan(); {
+			fmt.Fprintln(c.log, lines.Text())
+			if a := readyLine.FindStringSubmatch(lines.Text()); a != nil {
+				ready <- a
+			}
+		}
+		close(ready)
+		c.out <- c.Wait()
+	}()
+	t.Cleanup(func() { _ = c.Process.Kill() })
+	a, ok := <-ready
+	if !ok {
+		t.Fatalf("the coordinator did not start: %v\n%s", <-c.out, c.log)
+	}
+	c.Addresses = Addresses{a[1], a[2], a[3]}
+	return c
+}
+
+func (c *child) end(t *testing.T) {
+	t.Helper()
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-c.out; err != nil {
+		t.Errorf("got %v, want exit 0\n%s", err, c.log)
+	}
+}
+
+// flood opens connections that ask for nothing, from several addresses, and
+// keeps them.
+func flood(t *testing.T, addrs []string, n int) {
+	t.Helper()
+	opened := 0
+	for i := range n {
+		d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i%8+1))}}
+		c, err := d.Dial("tcp", addrs[i%len(addrs)])
+		if err != nil {
+			continue // refused: that is what the limit is for
+		}
+		opened++
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	if opened == 0 {
+		t.Fatal("not one connection was taken")
+	}
+}
+
+// More sockets than descriptors: the state can still be written and read.
+func TestFewDescriptors(t *testing.T) {
+	m := newMachine(t)
+	if err := Init(context.Background(), m.config()); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, m, "TEST_DESCRIPTORS=256")
+	flood(t, []string{c.Client, c.Mesh}, 1000)
+	commit(t, m, c)
+	c.end(t)
+}
+
+// commit sets two manifests, one after the other.
+func commit(t *testing.T, m *machine, c *child) {
+	t.Helper()
+	alice := user(t)
+	cl, err := m.dial(c.Client, "127.0.0.1", alice)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, c.log)
+	}
+	defer cl.Close()
+	first, err := cl.SetManifest(context.Background(), manifestOf(alice, "1h"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.SetManifest(context.Background(), manifestOf(alice, "2h"), first.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := cl.Status(context.Background()); err != nil || s.Revision != 2 {
+		t.Errorf("got %+v, %v, want revision 2", s, err)
+	}
+}
+
+// Ten thousand idle connections at a port, or as many as the limit of open
+// files lets this test open.
+func TestManyIdleConnections(t *testing.T) {
+	n := 10_000
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if most := int(min(limit.Max, 1<<20)) - 500; most < n {
+		t.Logf("the limit of open files is %d: %d connections instead of %d", limit.Max, most, n)
+		n = most
+	}
+	m := newMachine(t)
+	if err := Init(context.Background(), m.config()); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, m)
+	flood(t, []string{c.Client}, n)
+	commit(t, m, c)
+	c.end(t)
+}
+
+func TestSecondSignalForces(t *testing.T) {
+	m := newMachine(t)
+	if err := Init(context.Background(), m.config()); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, m)
+	// A request that never ends keeps the first signal waiting.
+	conn, err := tls.Dial("tcp", c.Client, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "PUT /v1/manifest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "100") {
+		t.Fatalf("got %q, %v, want 100 Continue: the body is being read", line, err)
+	}
+	for range 2 {
+		if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // two signals at once count as one
+	}
+	if err := <-c.out; err != nil {
+		t.Errorf("got %v, want exit 0\n%s", err, c.log)
+	}
+	if !strings.Contains(c.log.String(), "running requests are cut") {
+		t.Errorf("the log does not say that requests were cut:\n%s", c.log)
+	}
+	c = start(t, m)
+	c.end(t)
+}
+
+func TestCommandLine(t *testing.T) {
+	m := newMachine(t)
+	empty := func(string) string { return "" }
+	for name, c := range map[string]struct {
+		args []string
+		env  map[string]string
+		exit int
+		want string
+	}{
+		"help":             {args: nil, exit: 0, want: "ashlar-coordinator init"},
+		"help flag":        {args: []string{"run", "-h"}, exit: 0, want: "-sim-root"},
+		"version":          {args: []string{"version"}, exit: 0, want: Version},
+		"unknown command":  {args: []string{"rnu"}, exit: 2, want: "wanted init, run or version"},
+		"unknown flag":     {args: []string{"run", "--stat", "x"}, exit: 2, want: "CRD-130"},
+		"argument":         {args: []string{"run", "x"}, exit: 2, want: "unexpected argument"},
+		"no state":         {args: m.flags("run"), exit: 1, want: "ashlar-coordinator init --state"},
+		"init":             {args: m.flags("init"), exit: 0, want: "Made the state"},
+		"from environment": {args: []string{"init"}, env: map[string]string{"ASHLAR_STATE": "x", "ASHLAR_TEE": "sgx"}, exit: 2, want: "--tee"},
+		"log format":       {args: m.flags("run", "--log-format", "xml"), exit: 2, want: "--log-format"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "no state" {
+				c.args[2] = filepath.Join(m.dir, "none")
+			}
+			getenv := empty
+			if c.env != nil {
+				getenv = func(k string) string { return c.env[k] }
+			}
+			var out, errs bytes.Buffer
+			exit := Main(c.args, getenv, &out, &errs)
+			if exit != c.exit || !strings.Contains(out.String()+errs.String(), c.want) {
+				t.Errorf("got exit %d\n%s%s\nwant exit %d and %q", exit, out.String(), errs.String(), c.exit, c.want)
+			}
+		})
+	}
+	var errs bytes.Buffer
+	if exit := Main(m.flags("init"), empty, io.Discard, &errs); exit == 0 || !strings.Contains(errs.String(), "STO-001") {
+		t.Errorf("init again: got exit %d, %s, want STO-001", exit, errs.String())
+	}
+}
