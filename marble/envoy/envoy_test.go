@@ -174,7 +174,16 @@ func TestNotReadyWithoutConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		said, err := p.Get(t.Context(), "/ready")
+		if strings.Contains(string(said), "PRE_INITIALIZING") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %q, %v; want PRE_INITIALIZING", said, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err = p.Ready(ctx)
 	if problem.CodeOf(err) != "MSH-021" || !strings.Contains(err.Error(), "PRE_INITIALIZING") {

@@ -219,16 +219,21 @@ func (p *Proxy) Restarts() int { return int(p.restarts.Load()) }
 func (p *Proxy) Ready(ctx context.Context) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
+	var said []byte
+	var last error
 	for {
-		said, err := p.Get(ctx, "/ready")
+		b, err := p.Get(ctx, "/ready")
 		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			said, last = b, err // not that it was asked once too often
 		}
 		select {
 		case <-p.done:
 			return problem.New("MSH-021", "Envoy was stopped before it was ready")
 		case <-ctx.Done():
-			return problem.Because(err, "MSH-021", "Envoy says %q", strings.TrimSpace(string(said)))
+			return problem.Because(last, "MSH-021", "Envoy says %q", strings.TrimSpace(string(said)))
 		case <-tick.C:
 		}
 	}

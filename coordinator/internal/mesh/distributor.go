@@ -26,6 +26,7 @@ const (
 	maxSubscriptions = 10_000 // names of one kind on one stream
 	settleTimeout    = 10 * time.Second
 	retryView        = time.Second
+	lookAgain        = 10 * time.Second // a lease that just ends announces nothing
 	defaultDebounce  = 50 * time.Millisecond
 )
 
@@ -37,9 +38,10 @@ type Config struct {
 	// Identify returns the instance that a leaf was issued to. The chain of the
 	// leaf has been verified by the server's TLS before.
 	Identify func(leaf *x509.Certificate) (coordinator.Peer, error)
-	// Event is told what proxies do. It must not block. State is one of
-	// "sent", "applied", "refused", or "withheld" for configuration that could not
-	// be compiled and was not sent; Names is set for refusals.
+	// Event is told what proxies do. It must not block, and not call back. State
+	// is one of "sent", "applied", "refused", or "withheld" for configuration that
+	// could not be compiled and was not sent; Names is set for refusals. Connected
+	// is true when an instance's first stream opens, false when its last closes.
 	Event func(coordinator.ProxyEvent)
 	// Now is the clock that leases are judged by.
 	Now func() time.Time
@@ -93,12 +95,15 @@ func (d *Distributor) Changed() {
 // with ctx's error.
 func (d *Distributor) Run(ctx context.Context) error {
 	defer d.shutdown()
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
 	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.changed:
+		case <-again.C:
 		}
 		wait := d.config.Debounce - time.Since(last)
 		if err := d.push(ctx, wait); err != nil {
@@ -129,7 +134,6 @@ func (d *Distributor) push(ctx context.Context, wait time.Duration) error {
 		return err
 	}
 	n := d.snap.next(v) // only Run replaces snap
-	d.reportWithheld(d.snap, n)
 	d.mu.Lock()
 	d.snap = n
 	close(d.advanced)
@@ -143,23 +147,6 @@ func (d *Distributor) push(ctx context.Context, wait time.Duration) error {
 		s.update(n.sets[s.key])
 	}
 	return nil
-}
-
-// reportWithheld raises an event for each instance whose configuration could
-// not be compiled, once for each reason and revision.
-func (d *Distributor) reportWithheld(old, cur *snapshot) {
-	for key, s := range cur.sets {
-		if s.failed == nil {
-			continue
-		}
-		if was := old.sets[key]; was != nil && was.failed != nil && was.revision == s.revision && was.failed.Error() == s.failed.Error() {
-			continue
-		}
-		d.config.Event(coordinator.ProxyEvent{
-			Peer: coordinator.Peer{Marble: key.marble, Instance: key.id}, Revision: s.revision,
-			State: "withheld", Error: s.failed.Error(),
-		})
-	}
 }
 
 func sleep(ctx context.Context, for_ time.Duration) error {
@@ -208,10 +195,8 @@ func (d *Distributor) DeltaAggregatedResources(stream discovery.AggregatedDiscov
 	if err := d.join(ctx, s); err != nil {
 		return toStatus(err)
 	}
-	s.connected(true)
 	err = delta.NewServer(ctx, s, s).DeltaStreamHandler(stream, resource.AnyType)
 	d.leave(s)
-	s.connected(false)
 	if cause := context.Cause(ctx); problem.CodeOf(cause) != "" {
 		err = cause
 	}
@@ -286,9 +271,12 @@ func (d *Distributor) tryJoin(s *subscriber) (advanced <-chan struct{}, joined b
 	if d.streams[s.key] >= maxStreams {
 		return nil, false, problem.New("MSH-006", "%s/%s has %d streams already", s.key.marble, s.key.id, maxStreams)
 	}
-	d.streams[s.key]++
+	if d.streams[s.key]++; d.streams[s.key] == 1 {
+		s.connected(true)
+	}
 	d.subs[s] = struct{}{}
 	s.set = cur
+	s.reportWithheld(nil)
 	return nil, true, nil
 }
 
@@ -311,6 +299,7 @@ func (d *Distributor) leave(s *subscriber) {
 	delete(d.subs, s)
 	if d.streams[s.key]--; d.streams[s.key] == 0 {
 		delete(d.streams, s.key)
+		s.connected(false)
 	}
 }
 

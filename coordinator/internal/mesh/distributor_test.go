@@ -303,6 +303,57 @@ func TestWithheld(t *testing.T) {
 	}
 }
 
+// An agent opens its next stream before it closes the last: the instance is
+// connected all the while.
+func TestConnectedIsSaidOfTheInstance(t *testing.T) {
+	f := newFixture(t, shopView())
+	first := f.connect(f.leaf("db", "d1", 2*time.Second))
+	first.sync("")
+	second := f.connect(f.leaf("db", "d1", 4*time.Second))
+	second.sync("")
+	if err := first.ended(); !strings.Contains(err.Error(), "MSH-005") {
+		t.Errorf("got %v, want MSH-005", err)
+	}
+	second.quiet("nothing")
+	said := func() (out []bool) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, e := range f.events {
+			if e.Connected != nil {
+				out = append(out, *e.Connected)
+			}
+		}
+		return out
+	}
+	if d := cmp.Diff([]bool{true}, said()); d != "" {
+		t.Errorf("while one is open (-want +got):\n%s", d)
+	}
+	if err := second.ended(); err == nil {
+		t.Error("got no error")
+	}
+	f.await("disconnected", func(e coordinator.ProxyEvent) bool { return e.Connected != nil && !*e.Connected })
+	if d := cmp.Diff([]bool{true, false}, said()); d != "" {
+		t.Errorf("in the end (-want +got):\n%s", d)
+	}
+}
+
+// An instance that reports a bad address is told nothing, and that is said.
+func TestWithheldFromTheStart(t *testing.T) {
+	v := shopView()
+	v.Instances[1].Loopback = "10.0.0.1"
+	f := newFixture(t, v)
+	p := f.connect(f.leaf("cart", "c1", time.Hour))
+	p.subscribe(Cluster, "*")
+	p.subscribe(Listener, "*")
+	e := f.await("withheld", func(e coordinator.ProxyEvent) bool { return e.State == "withheld" })
+	if !strings.Contains(e.Error, "MSH-012") || e.Peer.Serial == "" {
+		t.Errorf("got %+v, want MSH-012 and the leaf's serial", e)
+	}
+	f.change(func(v *coordinator.View) { v.Instances[1].Loopback = "" })
+	p.next(Cluster)
+	p.next(Listener)
+}
+
 func TestStreamsOfOneInstanceAreLimited(t *testing.T) {
 	f := newFixture(t, shopView())
 	leaf := f.leaf("db", "d1", time.Hour)

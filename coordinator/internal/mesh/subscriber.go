@@ -67,8 +67,19 @@ func (s *subscriber) update(to *set) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	was := s.set
 	s.set = to
+	s.reportWithheld(was)
 	s.flush()
+}
+
+// reportWithheld says that the proxy keeps what it has, and why; once for each
+// revision and reason.
+func (s *subscriber) reportWithheld(was *set) {
+	if s.set.failed == nil || was != nil && was.failed != nil && was.revision == s.set.revision && was.failed.Error() == s.set.failed.Error() {
+		return
+	}
+	s.event(coordinator.ProxyEvent{Peer: s.peer, Type: Listener.String(), State: "withheld", Error: truncate(s.set.failed.Error()), Revision: s.set.revision})
 }
 
 // CreateDeltaWatch implements cache.ConfigWatcher: the proxy has answered, or
@@ -298,6 +309,7 @@ func (s *subscriber) OnDeltaStreamOpen(context.Context, int64, string) error { r
 // OnDeltaStreamClosed implements delta.Callbacks.
 func (s *subscriber) OnDeltaStreamClosed(int64, *core.Node) {}
 
+// connected is called under the Distributor's lock, so that the order is right.
 func (s *subscriber) connected(yes bool) {
 	s.event(coordinator.ProxyEvent{Peer: s.peer, Connected: &yes})
 }
