@@ -204,11 +204,14 @@ func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, ref
 		Time: c.config.Now(), Kind: audit.ManifestRefused, Subject: hex.EncodeToString(digest[:]), Code: string(p.Code), Text: p.Detail,
 		Details: map[string]string{"ifMatch": req.IfMatch},
 	}
+	var err error
 	if req.Principal == nil {
-		return errors.Join(p, c.log.AppendAnonymous(ctx, r))
+		err = c.log.AppendAnonymous(ctx, r)
+	} else {
+		r.Actor = req.Principal.Name
+		err = c.store.Update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
 	}
-	r.Actor = req.Principal.Name
-	if err := c.store.Update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err }); err != nil {
+	if err != nil {
 		return errors.Join(p, err)
 	}
 	return p

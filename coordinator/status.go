@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -108,7 +107,9 @@ func (c *Coordinator) marble(tx *store.Tx, rev *revision, name string) apiv1.Mar
 	mb := rev.m.Marbles[name]
 	m := apiv1.Marble{Name: name, Package: mb.Package, Calls: []string{}, Instances: []apiv1.Instance{}, LastRefusal: c.live.refusal(name)}
 	for _, call := range mb.Calls {
-		m.Calls = append(m.Calls, fmt.Sprintf("%s:%s", call.Marble, call.Port))
+		if !slices.Contains(m.Calls, call.Marble) {
+			m.Calls = append(m.Calls, call.Marble)
+		}
 	}
 	now := c.config.Now()
 	for key, r := range instances.Prefix(tx, name+"/") {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 )
 
 func TestSecrets(t *testing.T) {
@@ -178,5 +180,70 @@ func TestReports(t *testing.T) {
 	s, _ = d.Status(t.Context())
 	if m.Instances[0].Proxy.Revision != "r2" || s.Proxies != 0 || m.Instances[0].Stage != "disconnected" {
 		t.Errorf("got %+v and %d proxies", m.Instances[0], s.Proxies)
+	}
+}
+
+// TestReadsDoNotWaitForWrites holds a commit and wants every read to return.
+func TestReadsDoNotWaitForWrites(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	leaf := leafOfLease(t, d.mustActivate("web", "one").Lease)
+	entered, release := make(chan struct{}), make(chan struct{})
+	first := d.disk.Commits() + 1
+	d.disk.SetFaults(func(n int, _ []store.Entry, _ []string) storetest.Fault {
+		if n == first {
+			close(entered)
+			<-release
+		}
+		return storetest.None
+	}, nil)
+	a := d.attempt("web", "two")
+	a.quote(d)
+	done := make(chan error)
+	go func() { _, err := a.activate(d); done <- err }()
+	<-entered
+	s, err := d.Status(t.Context())
+	if err != nil || s.Instances != 1 {
+		t.Errorf("status: %d instances, %v", s.Instances, err)
+	}
+	if v, err := d.View(t.Context()); err != nil || len(v.Instances) != 1 {
+		t.Errorf("view: %+v, %v", v, err)
+	}
+	if m, err := d.Marbles(t.Context(), "", 10); err != nil || len(m.Marbles) != 3 {
+		t.Errorf("marbles: %+v, %v", m, err)
+	}
+	if _, err := d.Identify(leaf); err != nil {
+		t.Errorf("identify: %v", err)
+	}
+	if _, err := d.Attest(t.Context(), make([]byte, 32), []byte("key")); err != nil {
+		t.Errorf("attest: %v", err)
+	}
+	if _, err := d.Challenge(t.Context(), newSession()); err != nil {
+		t.Errorf("challenge: %v", err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStatusDoesNotGrow compares what a status costs with 3 and with 2,000
+// marbles.
+func TestStatusDoesNotGrow(t *testing.T) {
+	cost := func(marbles int) float64 {
+		d := newDeployment(t)
+		d.mustSet(shop(t, func(m object) {
+			for i := range marbles {
+				m["marbles"].(object)[fmt.Sprintf("m%d", i)] = object{"package": "job"}
+			}
+		}))
+		return testing.AllocsPerRun(100, func() {
+			if _, err := d.Status(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if few, many := cost(0), cost(2000); many > few+1 {
+		t.Errorf("a status takes %v allocations with 3 marbles and %v with 2,003", few, many)
 	}
 }
