@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -156,6 +157,14 @@ func cpu() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
+// inUse returns the bytes of heap and stacks in use.
+func inUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
+
 func BenchmarkPush100(b *testing.B)  { benchmarkPush(b, 100) }
 func BenchmarkPush1000(b *testing.B) { benchmarkPush(b, 1000) }
 
@@ -168,6 +177,7 @@ func benchmarkPush(b *testing.B, n int) {
 		leaf := f.leaf(fmt.Sprintf("web-%d", i%100), fmt.Sprint(i), time.Hour)
 		config.Chain, config.Key = append(config.Chain, leaf.Chain), append(config.Key, leaf.Key)
 	}
+	alone := inUse()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crowdVariable+"=1")
 	cmd.Stderr = os.Stderr
@@ -194,6 +204,7 @@ func benchmarkPush(b *testing.B, n int) {
 	if err := lines.Decode(&times); err != nil {
 		b.Fatal(err)
 	}
+	connected := inUse()
 	var spent time.Duration
 	var late []time.Duration
 	for i := 0; b.Loop(); i++ {
@@ -212,6 +223,7 @@ func benchmarkPush(b *testing.B, n int) {
 	}
 	slices.Sort(late)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	b.ReportMetric(float64(connected-alone)/1024/float64(n), "KiB/proxy")
 	b.ReportMetric(ms(spent)/float64(b.N), "cpu-ms/push")
 	b.ReportMetric(ms(late[len(late)/2]), "p50-ms")
 	b.ReportMetric(ms(late[len(late)*99/100]), "p99-ms")

@@ -108,6 +108,7 @@ func TestStateOfTheWorldIsRefused(t *testing.T) {
 }
 
 func TestStreamEndsWithTheLease(t *testing.T) {
+	t.Parallel()
 	t.Run("leaf expires", func(t *testing.T) {
 		f := newFixture(t, shopView())
 		p := f.connect(f.leaf("web", "w1", 1500*time.Millisecond))
@@ -306,6 +307,7 @@ func TestWithheld(t *testing.T) {
 // An agent opens its next stream before it closes the last: the instance is
 // connected all the while.
 func TestConnectedIsSaidOfTheInstance(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, shopView())
 	first := f.connect(f.leaf("db", "d1", 2*time.Second))
 	first.sync("")

@@ -42,17 +42,18 @@ func manager(name string, life time.Duration) *hcm.HttpConnectionManager {
 			MaxHeadersCount:              wrapperspb.UInt32(headerCount),
 			HeadersWithUnderscoresAction: core.HttpProtocolOptions_DROP_HEADER,
 		},
-		Http2ProtocolOptions:         http2Options(),
-		MaxRequestHeadersKb:          wrapperspb.UInt32(headerKiB),
-		RequestHeadersTimeout:        durationpb.New(headersTimeout),
-		StreamIdleTimeout:            durationpb.New(streamIdle),
-		NormalizePath:                wrapperspb.Bool(true),
-		MergeSlashes:                 true,
-		PathWithEscapedSlashesAction: hcm.HttpConnectionManager_REJECT_REQUEST,
-		StripTrailingHostDot:         true,
-		ServerHeaderTransformation:   hcm.HttpConnectionManager_PASS_THROUGH,
-		UseRemoteAddress:             wrapperspb.Bool(true),
-		SkipXffAppend:                true,
+		Http1SafeMaxConnectionDuration: true,
+		Http2ProtocolOptions:           http2Options(),
+		MaxRequestHeadersKb:            wrapperspb.UInt32(headerKiB),
+		RequestHeadersTimeout:          durationpb.New(headersTimeout),
+		StreamIdleTimeout:              durationpb.New(streamIdle),
+		NormalizePath:                  wrapperspb.Bool(true),
+		MergeSlashes:                   true,
+		PathWithEscapedSlashesAction:   hcm.HttpConnectionManager_REJECT_REQUEST,
+		StripTrailingHostDot:           true,
+		ServerHeaderTransformation:     hcm.HttpConnectionManager_PASS_THROUGH,
+		UseRemoteAddress:               wrapperspb.Bool(true),
+		SkipXffAppend:                  true,
 	}
 }
 
@@ -64,14 +65,18 @@ func http2Options() *core.Http2ProtocolOptions {
 	}
 }
 
-// http2Upstream makes a cluster speak HTTP/2; life bounds its connections if it
-// is not 0.
+// http2Upstream makes a cluster speak HTTP/2. A life that is not 0 is that of
+// connections to another machine, which may vanish without a word.
 func http2Upstream(life time.Duration) (map[string]*anypb.Any, error) {
+	h2 := http2Options()
+	if life > 0 {
+		h2.ConnectionKeepalive = &core.KeepaliveSettings{Interval: durationpb.New(15 * time.Second), Timeout: durationpb.New(5 * time.Second)}
+	}
 	options := &upstream.HttpProtocolOptions{
 		UpstreamProtocolOptions: &upstream.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
-					Http2ProtocolOptions: http2Options(),
+					Http2ProtocolOptions: h2,
 				},
 			},
 		},
