@@ -55,7 +55,7 @@ func waiting(e *problem.Error) bool { return e.Code == "CRD-011" }
 // leafIsOver reports whether the coordinator no longer takes the leaf, so that
 // only a new activation helps.
 func leafIsOver(e *problem.Error) bool {
-	return e.Code == "CRD-033" || e.Code == "CRD-034" || e.Code == "CRD-121"
+	return e.Code == "CRD-033" || e.Code == "CRD-034"
 }
 
 // callError gives the failure of a call to the coordinator its code: the
