@@ -13,15 +13,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -307,7 +302,7 @@ func TestNewServingKeyIsAttested(t *testing.T) {
 		t.Errorf("got %v, want CRD-103 for an older log", err)
 	}
 	c.Close()
-	d.root, d.rootKey = newDeployment(t).root, d.rootKey
+	d.root = newDeployment(t).root
 	if _, err := c.Status(context.Background()); problem.CodeOf(err) != "CRD-104" && problem.CodeOf(err) != "CRD-101" {
 		t.Errorf("got %v, want CRD-104 or CRD-101 for another root", err)
 	}
@@ -406,88 +401,6 @@ func TestAnswers(t *testing.T) {
 	}
 	if _, err := c.Decision(context.Background(), "web"); problem.CodeOf(err) != "CRD-110" {
 		t.Errorf("got %v, want CRD-110", err)
-	}
-}
-
-func TestTrust(t *testing.T) {
-	d := newDeployment(t)
-	nonce := bytes.Repeat([]byte{1}, 32)
-	verified := func() Verified {
-		v, err := VerifyStatement(d.statement(nonce), input(d, nonce))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-	dir := filepath.Join(t.TempDir(), "trust")
-	if _, err := LoadTrust(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want fs.ErrNotExist", err)
-	}
-	if err := WriteTrust(dir, Verified{}); err == nil {
-		t.Error("wrote trust for nothing")
-	}
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want no folder before anything passed", err)
-	}
-	if err := WriteTrust(dir, verified()); err != nil {
-		t.Fatal(err)
-	}
-	got, err := LoadTrust(dir)
-	if err != nil || !got.Certificate.Equal(d.root) || got.Checkpoint.Size != 4 {
-		t.Fatalf("got %+v, %v, want the root and 4 records", got, err)
-	}
-	var s apiv1.Statement
-	b, err := os.ReadFile(filepath.Join(dir, EvidenceFile))
-	if err != nil || json.Unmarshal(b, &s) != nil {
-		t.Fatalf("evidence cannot be read back: %v", err)
-	}
-	if _, err := VerifyStatement(s, input(d, nonce)); err != nil {
-		t.Errorf("kept evidence judged again: %v", err)
-	}
-	d.log.Size = 3
-	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-103" {
-		t.Errorf("got %v, want CRD-103", err)
-	}
-	if after, _ := LoadTrust(dir); after.Checkpoint.Size != 4 {
-		t.Errorf("got %d records after a refused write, want 4", after.Checkpoint.Size)
-	}
-	d = newDeployment(t)
-	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-104" {
-		t.Errorf("got %v, want CRD-104", err)
-	}
-	damage(t, dir)
-}
-
-// damage checks that a damaged folder is never taken for a new one.
-func damage(t *testing.T, dir string) {
-	t.Helper()
-	root := newDeployment(t).root
-	for name, data := range map[string]string{
-		TrustFile:  "{",
-		BundleFile: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})),
-	} {
-		path := filepath.Join(dir, name)
-		old, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, bad := range []string{data, "", strings.Repeat("x", 10)} {
-			if err := os.WriteFile(path, []byte(bad), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := LoadTrust(dir); problem.CodeOf(err) != "CRD-109" || errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s = %.10q: got %v, want CRD-109 and not fs.ErrNotExist", name, bad, err)
-			}
-		}
-		if err := os.WriteFile(path, old, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Remove(filepath.Join(dir, BundleFile)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := LoadTrust(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want a damaged folder", err)
 	}
 }
 

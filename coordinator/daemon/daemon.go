@@ -114,13 +114,14 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.store, err = bolt.Open(ctx, bolt.Config{Dir: d.s.State, Source: d.s.source(), Random: rand.Reader}); err != nil {
+	d.metrics = api.NewMetrics(Version, d.s.simulated())
+	state := bolt.Config{Dir: d.s.State, Source: d.s.source(), Random: rand.Reader, Observe: d.metrics.Commits()}
+	if d.store, err = bolt.Open(ctx, state); err != nil {
 		return err
 	}
 	if d.core, err = coordinator.Open(ctx, d.store, config); err != nil {
 		return errors.Join(err, d.store.Close())
 	}
-	d.metrics = api.NewMetrics(Version, d.s.simulated())
 	d.mesh = mesh.NewDistributor(mesh.Config{View: d.core.View, Identify: d.core.Identify, Now: d.s.Now,
 		Event: func(e coordinator.ProxyEvent) {
 			d.metrics.ProxyEvent(e)

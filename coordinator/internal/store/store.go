@@ -33,6 +33,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -51,11 +52,15 @@ type Config struct {
 	MaxValue   int       // largest value or log record in bytes as JSON; 0: 4 MiB
 	MaxRecords int       // largest number of live records; 0: 1,048,576
 	Random     io.Reader // nil: crypto/rand
+	// Observe, if not nil, is told how long each commit took and whether it
+	// failed. It must not block.
+	Observe func(took time.Duration, err error)
 }
 
 // Store is an open state. All methods may be called from any goroutine.
 type Store struct {
 	engine     Engine
+	observe    func(time.Duration, error)
 	codec      *codec
 	maxValue   int
 	maxRecords int
@@ -174,7 +179,7 @@ func newStore(c Config) (*Store, error) {
 		return nil, errors.New("store: Config.Key is missing")
 	}
 	s := &Store{
-		engine: c.Engine, maxValue: c.MaxValue, maxRecords: c.MaxRecords,
+		engine: c.Engine, observe: c.Observe, maxValue: c.MaxValue, maxRecords: c.MaxRecords,
 		queue: make(chan *request), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if s.maxValue == 0 {

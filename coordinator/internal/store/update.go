@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -185,7 +186,11 @@ func (s *Store) commit(b *batch) error {
 	if err != nil {
 		return err
 	}
+	started := time.Now()
 	rev, err := s.engine.Commit(context.Background(), durable.rev, puts, deletes)
+	if s.observe != nil {
+		s.observe(time.Since(started), err)
+	}
 	if err != nil {
 		s.doubt = true
 		if errors.Is(err, ErrConflict) {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,11 +29,12 @@ const (
 
 // Config says where a state is and where its key comes from.
 type Config struct {
-	Dir        string      // Create makes it (mode 0700) if it is absent
-	Source     seal.Source // wraps and unwraps the data key
-	MaxValue   int         // as in store.Config
-	MaxRecords int         // as in store.Config
-	Random     io.Reader   // as in store.Config
+	Dir        string                     // Create makes it (mode 0700) if it is absent
+	Source     seal.Source                // wraps and unwraps the data key
+	MaxValue   int                        // as in store.Config
+	MaxRecords int                        // as in store.Config
+	Random     io.Reader                  // as in store.Config
+	Observe    func(time.Duration, error) // as in store.Config
 }
 
 // Presence is what a directory holds, by the names of its files.
@@ -153,7 +155,7 @@ func Open(ctx context.Context, c Config) (*store.Store, error) {
 }
 
 func (c Config) storeConfig(e store.Engine, key seal.Key) store.Config {
-	return store.Config{Engine: e, Key: key, MaxValue: c.MaxValue, MaxRecords: c.MaxRecords, Random: c.Random}
+	return store.Config{Engine: e, Key: key, MaxValue: c.MaxValue, MaxRecords: c.MaxRecords, Random: c.Random, Observe: c.Observe}
 }
 
 func refuseExisting(dir string) error {
