@@ -6,87 +6,98 @@ import (
 	"testing"
 )
 
+func simSGX() Claims {
+	files := FilesDigest(map[string]Hex{"app.py": fill(5, 32)})
+	return Claims{TEE: SimSGX, SGX: &SGXClaims{UniqueID: fill(1, 32), SignerID: fill(2, 32), ConfigID: append(files[:], make([]byte, 32)...)}}
+}
+func simTDX() Claims {
+	files := FilesDigest(map[string]Hex{"app.py": fill(5, 32)})
+	return Claims{TEE: SimTDX, TDX: &TDXClaims{MRTD: digest(1, 48), MROwner: digest(2, 48), MRConfigID: append(files[:], make([]byte, 16)...)}}
+}
+func noFiles() Claims {
+	c := simSGX()
+	c.SGX.ConfigID = make([]byte, 64)
+	return c
+}
+func tailed() Claims {
+	c := simTDX()
+	c.TDX.MRTD[47] = 1
+	return c
+}
+
+var (
+	one, two = []Hex{fill(1, 32)}, []Hex{fill(2, 32)}
+	app      = map[string]Hex{"app.py": fill(5, 32)}
+	signer   = fill(2, 32)
+)
+
+func td(b byte) []Hex { return []Hex{fill(0xee, 48), fill(b, 48)} }
+
+// packageCheck is a package and what it must say of the claims.
+type packageCheck struct {
+	name    string
+	claims  Claims
+	pkg     Package
+	want    []string // steps that fail
+	checked int      // steps, the debug step included
+}
+
+var packageChecks = []packageCheck{
+	{"zero package", sgxClaims(), Package{}, []string{"ATT-029 sgx"}, 2},
+	{"other TEE's reference", sgxClaims(), Package{TDX: &TDXReference{AllowAny: true}, Sim: &SimReference{AllowAny: true}}, []string{"ATT-029 sgx"}, 2},
+	{"simulated under production's reference", simSGX(), Package{SGX: &SGXReference{AllowAny: true}}, []string{"ATT-029 sim"}, 2},
+	{"production under the simulation's", sgxClaims(), Package{Sim: &SimReference{AllowAny: true}}, []string{"ATT-029 sgx"}, 2},
+	{"unknown TEE", Claims{TEE: SNP}, Package{SGX: &SGXReference{AllowAny: true}}, []string{"ATT-029 snp"}, 2},
+
+	{"sgx: unique id", sgxClaims(), Package{SGX: &SGXReference{UniqueID: one}}, nil, 2},
+	{"sgx: one of two", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{fill(7, 32), fill(1, 32)}}}, nil, 2},
+	{"sgx: other unique id", sgxClaims(), Package{SGX: &SGXReference{UniqueID: two}}, []string{"ATT-012 sgx.uniqueID"}, 2},
+	{"sgx: empty list accepts nothing", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
+	{"sgx: empty list accepts nothing even with any", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{}, AllowAny: true}}, []string{"ATT-012 sgx.uniqueID"}, 2},
+	{"sgx: empty value accepts nothing", Claims{TEE: SGX, SGX: &SGXClaims{}}, Package{SGX: &SGXReference{UniqueID: []Hex{{}}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
+	{"sgx: prefix is not equal", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{fill(1, 31)}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
+	{"sgx: signer", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3), MinSecurityVersion: ptr(4)}}, nil, 4},
+	{"sgx: lower minimum", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3), MinSecurityVersion: ptr(0)}}, nil, 4},
+	{"sgx: all three differ", sgxClaims(), Package{SGX: &SGXReference{SignerID: fill(3, 32), ProductID: ptr(4), MinSecurityVersion: ptr(5)}},
+		[]string{"ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion"}, 4},
+	{"sgx: signer alone is too little", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer}}, []string{"ATT-029 sgx"}, 3},
+	{"sgx: signer without version", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3)}}, []string{"ATT-029 sgx"}, 4},
+	{"sgx: empty signer", sgxClaims(), Package{SGX: &SGXReference{SignerID: Hex{}, ProductID: ptr(3), MinSecurityVersion: ptr(4)}}, []string{"ATT-012 sgx.signerID"}, 4},
+	{"sgx: unique id and product", sgxClaims(), Package{SGX: &SGXReference{UniqueID: one, ProductID: ptr(9)}}, []string{"ATT-012 sgx.productID"}, 3},
+	{"sgx: nothing given", sgxClaims(), Package{SGX: &SGXReference{}}, []string{"ATT-029 sgx"}, 2},
+	{"sgx: any", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true}}, nil, 2},
+	{"sgx: any, but a product", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true, ProductID: ptr(9)}}, []string{"ATT-012 sgx.productID"}, 3},
+	{"sgx: claims missing", Claims{TEE: SGX}, Package{SGX: &SGXReference{UniqueID: one, SignerID: signer, ProductID: ptr(0), MinSecurityVersion: ptr(0)}},
+		[]string{"ATT-012 sgx.uniqueID", "ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion"}, 5},
+
+	{"tdx: all", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR0: td(2), RTMR1: td(3), RTMR2: td(4), RTMR3: td(5), MRConfigID: td(6), MROwner: td(7), MROwnerConfig: td(8), MRSEAM: td(9)}}, nil, 10},
+	{"tdx: all differ", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(0), RTMR0: td(0), RTMR1: td(0), RTMR2: td(0), RTMR3: td(0), MRConfigID: td(0), MROwner: td(0), MROwnerConfig: td(0), MRSEAM: td(0)}},
+		[]string{"ATT-012 tdx.mrtd", "ATT-012 tdx.rtmr0", "ATT-012 tdx.rtmr1", "ATT-012 tdx.rtmr2", "ATT-012 tdx.rtmr3", "ATT-012 tdx.mrConfigID", "ATT-012 tdx.mrOwner", "ATT-012 tdx.mrOwnerConfig", "ATT-012 tdx.mrSEAM"}, 10},
+	{"tdx: without MRTD", tdxClaims(), Package{TDX: &TDXReference{RTMR0: td(2)}}, []string{"ATT-029 tdx.mrtd"}, 3},
+	{"tdx: any", tdxClaims(), Package{TDX: &TDXReference{AllowAny: true}}, nil, 2},
+	{"tdx: empty register list", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR3: []Hex{}}}, []string{"ATT-012 tdx.rtmr3"}, 3},
+	{"tdx: claims missing", Claims{TEE: TDX}, Package{TDX: &TDXReference{MRTD: td(1)}}, []string{"ATT-012 tdx.mrtd"}, 2},
+	{"tdx: claims of the other shape", Claims{TEE: TDX, SGX: sgxClaims().SGX}, Package{TDX: &TDXReference{MRTD: []Hex{fill(1, 32)}}}, []string{"ATT-012 tdx.mrtd"}, 2},
+
+	{"sim sgx", simSGX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
+	{"sim tdx", simTDX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
+	{"sim: any agent", simTDX(), Package{Sim: &SimReference{Program: one, Files: app}}, nil, 3},
+	{"sim: program", simSGX(), Package{Sim: &SimReference{Program: two, Files: app}}, []string{"ATT-012 sim.program"}, 3},
+	{"sim: agent", simTDX(), Package{Sim: &SimReference{Program: one, Agent: one, Files: app}}, []string{"ATT-012 sim.agent"}, 4},
+	{"sim: no agent accepted", simTDX(), Package{Sim: &SimReference{Program: one, Agent: []Hex{}, Files: app}}, []string{"ATT-012 sim.agent"}, 4},
+	{"sim: files not listed", simSGX(), Package{Sim: &SimReference{Program: one}}, []string{"ATT-012 sim.files"}, 3},
+	{"sim: files differ", simTDX(), Package{Sim: &SimReference{Program: one, Files: map[string]Hex{"app.py": fill(6, 32)}}}, []string{"ATT-012 sim.files"}, 3},
+	{"sim: no files", noFiles(), Package{Sim: &SimReference{Program: one}}, nil, 3},
+	{"sim: listed files not measured", noFiles(), Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.files"}, 3},
+	{"sim: register with a tail", tailed(), Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.program"}, 3},
+	{"sim: program missing", simSGX(), Package{Sim: &SimReference{Files: app}}, []string{"ATT-029 sim.program"}, 3},
+	{"sim: any", simSGX(), Package{Sim: &SimReference{AllowAny: true}}, nil, 2},
+	{"sim: claims missing", Claims{TEE: SimSGX}, Package{Sim: &SimReference{Program: one}}, []string{"ATT-012 sim.program", "ATT-012 sim.files"}, 3},
+	{"sim: claims of the other shape", Claims{TEE: SimTDX, SGX: simSGX().SGX}, Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.program", "ATT-012 sim.files"}, 3},
+}
+
 func TestCheckPackage(t *testing.T) {
-	simSGX := func() Claims {
-		files := FilesDigest(map[string]Hex{"app.py": fill(5, 32)})
-		return Claims{TEE: SimSGX, SGX: &SGXClaims{UniqueID: fill(1, 32), SignerID: fill(2, 32), ConfigID: append(files[:], make([]byte, 32)...)}}
-	}
-	simTDX := func() Claims {
-		files := FilesDigest(map[string]Hex{"app.py": fill(5, 32)})
-		return Claims{TEE: SimTDX, TDX: &TDXClaims{MRTD: digest(1, 48), MROwner: digest(2, 48), MRConfigID: append(files[:], make([]byte, 16)...)}}
-	}
-	noFiles := func() Claims {
-		c := simSGX()
-		c.SGX.ConfigID = make([]byte, 64)
-		return c
-	}
-	tail := func() Claims {
-		c := simTDX()
-		c.TDX.MRTD[47] = 1
-		return c
-	}
-	one, two, app := []Hex{fill(1, 32)}, []Hex{fill(2, 32)}, map[string]Hex{"app.py": fill(5, 32)}
-	td := func(b byte) []Hex { return []Hex{fill(0xee, 48), fill(b, 48)} }
-	signer := fill(2, 32)
-	for _, c := range []struct {
-		name    string
-		claims  Claims
-		pkg     Package
-		want    []string
-		checked int // steps, the debug step included
-	}{
-		{"zero package", sgxClaims(), Package{}, []string{"ATT-029 sgx"}, 2},
-		{"other TEE's reference", sgxClaims(), Package{TDX: &TDXReference{AllowAny: true}, Sim: &SimReference{AllowAny: true}}, []string{"ATT-029 sgx"}, 2},
-		{"simulated under production's reference", simSGX(), Package{SGX: &SGXReference{AllowAny: true}}, []string{"ATT-029 sim"}, 2},
-		{"production under the simulation's", sgxClaims(), Package{Sim: &SimReference{AllowAny: true}}, []string{"ATT-029 sgx"}, 2},
-		{"unknown TEE", Claims{TEE: SNP}, Package{SGX: &SGXReference{AllowAny: true}}, []string{"ATT-029 snp"}, 2},
-
-		{"sgx: unique id", sgxClaims(), Package{SGX: &SGXReference{UniqueID: one}}, nil, 2},
-		{"sgx: one of two", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{fill(7, 32), fill(1, 32)}}}, nil, 2},
-		{"sgx: other unique id", sgxClaims(), Package{SGX: &SGXReference{UniqueID: two}}, []string{"ATT-012 sgx.uniqueID"}, 2},
-		{"sgx: empty list accepts nothing", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
-		{"sgx: empty list accepts nothing even with any", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{}, AllowAny: true}}, []string{"ATT-012 sgx.uniqueID"}, 2},
-		{"sgx: empty value accepts nothing", Claims{TEE: SGX, SGX: &SGXClaims{}}, Package{SGX: &SGXReference{UniqueID: []Hex{{}}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
-		{"sgx: prefix is not equal", sgxClaims(), Package{SGX: &SGXReference{UniqueID: []Hex{fill(1, 31)}}}, []string{"ATT-012 sgx.uniqueID"}, 2},
-		{"sgx: signer", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3), MinSecurityVersion: ptr(4)}}, nil, 4},
-		{"sgx: lower minimum", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3), MinSecurityVersion: ptr(0)}}, nil, 4},
-		{"sgx: all three differ", sgxClaims(), Package{SGX: &SGXReference{SignerID: fill(3, 32), ProductID: ptr(4), MinSecurityVersion: ptr(5)}},
-			[]string{"ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion"}, 4},
-		{"sgx: signer alone is too little", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer}}, []string{"ATT-029 sgx"}, 3},
-		{"sgx: signer without version", sgxClaims(), Package{SGX: &SGXReference{SignerID: signer, ProductID: ptr(3)}}, []string{"ATT-029 sgx"}, 4},
-		{"sgx: empty signer", sgxClaims(), Package{SGX: &SGXReference{SignerID: Hex{}, ProductID: ptr(3), MinSecurityVersion: ptr(4)}}, []string{"ATT-012 sgx.signerID"}, 4},
-		{"sgx: unique id and product", sgxClaims(), Package{SGX: &SGXReference{UniqueID: one, ProductID: ptr(9)}}, []string{"ATT-012 sgx.productID"}, 3},
-		{"sgx: nothing given", sgxClaims(), Package{SGX: &SGXReference{}}, []string{"ATT-029 sgx"}, 2},
-		{"sgx: any", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true}}, nil, 2},
-		{"sgx: any, but a product", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true, ProductID: ptr(9)}}, []string{"ATT-012 sgx.productID"}, 3},
-		{"sgx: claims missing", Claims{TEE: SGX}, Package{SGX: &SGXReference{UniqueID: one, SignerID: signer, ProductID: ptr(0), MinSecurityVersion: ptr(0)}},
-			[]string{"ATT-012 sgx.uniqueID", "ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion"}, 5},
-
-		{"tdx: all", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR0: td(2), RTMR1: td(3), RTMR2: td(4), RTMR3: td(5), MRConfigID: td(6), MROwner: td(7), MROwnerConfig: td(8), MRSEAM: td(9)}}, nil, 10},
-		{"tdx: all differ", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(0), RTMR0: td(0), RTMR1: td(0), RTMR2: td(0), RTMR3: td(0), MRConfigID: td(0), MROwner: td(0), MROwnerConfig: td(0), MRSEAM: td(0)}},
-			[]string{"ATT-012 tdx.mrtd", "ATT-012 tdx.rtmr0", "ATT-012 tdx.rtmr1", "ATT-012 tdx.rtmr2", "ATT-012 tdx.rtmr3", "ATT-012 tdx.mrConfigID", "ATT-012 tdx.mrOwner", "ATT-012 tdx.mrOwnerConfig", "ATT-012 tdx.mrSEAM"}, 10},
-		{"tdx: without MRTD", tdxClaims(), Package{TDX: &TDXReference{RTMR0: td(2)}}, []string{"ATT-029 tdx.mrtd"}, 3},
-		{"tdx: any", tdxClaims(), Package{TDX: &TDXReference{AllowAny: true}}, nil, 2},
-		{"tdx: empty register list", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR3: []Hex{}}}, []string{"ATT-012 tdx.rtmr3"}, 3},
-		{"tdx: claims missing", Claims{TEE: TDX}, Package{TDX: &TDXReference{MRTD: td(1)}}, []string{"ATT-012 tdx.mrtd"}, 2},
-		{"tdx: claims of the other shape", Claims{TEE: TDX, SGX: sgxClaims().SGX}, Package{TDX: &TDXReference{MRTD: []Hex{fill(1, 32)}}}, []string{"ATT-012 tdx.mrtd"}, 2},
-
-		{"sim sgx", simSGX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
-		{"sim tdx", simTDX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
-		{"sim: any agent", simTDX(), Package{Sim: &SimReference{Program: one, Files: app}}, nil, 3},
-		{"sim: program", simSGX(), Package{Sim: &SimReference{Program: two, Files: app}}, []string{"ATT-012 sim.program"}, 3},
-		{"sim: agent", simTDX(), Package{Sim: &SimReference{Program: one, Agent: one, Files: app}}, []string{"ATT-012 sim.agent"}, 4},
-		{"sim: no agent accepted", simTDX(), Package{Sim: &SimReference{Program: one, Agent: []Hex{}, Files: app}}, []string{"ATT-012 sim.agent"}, 4},
-		{"sim: files not listed", simSGX(), Package{Sim: &SimReference{Program: one}}, []string{"ATT-012 sim.files"}, 3},
-		{"sim: files differ", simTDX(), Package{Sim: &SimReference{Program: one, Files: map[string]Hex{"app.py": fill(6, 32)}}}, []string{"ATT-012 sim.files"}, 3},
-		{"sim: no files", noFiles(), Package{Sim: &SimReference{Program: one}}, nil, 3},
-		{"sim: listed files not measured", noFiles(), Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.files"}, 3},
-		{"sim: register with a tail", tail(), Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.program"}, 3},
-		{"sim: program missing", simSGX(), Package{Sim: &SimReference{Files: app}}, []string{"ATT-029 sim.program"}, 3},
-		{"sim: any", simSGX(), Package{Sim: &SimReference{AllowAny: true}}, nil, 2},
-		{"sim: claims missing", Claims{TEE: SimSGX}, Package{Sim: &SimReference{Program: one}}, []string{"ATT-012 sim.program", "ATT-012 sim.files"}, 3},
-		{"sim: claims of the other shape", Claims{TEE: SimTDX, SGX: simSGX().SGX}, Package{Sim: &SimReference{Program: one, Files: app}}, []string{"ATT-012 sim.program", "ATT-012 sim.files"}, 3},
-	} {
+	for _, c := range packageChecks {
 		t.Run(c.name, func(t *testing.T) {
 			p := Policy{Package: c.pkg, PackageName: "web"}
 			steps := p.packageSteps(c.claims)

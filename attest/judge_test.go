@@ -62,53 +62,57 @@ func failed(steps []Step) []string {
 	return out
 }
 
+// judgement is a change to good inputs and what the verdict must be then.
+type judgement struct {
+	name    string
+	change  func(e *Evidence, v *stub, want *Binding, p *Policy)
+	genuine bool
+	want    []string // steps that fail
+}
+
+var judgements = []judgement{
+	{"good", func(*Evidence, *stub, *Binding, *Policy) {}, true, nil},
+	{"unknown TEE", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = SNP }, false, []string{"ATT-002 tee"}},
+	{"no TEE", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = "" }, false, []string{"ATT-002 tee"}},
+	{"simulated against production", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = SimSGX }, false, []string{"ATT-002 tee"}},
+	{"empty", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.Raw = nil }, false, []string{"ATT-001 evidence.size"}},
+	{"too large", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.Raw = make([]byte, MaxEvidence+1) }, false, []string{"ATT-001 evidence.size"}},
+	{"signature fails", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
+		v.steps = []Step{{Code: CodeQuoteSignature, Field: "quote.signature"}}
+	}, false, []string{"ATT-010 quote.signature"}},
+	{"does not parse", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
+		v.steps, v.claims = []Step{{Code: CodeFormat, Field: "quote.format"}}, Claims{}
+	}, false, []string{"ATT-003 quote.format"}},
+	{"no steps at all", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.steps = nil }, false, nil},
+	{"claims without report data", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.claims.ReportData = nil }, true, nil},
+	{"no TCB level", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
+		v.steps, v.claims.TCB.Status = append(v.steps, Step{Code: CodeTCBLevel, Field: "tcb.level"}), ""
+	}, true, []string{"ATT-027 tcb.level", "ATT-014 tcb.status"}},
+	{"other binding", func(_ *Evidence, _ *stub, want *Binding, _ *Policy) { want[63]++ }, true, []string{"ATT-011 reportData"}},
+	{"zero binding is no wildcard", func(_ *Evidence, _ *stub, want *Binding, _ *Policy) { *want = Binding{} }, true, []string{"ATT-011 reportData"}},
+	{"debug", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.claims.Debug = true }, true, []string{"ATT-013 sgx.debug"}},
+	{"debug allowed", func(_ *Evidence, v *stub, _ *Binding, p *Policy) { v.claims.Debug, p.Package.AllowDebug = true, true }, true, nil},
+	{"endorsements young enough", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) {
+		p.Platform.Endorsements.MaxAge = Duration(48 * time.Hour)
+	}, true, nil},
+	{"endorsements too old", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) {
+		p.Platform.Endorsements.MaxAge = Duration(48*time.Hour - 1)
+	}, true, []string{"ATT-017 endorsements.age"}},
+	{"endorsements without a date", func(_ *Evidence, v *stub, _ *Binding, p *Policy) {
+		p.Platform.Endorsements.MaxAge, v.claims.TCB.OldestIssue = Duration(time.Hour), time.Time{}
+	}, true, []string{"ATT-017 endorsements.age"}},
+	{"zero policy", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) { *p = Policy{} }, true, []string{"ATT-029 sgx"}},
+	{"everything at once", func(_ *Evidence, v *stub, want *Binding, p *Policy) {
+		v.steps = []Step{{Code: CodeQuoteSignature, Field: "quote.signature"}}
+		v.claims.Debug, v.claims.TCB.Status, v.claims.TCB.RevocationChecked = true, OutOfDate, false
+		*want, p.Package.SGX.UniqueID = Binding{}, []Hex{}
+	}, false, []string{"ATT-010 quote.signature", "ATT-011 reportData", "ATT-013 sgx.debug", "ATT-012 sgx.uniqueID", "ATT-014 tcb.status", "ATT-018 tcb.revocationChecked"}},
+}
+
 func TestJudge(t *testing.T) {
 	good := Evidence{SGX, []byte("quote")}
 	bound := Binding(fill(9, 64))
-	cases := []struct {
-		name    string
-		change  func(e *Evidence, v *stub, want *Binding, p *Policy)
-		genuine bool
-		want    []string
-	}{
-		{"good", func(*Evidence, *stub, *Binding, *Policy) {}, true, nil},
-		{"unknown TEE", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = SNP }, false, []string{"ATT-002 tee"}},
-		{"no TEE", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = "" }, false, []string{"ATT-002 tee"}},
-		{"simulated against production", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.TEE = SimSGX }, false, []string{"ATT-002 tee"}},
-		{"empty", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.Raw = nil }, false, []string{"ATT-001 evidence.size"}},
-		{"too large", func(e *Evidence, _ *stub, _ *Binding, _ *Policy) { e.Raw = make([]byte, MaxEvidence+1) }, false, []string{"ATT-001 evidence.size"}},
-		{"signature fails", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
-			v.steps = []Step{{Code: CodeQuoteSignature, Field: "quote.signature"}}
-		}, false, []string{"ATT-010 quote.signature"}},
-		{"does not parse", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
-			v.steps, v.claims = []Step{{Code: CodeFormat, Field: "quote.format"}}, Claims{}
-		}, false, []string{"ATT-003 quote.format"}},
-		{"no steps at all", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.steps = nil }, false, nil},
-		{"claims without report data", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.claims.ReportData = nil }, true, nil},
-		{"no TCB level", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) {
-			v.steps, v.claims.TCB.Status = append(v.steps, Step{Code: CodeTCBLevel, Field: "tcb.level"}), ""
-		}, true, []string{"ATT-027 tcb.level", "ATT-014 tcb.status"}},
-		{"other binding", func(_ *Evidence, _ *stub, want *Binding, _ *Policy) { want[63]++ }, true, []string{"ATT-011 reportData"}},
-		{"zero binding is no wildcard", func(_ *Evidence, _ *stub, want *Binding, _ *Policy) { *want = Binding{} }, true, []string{"ATT-011 reportData"}},
-		{"debug", func(_ *Evidence, v *stub, _ *Binding, _ *Policy) { v.claims.Debug = true }, true, []string{"ATT-013 sgx.debug"}},
-		{"debug allowed", func(_ *Evidence, v *stub, _ *Binding, p *Policy) { v.claims.Debug, p.Package.AllowDebug = true, true }, true, nil},
-		{"endorsements young enough", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) {
-			p.Platform.Endorsements.MaxAge = Duration(48 * time.Hour)
-		}, true, nil},
-		{"endorsements too old", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) {
-			p.Platform.Endorsements.MaxAge = Duration(48*time.Hour - 1)
-		}, true, []string{"ATT-017 endorsements.age"}},
-		{"endorsements without a date", func(_ *Evidence, v *stub, _ *Binding, p *Policy) {
-			p.Platform.Endorsements.MaxAge, v.claims.TCB.OldestIssue = Duration(time.Hour), time.Time{}
-		}, true, []string{"ATT-017 endorsements.age"}},
-		{"zero policy", func(_ *Evidence, _ *stub, _ *Binding, p *Policy) { *p = Policy{} }, true, []string{"ATT-029 sgx"}},
-		{"everything at once", func(_ *Evidence, v *stub, want *Binding, p *Policy) {
-			v.steps = []Step{{Code: CodeQuoteSignature, Field: "quote.signature"}}
-			v.claims.Debug, v.claims.TCB.Status, v.claims.TCB.RevocationChecked = true, OutOfDate, false
-			*want, p.Package.SGX.UniqueID = Binding{}, []Hex{}
-		}, false, []string{"ATT-010 quote.signature", "ATT-011 reportData", "ATT-013 sgx.debug", "ATT-012 sgx.uniqueID", "ATT-014 tcb.status", "ATT-018 tcb.revocationChecked"}},
-	}
-	for _, c := range cases {
+	for _, c := range judgements {
 		t.Run(c.name, func(t *testing.T) {
 			e, v, want, p := good, stub{SGX, sgxClaims(), holds}, bound, sgxPolicy()
 			c.change(&e, &v, &want, &p)

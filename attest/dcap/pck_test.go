@@ -77,6 +77,7 @@ func TestParseSGXExtension(t *testing.T) {
 		{"PCESVN 65536", with(16, 65536), false},
 		{"SVN is a string", with(2, "x"), false},
 		{"SVN under another arc", fields(append(svns(t)[1:], der{arc(oidSGX, 1), value(t, 1)})), false},
+		{"SVN with a short arc", fields(append(svns(t), der{asn1.ObjectIdentifier{1, 2, 3}, value(t, 1)})), false},
 		{"SVN with a longer arc", fields(append(svns(t), der{arc(arc(oidTCB, 1), 1), value(t, 1)})), false},
 		{"FMSPC missing", fields(svns(t))[:3], false},
 		{"PCEID missing", append(fields(svns(t))[:2], fields(svns(t))[3:]...), false},
