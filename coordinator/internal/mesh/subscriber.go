@@ -43,6 +43,7 @@ type kindState struct {
 	open     bool              // the proxy waits for a response
 	fresh    bool              // something was subscribed or forced since the last look
 	greet    bool              // an empty first response is due, so that the proxy does not wait
+	offered  uint64            // generation that the proxy has been sent all additions of
 	synced   uint64            // generation that the proxy has been sent completely
 	known    map[string]string // name to version that the proxy was sent
 	missing  []string          // subscribed, but not there: the proxy is told once
@@ -136,9 +137,14 @@ func (s *subscriber) subscribe(kind Kind, req *discovery.DeltaDiscoveryRequest) 
 
 // flush queues whatever may be sent now, in order. mu is held.
 func (s *subscriber) flush() {
-	for kind := range kinds {
-		s.offer(kind, kind >= Listener)
+	clusters := &s.kinds[Cluster]
+	s.offer(Cluster, false)
+	s.offer(Endpoint, false)
+	if clusters.started && clusters.offered != s.set.gen[Cluster] {
+		return // listeners must not come before the clusters that they lead to
 	}
+	s.offer(Listener, true)
+	s.offer(Route, true)
 	if s.settled(Listener) && (s.settled(Route) || !s.kinds[Route].started) {
 		s.offer(Cluster, true)
 		s.offer(Endpoint, true)
@@ -169,6 +175,7 @@ func (s *subscriber) offer(kind Kind, removals bool) {
 			k.add(resp, group[name])
 		}
 	}
+	k.offered = s.set.gen[kind]
 	held := k.remove(resp, group, removals)
 	if !held {
 		k.synced, k.fresh = s.set.gen[kind], false
