@@ -51,6 +51,7 @@ type run struct {
 	stage, reason    string
 	refused          time.Time // when a refusal was last recorded
 	proxy            apiv1.Proxy
+	connected        string // serial that the proxy's stream was opened under; streams outlive leaves
 }
 
 func newLive() live {
@@ -166,8 +167,8 @@ func (l *live) attention() (refused []*apiv1.Decision, refusing []apiv1.Attentio
 	}
 	for _, key := range slices.Backward(l.refusing) {
 		for _, t := range l.runs[key].proxy.Types {
-			if t.State == "refused" {
-				refusing = append(refusing, apiv1.Attention{Code: "CRD-060", Subject: "proxy " + short(key), Text: t.Type + " refused: " + t.Error, Since: t.At})
+			if stuck(t) {
+				refusing = append(refusing, apiv1.Attention{Code: "CRD-060", Subject: "proxy " + short(key), Text: t.Type + " " + t.State + ": " + t.Error, Since: t.At})
 			}
 		}
 	}
@@ -213,24 +214,30 @@ func (l *live) event(e ProxyEvent, at time.Time) {
 	defer l.mu.Unlock()
 	key := instanceKey(e.Peer.Marble, e.Peer.Instance)
 	r := l.runs[key]
-	if r == nil || !r.has(e.Peer.Serial) {
+	if r == nil {
 		return
 	}
-	if e.Connected != nil && *e.Connected != r.proxy.Connected {
+	switch {
+	case e.Connected == nil:
+	case *e.Connected:
 		l.disconnect(r)
-		if *e.Connected {
-			r.proxy.Connected = true
-			l.proxies++
-		}
+		r.proxy.Connected, r.connected = true, e.Peer.Serial
+		l.proxies++
+	case r.connected == e.Peer.Serial:
+		l.disconnect(r)
 	}
 	if slices.Contains(proxyTypes, e.Type) {
 		r.proxyType(e, at)
 	}
 	l.refusing = without(l.refusing, key)
-	if slices.ContainsFunc(r.proxy.Types, func(t apiv1.ProxyType) bool { return t.State == "refused" }) {
+	if slices.ContainsFunc(r.proxy.Types, stuck) {
 		l.refusing = newest(l.refusing, key)
 	}
 }
+
+// stuck reports whether a proxy did not take what it was sent, or was not sent
+// it because it is not consistent.
+func stuck(t apiv1.ProxyType) bool { return t.State == "refused" || t.State == "withheld" }
 
 // proxyType notes the state of one resource type, and the revision if every
 // type was taken at it.

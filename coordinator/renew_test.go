@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"context"
 	"crypto/rand"
 	"slices"
 	"testing"
@@ -214,4 +215,25 @@ func TestNoncesAreBounded(t *testing.T) {
 	nonce, _ = n.make("x", s, fresh)
 	wantCode(t, n.redeem(nonce, "y", s, fresh), "CRD-020")
 	wantCode(t, n.redeem(nonce, "x", s, fresh.Add(-time.Hour)), "CRD-021")
+}
+
+// TestDecisionsFollowAManifestThatChangesMeanwhile sets another manifest while
+// evidence is judged under the one before.
+func TestDecisionsFollowAManifestThatChangesMeanwhile(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	strict := shop(t, func(m object) { m["packages"].(object)["web"] = m["packages"].(object)["job"] })
+	asked := 0
+	d.Coordinator.config.Endorse = func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
+		if asked++; asked == 1 {
+			d.mustSet(strict)
+		}
+		return d.platform.Endorse(ctx, e)
+	}
+	_, err := d.attempt("web", "one").activate(d)
+	wantCode(t, err, "ATT-012")
+	if asked != 2 {
+		t.Errorf("judged %d times, want 2", asked)
+	}
+	d.check()
 }

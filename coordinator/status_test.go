@@ -172,10 +172,20 @@ func TestReports(t *testing.T) {
 	if s.Proxies != 1 || !slices.ContainsFunc(s.Attention, func(a apiv1Attention) bool { return a.Code == "CRD-060" }) {
 		t.Errorf("got %d proxies and %+v", s.Proxies, s.Attention)
 	}
+	newest := p
+	// The stream goes on under the leaf that it was opened with.
+	for range 3 {
+		d.clock.advance(10 * time.Minute)
+		l, err := d.renewal(newest).renew(d, newest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		newest = d.peer(l)
+	}
 	event(ProxyEvent{Type: "listener", State: "applied", Revision: "r2"})
 	event(ProxyEvent{Connected: &no})
 	event(ProxyEvent{Connected: &no})
-	d.Disconnected(p)
+	d.Disconnected(newest)
 	m, _ = d.Marble(t.Context(), "web")
 	s, _ = d.Status(t.Context())
 	if m.Instances[0].Proxy.Revision != "r2" || s.Proxies != 0 || m.Instances[0].Stage != "disconnected" {
