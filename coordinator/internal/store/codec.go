@@ -21,7 +21,7 @@ import (
 //	f                     "ashlar-state 1 " + key id, in clear
 //	h                     sealed head: JSON of headRecord
 //	r + 20 bytes          sealed record; the 20 bytes are a MAC of table and key
-//	l + 16 bytes + 8      sealed log record; a MAC of the log's name, the place (big endian)
+//	l + 16 bytes + 8      sealed log record, packed (pack.go); a MAC of the log's name, the place (big endian)
 //
 // A sealed value is: sequence (8 bytes, big endian), random (24 bytes),
 // ciphertext and 16-byte tag. The first 12 random bytes derive an AES-256-GCM
@@ -172,14 +172,18 @@ func (c *codec) openRecord(in Entry) (table string, e *entry, err error) {
 	return table, e, nil
 }
 
-// openLog opens the log record that must stand at seq.
-func (c *codec) openLog(name string, seq uint64, in Entry) ([]byte, error) {
+// openLog opens the log record that must stand at seq, of at most limit bytes.
+func (c *codec) openLog(name string, seq uint64, in Entry, limit int) ([]byte, error) {
 	if in.Key != c.logKey(name, seq) {
 		return nil, problem.New("STO-006", "log %s: record %d is missing", name, seq)
 	}
-	_, plain, err := c.open(in.Key, in.Value)
+	_, packed, err := c.open(in.Key, in.Value)
 	if err != nil {
 		return nil, problem.New("STO-006", "log %s: record %d %v", name, seq, err)
+	}
+	plain, err := unpack(packed, limit)
+	if err != nil {
+		return nil, problem.New("STO-005", "log %s: record %d: %v", name, seq, err)
 	}
 	return plain, nil
 }

@@ -48,7 +48,7 @@ func (l Log) Append(tx *Tx, data []byte) (seq uint64, err error) {
 	seq = state.Len
 	state.Len++
 	tx.logs[l.name] = state
-	tx.appends = append(tx.appends, pendingAppend{log: l.name, seq: seq, data: slices.Clone(data)})
+	tx.appends = append(tx.appends, pendingAppend{log: l.name, seq: seq, packed: pack(data)})
 	tx.bytes += len(data)
 	return seq, nil
 }
@@ -112,7 +112,7 @@ func (l Log) Read(ctx context.Context, s *Store, from uint64, limit int) ([]LogR
 	records := make([]LogRecord, limit)
 	for i, e := range entries {
 		seq := from + uint64(i)
-		data, err := s.codec.openLog(l.name, seq, e)
+		data, err := s.codec.openLog(l.name, seq, e, s.maxValue)
 		if err != nil {
 			return nil, err
 		}

@@ -68,9 +68,9 @@ func (s *state) next() *state {
 type recordID struct{ table, key string }
 
 type pendingAppend struct {
-	log  string
-	seq  uint64
-	data []byte
+	log    string
+	seq    uint64
+	packed []byte
 }
 
 // Tx is one transaction: a view of the state that does not move and, in an

@@ -235,7 +235,7 @@ func (s *Store) prepare(durable *state, b *batch) (next *state, puts []Entry, de
 	}
 	for _, a := range b.appends {
 		key := s.codec.logKey(a.log, a.seq)
-		sealed, err := s.codec.seal(key, sequence, a.data)
+		sealed, err := s.codec.seal(key, sequence, a.packed)
 		if err != nil {
 			return nil, nil, nil, err
 		}
