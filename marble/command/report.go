@@ -56,7 +56,7 @@ func table(b *strings.Builder, v attest.Verdict) (mends bool) {
 		fmt.Fprintf(b, "SIMULATION: evidence of %s, made by software\n", v.TEE)
 	}
 	held := 0
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) } //nolint:errcheck // into memory
 	row("field", "wanted", "got", "")
 	for _, s := range v.Steps {
@@ -66,34 +66,26 @@ func table(b *strings.Builder, v attest.Verdict) (mends bool) {
 		}
 		mark := "✓"
 		if !s.OK {
-			mark = "✗ " + s.Code
+			mark = "✗"
 		}
-		want, got := abbreviate(s.Want, s.Got)
-		row(s.Field, want, got, mark)
+		row(s.Field, shorten(s.Want), shorten(s.Got), mark)
 	}
 	t.Flush() //nolint:errcheck // into memory
 	if held > 0 {
 		fmt.Fprintf(b, "✓ %d checks of format, signatures, chains, revocation and validity hold\n", held)
 	}
 	for _, s := range v.Failed() {
+		fmt.Fprintf(b, "%s  %s\n  wanted  %s\n  got     %s\n", s.Code, s.Field, s.Want, s.Got)
 		if s.Fix.How != "" {
-			fmt.Fprintf(b, "next: %s: %s (%s)\n", s.Field, s.Fix.How, s.Fix.Who)
+			fmt.Fprintf(b, "  next    %s (%s)\n", s.Fix.How, s.Fix.Who)
 			mends = true
 		}
 	}
 	return mends
 }
 
-const cellWidth = 22
-
-// abbreviate shortens two values to cells; two that differ stay different.
-func abbreviate(want, got string) (string, string) {
-	w, g := shorten(want), shorten(got)
-	if w == g && want != got {
-		return want, got
-	}
-	return w, g
-}
+// cellWidth holds a shortened digest: 8 digits, an ellipsis, 4 digits.
+const cellWidth = 13
 
 // shorten keeps the start and the end of a long digest, and the start of a long
 // text.
