@@ -141,7 +141,7 @@ func (s *Store) checkLogs(ctx context.Context, st *state) error {
 		if l.Len == 0 {
 			continue
 		}
-		if _, err := s.codec.openLog(name, from, entries[0]); err != nil {
+		if _, err := s.codec.openLog(name, from, entries[0], s.maxValue); err != nil {
 			return err
 		}
 	}
