@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -30,6 +31,8 @@ import (
 const (
 	maxRequest     = 256 << 10 // bytes of a message from a marble: evidence of 64 KiB and little else
 	maxActivations = 128       // activations judged at once; more wait
+	refusalRate    = 5         // refusals logged a second
+	refusalBurst   = 50
 )
 
 // MarbleServer is the mesh port: the marble API, and what else is registered.
@@ -42,6 +45,7 @@ type MarbleServer struct {
 	now         func() time.Time
 	times       Times
 	statements  *rate
+	refusals    *rate // that are logged
 	activations chan struct{}
 
 	grpc     *grpc.Server
@@ -57,6 +61,7 @@ type MarbleServer struct {
 func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 	s := &MarbleServer{c: c.Coordinator, gate: c.Gate, log: c.Log, metrics: c.Metrics, now: c.Now, times: c.Times.orDefault(),
 		statements:  newRate(statementRate, statementBurst, c.Now),
+		refusals:    newRate(refusalRate, refusalBurst, c.Now),
 		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{}),
 		sessions: map[coordinator.Peer]*live{}}
 	s.grpc = grpc.NewServer(
@@ -241,7 +246,10 @@ func (s *MarbleServer) challenge(ctx context.Context, sess coordinator.Session) 
 // Activate implements marblepb.MarbleServer.
 func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateRequest) (resp *marblepb.ActivateResponse, err error) {
 	started := time.Now()
-	defer func() { s.metrics.decision("activate", req.GetEvidence().GetTee(), err, time.Since(started)) }()
+	defer func() {
+		s.decided("activation", req.GetInstance().GetMarble()+"/"+req.GetInstance().GetId(), err)
+		s.metrics.decision("activate", req.GetEvidence().GetTee(), err, time.Since(started))
+	}()
 	select {
 	case s.activations <- struct{}{}:
 		defer func() { <-s.activations }()
@@ -264,6 +272,22 @@ func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateReque
 		return nil, err
 	}
 	return &marblepb.ActivateResponse{Lease: lease(a.Lease), Parameters: parameters(a.Parameters), Decision: a.Decision}, nil
+}
+
+// decided logs the outcome of a decision. Refusals cost a stranger nothing, so
+// only some of a flood are logged; all are counted, and kept by the core.
+func (s *MarbleServer) decided(purpose, who string, err error) {
+	if err == nil {
+		s.log.Info(purpose+" accepted", "marble", text(who))
+		return
+	}
+	e := new(problem.Error)
+	if !errors.As(err, &e) {
+		return // no refusal but a failure, which the edge logs
+	}
+	if ok, _ := s.refusals.take(netip.Addr{}); ok {
+		s.log.Warn(purpose+" refused", "marble", text(who), "code", string(e.Code), "detail", text(e.Detail), "decision", e.Instance)
+	}
 }
 
 func evidence(e *marblepb.Evidence) attest.Evidence {

@@ -283,6 +283,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 	defer cancel()
 	next, err := l.s.c.Renew(ctx, coordinator.RenewRequest{Session: l.sess, Peer: l.peer, Evidence: evidence(r.GetEvidence()),
 		ClaimsBuffer: r.GetEvidence().GetClaimsBuffer(), PublicKey: r.GetPublicKey(), Nonce: r.GetNonce()})
+	l.s.decided("renewal", l.peer.Marble+"/"+l.peer.Instance, err)
 	l.s.metrics.decision("renew", r.GetEvidence().GetTee(), err, time.Since(started))
 	if err != nil {
 		l.refusals++
