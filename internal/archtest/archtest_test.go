@@ -56,7 +56,7 @@ var layers = [][]string{
 	{"attest"},
 	{"attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/evidence", "attest/sim", "attest/sim/platform", "attest/attesttest",
 		"manifest", "ratls",
-		"coordinator/apiv1", "coordinator/internal/store/...", "coordinator/internal/seal", "coordinator/internal/authority",
+		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},

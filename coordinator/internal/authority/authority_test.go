@@ -415,7 +415,11 @@ func TestKeysPrintNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := a.root.key.signer.D.String()
+	raw, err := a.root.key.signer.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := new(big.Int).SetBytes(raw).String()
 	for _, v := range []any{a.root.key, &a.root.key, state, struct{ K key }{a.root.key}} {
 		asJSON, _ := json.Marshal(v)
 		for _, s := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), fmt.Sprintf("%x", v), string(asJSON), slog.AnyValue(v).Resolve().String()} {

@@ -26,7 +26,6 @@ type request struct {
 	turn chan *Tx      // the writer gives the caller its turn
 	ran  chan struct{} // the caller's closure has returned
 	done chan error    // the commit's outcome, if the closure succeeded
-	tx   *Tx
 }
 
 // Update runs fn alone, on the newest pending state, and returns nil when its
