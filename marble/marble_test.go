@@ -220,7 +220,7 @@ func TestStalledCoordinator(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	silent := marbletest.Start(t, marbletest.Behaviour{Challenge: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+	silent := marbletest.Start(t, marbletest.Behaviour{Challenge: func(context.Context) error { <-t.Context().Done(); return context.Canceled }})
 	for name, address := range map[string]string{"TLS": l.Addr().String(), "call": silent.Address} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(silent)
