@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -364,24 +365,68 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 	if _, err := idle[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %v, want the oldest connection closed", err)
 	}
-	// One address cannot have them all.
-	refused := 0
-	for range 40 {
-		c := dial("127.0.0.4")
-		if c == nil {
-			refused++
-			continue
-		}
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-		if _, err := c.Read(make([]byte, 1)); errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-			refused++
-		}
-	}
-	if _, n, _ := s.gates[0].Counts(); n == 0 || refused == 0 {
-		t.Errorf("got %d refused by the gate, %d seen, want some over three quarters", n, refused)
+	// One address cannot have them all, and does not shut itself out.
+	for range 60 {
+		dial("127.0.0.4")
 	}
 	stillServes(t, s)
+	if open, _, evicted := s.gates[0].Counts(); open > 40 || evicted < 60 {
+		t.Errorf("got %d open and %d that gave way, want at most 40, and at least 60", open, evicted)
+	}
+	if n := s.gates[0].of("127.0.0.4"); n > 30 {
+		t.Errorf("got %d connections from one address, want three quarters of 40 at most", n)
+	}
 }
+
+// of counts the connections from an address.
+func (g *Gate) of(addr string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h := g.hosts[netip.MustParseAddr(addr)]; h != nil {
+		return h.open
+	}
+	return 0
+}
+
+// Where every connection of an address is busy, its next one is refused; others
+// are let in.
+func TestBusyAddressIsRefused(t *testing.T) {
+	g := NewGate(4)
+	in := func(remote string) net.Conn {
+		near, far := net.Pipe()
+		t.Cleanup(func() { _ = near.Close(); _ = far.Close() })
+		return g.admit(addressed{near, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(remote))})
+	}
+	for _, remote := range []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3"} {
+		in(remote).(*gated).count(func(n int) int { return n + 1 })
+	}
+	if in("192.0.2.1:4") != nil {
+		t.Error("a fourth connection was let in, want at most three from one address")
+	}
+	last := in("192.0.2.2:1")
+	if last == nil {
+		t.Fatal("another address was refused")
+	}
+	last.(*gated).count(func(n int) int { return n + 1 })
+	if in("192.0.2.3:1") != nil {
+		t.Error("a fifth connection was let in, want at most four")
+	}
+	last.(*gated).count(func(n int) int { return n - 1 })
+	if in("192.0.2.3:1") == nil {
+		t.Error("a connection was refused while another was idle")
+	}
+	if _, refused, evicted := g.Counts(); refused != 2 || evicted != 1 {
+		t.Errorf("got %d refused and %d that gave way, want 2 and 1", refused, evicted)
+	}
+}
+
+// addressed is a connection from an address of our choice.
+type addressed struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.remote }
 
 func TestStatementsAreRateLimited(t *testing.T) {
 	s := newStack(t, stackConfig{})

@@ -9,26 +9,31 @@ import (
 )
 
 // Gate bounds the connections of one port, in all and for each remote address.
-// Over the bound in all, the connection that has been idle longest is closed;
-// where none is idle, and over the bound of an address, the new one is. A
-// connection is idle from its arrival until its first request, and between
-// requests.
+// Over a bound, the connection that has been idle longest is closed: of all, or
+// of that address. Where none is idle, the new one is. A connection is idle from
+// its arrival until its first request, and between requests.
 type Gate struct {
 	max, perAddress int
 
 	mu      sync.Mutex // guards what follows
 	conns   map[string]*gated
-	hosts   map[netip.Addr]int
+	hosts   map[netip.Addr]*host
 	idle    list.List // of *gated, longest idle first
 	refused uint64
 	evicted uint64
 	closed  bool
 }
 
+// host is one remote address with connections.
+type host struct {
+	open int
+	idle list.List // of *gated, longest idle first
+}
+
 // NewGate returns a gate for max connections, and three quarters of them from
 // one address (an IPv6 address counts by its /64).
 func NewGate(max int) *Gate {
-	return &Gate{max: max, perAddress: max - max/4, conns: map[string]*gated{}, hosts: map[netip.Addr]int{}}
+	return &Gate{max: max, perAddress: max - max/4, conns: map[string]*gated{}, hosts: map[netip.Addr]*host{}}
 }
 
 // Counts returns how many connections are open, were refused, and were closed
@@ -90,28 +95,28 @@ type gated struct {
 	// Guarded by gate.mu:
 	requests int           // running
 	place    *list.Element // in gate.idle; nil while requests run
+	among    *list.Element // in its host's idle; nil while requests run
 }
 
 func (g *Gate) admit(c net.Conn) net.Conn {
 	in := &gated{Conn: c, gate: g, name: c.RemoteAddr().String(), host: hostOf(c.RemoteAddr())}
-	var victim *gated
 	g.mu.Lock()
-	full := g.closed || g.hosts[in.host] >= g.perAddress
-	if !full && len(g.conns) >= g.max {
-		if front := g.idle.Front(); front != nil {
-			victim = front.Value.(*gated)
-			g.drop(victim)
-			g.evicted++
-		} else {
-			full = true
-		}
+	victim, full := g.room(in.host)
+	if victim != nil {
+		g.drop(victim)
+		g.evicted++
 	}
 	if full {
 		g.refused++
 	} else {
 		g.conns[in.name] = in
-		g.hosts[in.host]++
-		in.place = g.idle.PushBack(in)
+		h := g.hosts[in.host]
+		if h == nil {
+			h = &host{}
+			g.hosts[in.host] = h
+		}
+		h.open++
+		g.rest(in)
 	}
 	g.mu.Unlock()
 	if victim != nil {
@@ -122,6 +127,41 @@ func (g *Gate) admit(c net.Conn) net.Conn {
 		return nil
 	}
 	return in
+}
+
+// room finds which connection gives way to a new one from an address; none
+// does if there is room. full says that there is none. The caller holds g.mu.
+func (g *Gate) room(from netip.Addr) (victim *gated, full bool) {
+	if g.closed {
+		return nil, true
+	}
+	idle := &g.idle
+	if h := g.hosts[from]; h != nil && h.open >= g.perAddress {
+		idle = &h.idle
+	} else if len(g.conns) < g.max {
+		return nil, false
+	}
+	front := idle.Front()
+	if front == nil {
+		return nil, true
+	}
+	return front.Value.(*gated), false
+}
+
+// rest counts c as idle from now on, wake as busy. The caller holds g.mu.
+func (g *Gate) rest(c *gated) {
+	if c.place == nil {
+		c.place = g.idle.PushBack(c)
+		c.among = g.hosts[c.host].idle.PushBack(c)
+	}
+}
+
+func (g *Gate) wake(c *gated) {
+	if c.place != nil {
+		g.idle.Remove(c.place)
+		g.hosts[c.host].idle.Remove(c.among)
+		c.place, c.among = nil, nil
+	}
 }
 
 // abort closes at once: without lingering, the descriptor and the kernel's
@@ -139,12 +179,10 @@ func (g *Gate) drop(c *gated) {
 		return
 	}
 	delete(g.conns, c.name)
-	if g.hosts[c.host]--; g.hosts[c.host] == 0 {
+	g.wake(c)
+	h := g.hosts[c.host]
+	if h.open--; h.open == 0 {
 		delete(g.hosts, c.host)
-	}
-	if c.place != nil {
-		g.idle.Remove(c.place)
-		c.place = nil
 	}
 }
 
@@ -167,12 +205,10 @@ func (c *gated) count(change func(int) int) {
 		return
 	}
 	c.requests = change(c.requests)
-	switch {
-	case c.requests > 0 && c.place != nil:
-		g.idle.Remove(c.place)
-		c.place = nil
-	case c.requests == 0 && c.place == nil:
-		c.place = g.idle.PushBack(c)
+	if c.requests > 0 {
+		g.wake(c)
+	} else {
+		g.rest(c)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
@@ -68,8 +69,11 @@ func (s *MarbleServer) Session(stream grpc.BidiStreamingServer[marblepb.SessionR
 	return l.run(ctx, demandAt(leaf))
 }
 
+// demandAt counts from when the leaf was issued: that it counts from before,
+// for clocks that are behind, is no part of its life.
 func demandAt(leaf *x509.Certificate) time.Time {
-	return leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * demandNumerator / demandDenominator)
+	issued := leaf.NotBefore.Add(authority.Backdate)
+	return issued.Add(leaf.NotAfter.Sub(issued) * demandNumerator / demandDenominator)
 }
 
 // live is one session. All but receive and send run in the handler's goroutine.
