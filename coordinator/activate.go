@@ -160,7 +160,7 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if s.made, err = c.makeSecrets(ctx, a, s); err != nil {
 		return grant{}, err
 	}
-	if err := c.store.Update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
+	if err := c.update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
 		return grant{}, err
 	}
 	issued, err := issue(a, r, serial, s)

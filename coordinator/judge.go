@@ -198,7 +198,7 @@ func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Err
 			d.Nearest, d.Distance = attest.Nearest(r.verdict.Claims, r.rev.packages)
 			rec.Details["nearest"], rec.Details["distance"] = d.Nearest, strconv.Itoa(d.Distance)
 		}
-		err := c.store.Update(ctx, func(tx *store.Tx) error {
+		err := c.update(ctx, func(tx *store.Tx) error {
 			entry, err := c.log.Append(tx, rec)
 			d.Seq, d.Record = entry.Seq, entry.Hash
 			return err

@@ -46,6 +46,7 @@ type Coordinator struct {
 	servedFor string // trust domain
 
 	live    live
+	health  health
 	refused atomic.Uint64
 	work    sync.WaitGroup // calls that write; Close waits for them
 	closing sync.Mutex     // orders work.Add and Close
@@ -149,7 +150,7 @@ func (c *Coordinator) load(ctx context.Context) error {
 
 // announce logs that the coordinator opened its state.
 func (c *Coordinator) announce(ctx context.Context) error {
-	return c.store.Update(ctx, func(tx *store.Tx) error {
+	return c.update(ctx, func(tx *store.Tx) error {
 		_, err := c.log.Append(tx, audit.Record{
 			Time: c.config.Now(), Kind: audit.Start, Subject: "coordinator", Text: "opened its state",
 			Details: map[string]string{"version": c.config.Version, "tee": string(c.config.Issuer.TEE()), "head": store.HeadOf(tx).String()},

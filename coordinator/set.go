@@ -89,7 +89,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 	if !next.governable() {
 		result.Effects = append(result.Effects, "mesh: immutable: no user may set another manifest, so this one stays")
 	}
-	err = c.store.Update(ctx, func(tx *store.Tx) error { return c.commitRevision(tx, next, req.Raw) })
+	err = c.update(ctx, func(tx *store.Tx) error { return c.commitRevision(tx, next, req.Raw) })
 	if err != nil {
 		return apiv1.SetResult{}, err
 	}
@@ -209,7 +209,7 @@ func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, ref
 		err = c.log.AppendAnonymous(ctx, r)
 	} else {
 		r.Actor = req.Principal.Name
-		err = c.store.Update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
+		err = c.update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
 	}
 	if err != nil {
 		return errors.Join(p, err)

@@ -40,6 +40,7 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	s.CA = apiv1.CA{Serial: ca.Serial, NotAfter: ca.NotAfter}
 	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
 	s.Marbles, s.Instances = len(rev.marbles), live
+	s.Attention = append(s.Attention, c.health.attention()...)
 	refused, refusing, proxies := c.live.attention()
 	s.Proxies = proxies
 	for _, d := range refused {

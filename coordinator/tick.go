@@ -41,7 +41,7 @@ func (c *Coordinator) prune(ctx context.Context) error {
 	}
 	for begin := 0; begin < len(ended); begin += maxPruned {
 		batch := ended[begin:min(begin+maxPruned, len(ended))]
-		err := c.store.Update(ctx, func(tx *store.Tx) error {
+		err := c.update(ctx, func(tx *store.Tx) error {
 			for _, key := range batch {
 				if r, ok := instances.Get(tx, key); ok && !now.Before(r.NotAfter) {
 					remove(tx, key)
@@ -79,7 +79,7 @@ func (c *Coordinator) rotate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("rotating the mesh CA: %w", err)
 	}
-	err = c.store.Update(ctx, func(tx *store.Tx) error {
+	err = c.update(ctx, func(tx *store.Tx) error {
 		if err := keys.Put(tx, keyCA, keyRecord{State: state.Reveal()}); err != nil {
 			return err
 		}
