@@ -210,6 +210,9 @@ func testRoutes(t *testing.T, client *http.Client) {
 		{"GET", "/items/../admin", 403}, {"GET", "/items/%2e%2e/admin", 403}, {"GET", "/items/%2E./admin", 403},
 		{"GET", "/items/..%2fadmin", 400}, {"GET", "/items%2f1", 400}, {"GET", "/items/..%5cadmin", 400},
 		{"GET", "/ITEMS/1", 403}, {"HEAD", "/items/1", 403},
+		{"GET", "/items/..;/admin", 403}, {"GET", "/items/..;x=1/admin", 403}, {"GET", "/items/..%3b/admin", 403}, {"GET", "/items/..%3B/admin", 403},
+		{"GET", "/items/;/../../admin", 403}, {"GET", "/items/1%00/x", 400}, {"GET", "/items/1?a;b=%3b", 200},
+		{"get", "/items/1", 400}, {"OPTIONS", "/items/1", 403}, {"TRACE", "/items/1", 403},
 	} {
 		t.Run(tc.method+" "+tc.path, func(t *testing.T) {
 			code, body := call(t, client, tc.method, tc.path)
@@ -218,6 +221,11 @@ func testRoutes(t *testing.T, client *http.Client) {
 			}
 		})
 	}
+	t.Run("no upgrade", func(t *testing.T) {
+		if code, _ := call(t, client, "GET", "/items/1", "Connection", "Upgrade", "Upgrade", "websocket"); code != 403 {
+			t.Errorf("got %d, want 403: what follows an upgrade has no routes", code)
+		}
+	})
 	t.Run("caller is told, and cannot lie", func(t *testing.T) {
 		_, body := call(t, client, "GET", "/items/1",
 			"X-Forwarded-Client-Cert", "URI=spiffe://shop.example/admin", "X_Forwarded_Client_Cert", "URI=spiffe://shop.example/admin")

@@ -59,7 +59,8 @@ func permission(routes []string) (*rbac.Permission, error) {
 var routeForm = regexp.MustCompile(`^([A-Z]{3,16}|\*) (/[^ ?#*]*)(\*?)$`)
 
 // routePermission turns "GET /items/*" into a rule: a method, or * for any, and
-// a path without its query, exact or everything below a trailing *.
+// a path without its query, exact or everything below a trailing *. Below a *,
+// paths that not every program reads alike are left out: see ambiguous.
 func routePermission(r string) (*rbac.Permission, error) {
 	parts := routeForm.FindStringSubmatch(r)
 	if parts == nil || len(r) > 512 {
@@ -69,16 +70,31 @@ func routePermission(r string) (*rbac.Permission, error) {
 	if below {
 		path = &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_Prefix{Prefix: parts[2]}}
 	}
-	onPath := &rbac.Permission{Rule: &rbac.Permission_UrlPath{UrlPath: &matcher.PathMatcher{
-		Rule: &matcher.PathMatcher_Path{Path: path},
-	}}}
+	onPath := urlPath(path)
+	if below {
+		onPath = allOf(onPath, &rbac.Permission{Rule: &rbac.Permission_NotRule{NotRule: urlPath(ambiguous)}})
+	}
 	if strings.HasPrefix(method, "*") {
 		return onPath, nil
 	}
 	onMethod := &rbac.Permission{Rule: &rbac.Permission_Header{Header: &route.HeaderMatcher{
 		Name: ":method", HeaderMatchSpecifier: &route.HeaderMatcher_StringMatch{StringMatch: exactly(method)},
 	}}}
-	return &rbac.Permission{Rule: &rbac.Permission_AndRules{AndRules: &rbac.Permission_Set{
-		Rules: []*rbac.Permission{onMethod, onPath},
-	}}}, nil
+	return allOf(onMethod, onPath), nil
+}
+
+// ambiguous matches paths that programs read in different ways, so that a
+// prefix says nothing about where they lead: many servers cut ";parameters" out
+// of segments before they resolve "..", so that "/items/..;/x", which begins
+// with "/items/" for a proxy, is "/x" for them.
+var ambiguous = &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{
+	SafeRegex: &matcher.RegexMatcher{Regex: "(?s).*(;|%3[bB]).*"},
+}}
+
+func urlPath(m *matcher.StringMatcher) *rbac.Permission {
+	return &rbac.Permission{Rule: &rbac.Permission_UrlPath{UrlPath: &matcher.PathMatcher{Rule: &matcher.PathMatcher_Path{Path: m}}}}
+}
+
+func allOf(rules ...*rbac.Permission) *rbac.Permission {
+	return &rbac.Permission{Rule: &rbac.Permission_AndRules{AndRules: &rbac.Permission_Set{Rules: rules}}}
 }
