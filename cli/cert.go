@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/ratls"
 )
@@ -43,8 +45,18 @@ type certInfo struct {
 	Key       string        `json:"key"`
 	SHA256    attest.Hex    `json:"sha256"`
 	CA        bool          `json:"ca"`
+	Leaf      *leafInfo     `json:"leaf,omitempty"`
 	Evidence  *evidenceInfo `json:"evidence,omitempty"`
 	Problem   string        `json:"problem,omitempty"`
+}
+
+// leafInfo is what a marble's leaf says it was issued on.
+type leafInfo struct {
+	TEE      attest.TEE `json:"tee"`
+	Evidence attest.Hex `json:"evidence"` // digests
+	Verdict  attest.Hex `json:"verdict"`
+	Manifest attest.Hex `json:"manifest"`
+	Record   uint64     `json:"record"` // of the audit log
 }
 
 type evidenceInfo struct {
@@ -75,6 +87,7 @@ func (a *app) certInspect(ctx context.Context, arg string) error {
 		for _, info := range infos {
 			a.printCert(info)
 		}
+		a.p.Notef("shown, not trusted: ashlar verify establishes trust\n")
 	}
 	if unbound {
 		return exitError(problem.Refused.ExitCode())
@@ -131,6 +144,7 @@ func inspect(c *x509.Certificate) certInfo {
 	for _, u := range c.URIs {
 		info.URIs = append(info.URIs, u.String())
 	}
+	info.Leaf, info.Problem = leafFacts(c)
 	found, err := ratls.Extract(c)
 	switch {
 	case err == nil:
@@ -146,13 +160,33 @@ func inspect(c *x509.Certificate) certInfo {
 	return info
 }
 
+// leafFacts decodes the coordinator's own extension, if there is one.
+func leafFacts(c *x509.Certificate) (*leafInfo, string) {
+	for _, e := range c.Extensions {
+		if !e.Id.Equal(apiv1.LeafOID) {
+			continue
+		}
+		f, err := apiv1.ParseLeafFacts(e.Value)
+		if err != nil {
+			return nil, err.Error()
+		}
+		return &leafInfo{TEE: f.TEE, Evidence: f.Evidence[:], Verdict: f.Verdict[:], Manifest: f.Manifest[:], Record: f.Record}, ""
+	}
+	return nil, ""
+}
+
 func (a *app) printCert(c certInfo) {
 	rows := [][]string{{"subject", c.Subject}, {"issuer", c.Issuer}, {"serial", c.Serial},
 		{"valid", c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339)},
 		{"names", orDash(strings.Join(append(append([]string{}, c.URIs...), c.DNSNames...), " "))}, {"key", c.Key}, {"sha256", a.p.Value(c.SHA256.String())}}
+	if l := c.Leaf; l != nil {
+		rows = append(rows, []string{"issued on", fmt.Sprintf("%s evidence %s", l.TEE, a.p.Digest(l.Evidence.String()))},
+			[]string{"", fmt.Sprintf("verdict %s, audit record %d", a.p.Digest(l.Verdict.String()), l.Record)},
+			[]string{"", "manifest " + a.p.Digest(l.Manifest.String())})
+	}
 	a.p.Columns(rows)
 	if c.Problem != "" {
-		a.p.Printf("evidence  %s %s\n", a.p.Red("✗"), c.Problem)
+		a.p.Printf("%s %s\n", a.p.Red("✗"), c.Problem)
 	}
 	if c.Evidence != nil {
 		a.p.Printf("evidence  %s, %s, %d bytes\n", c.Evidence.TEE, c.Evidence.Form, c.Evidence.Size)

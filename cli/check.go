@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -192,7 +193,7 @@ func deploymentChecks(cl **client.Client, status *apiv1.Status) []check.Check {
 				return check.Pass("nothing needs attention")
 			}
 			first := status.Attention[0]
-			f := check.Warn(problem.Code(first.Code), "%d things need attention, first %s: %s", len(status.Attention), first.Subject, first.Text)
+			f := check.Warn(problem.Code(first.Code), "needs attention: %s: %s%s", first.Subject, first.Text, more(len(status.Attention)-1))
 			f.Next = "ashlar status"
 			return f
 		}},
@@ -231,6 +232,13 @@ func checkMarbles(ctx context.Context, cl *client.Client) check.Finding {
 		return check.Warn("CLI-025", "%d of %d marbles do not run: %s", len(idle), total, clipList(idle))
 	}
 	return check.Pass("%d marbles run, their proxies are in step", total)
+}
+
+func more(n int) string {
+	if n < 1 {
+		return ""
+	}
+	return fmt.Sprintf(", and %d more", n)
 }
 
 func clipList(names []string) string {

@@ -138,10 +138,11 @@ func (a *app) prepare(*cobra.Command, []string) error {
 		return usage("unknown output %q: want %s", a.output, strings.Join(term.Formats, ", ")).WithNext("%s", didYouMean(a.output, term.Formats))
 	}
 	if colors := []string{"auto", "always", "never"}; !contains(colors, a.color) {
-		return usage("unknown colour mode %q: want auto, always or never", a.color)
+		return usage("unknown colour mode %q: want auto, always or never", a.color).WithNext("%s", didYouMean(a.color, colors))
 	}
 	a.p.Format = term.Format(a.output)
 	a.p.TTY = term.IsTerminal(a.p.Out)
+	a.p.Dumb = os.Getenv("TERM") == "dumb"
 	a.p.Color = term.UseColor(a.color, a.p.TTY, os.Getenv)
 	return nil
 }

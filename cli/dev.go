@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -16,8 +17,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/cli/dev"
+	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -70,9 +74,10 @@ func (a *app) devDemo(ctx context.Context, envoy string) (err error) {
 	}
 	cfg, err := a.devConfig(dir, envoy)
 	if err != nil {
+		os.Remove(dir)
 		return err
 	}
-	cfg.Say("Ashlar: one coordinator, four services that know nothing of it, real Envoys, a software TEE (SIMULATION)")
+	cfg.Say("Ashlar: a coordinator, four services that know nothing of it, real Envoys.\nSIMULATION: the TEE is made of software and protects nothing.")
 	d, err := dev.Start(ctx, cfg)
 	defer func() {
 		d.Close()
@@ -100,24 +105,48 @@ func (a *app) devUp(ctx context.Context, dir, envoy string) error {
 	if err != nil {
 		return err
 	}
-	a.p.Printf("SIMULATION: nothing here is protected by hardware\n")
-	set, err := d.SetManifest(ctx)
+	a.p.Simulation = true
+	set, err := d.Resume(ctx)
 	if err != nil {
 		return err
 	}
-	a.p.Printf("✓ coordinator at %s, manifest %.8s (revision %d)\n", cfg.Client, set.Digest, set.Revision)
+	a.p.Notef("nothing here is protected by hardware\n%s coordinator at %s, manifest %.8s (revision %d)\n", term.OK, cfg.Client, set.Digest, set.Revision)
 	if err := d.StartMarbles(ctx); err != nil {
 		return err
 	}
-	for _, s := range d.Services {
-		a.p.Printf("✓ %-8s %-8s %s\n", s.Name, s.TEE, s.Program)
+	d.AwaitPrograms(ctx)
+	if err := a.devUpReport(d, dir, set); err != nil {
+		return err
 	}
-	a.p.Printf("up. Ctrl-C ends it.\n")
-	a.p.Notef("next: curl http://127.0.0.1:8080/\n      ashlar verify %s --policy %s\n      ashlar status\n      ashlar manifest set NEW.json --cert %s --key %s\n",
-		cfg.Client, d.PolicyFile(), d.CertFile(), d.KeyFile())
 	err = d.Watch(ctx)
 	a.p.Notef("going down\n")
 	return err
+}
+
+// devUpReport says what runs, and what to try.
+func (a *app) devUpReport(d *dev.Deployment, dir string, set apiv1.SetResult) error {
+	type service struct {
+		Name    string     `json:"name"`
+		TEE     attest.TEE `json:"tee"`
+		Program string     `json:"program"`
+	}
+	services := []service{}
+	for _, s := range d.Services {
+		services = append(services, service{s.Name, s.TEE, s.Program})
+	}
+	policy, cert, key := filepath.Join(dir, filepath.Base(d.PolicyFile())), filepath.Join(dir, filepath.Base(d.CertFile())), filepath.Join(dir, filepath.Base(d.KeyFile()))
+	if done, err := a.p.Structured(map[string]any{"address": d.Client, "simulation": true, "manifest": set.Digest, "revision": set.Revision,
+		"policy": policy, "cert": cert, "key": key, "services": services}); done {
+		return err
+	}
+	rows := [][]string{}
+	for _, s := range services {
+		rows = append(rows, []string{term.OK + " " + s.Name, string(s.TEE), s.Program})
+	}
+	a.p.Columns(rows)
+	a.p.Printf("up. Ctrl-C ends it.\n")
+	a.p.Notef("next, in another terminal:\n  curl http://127.0.0.1:8080/\n  ashlar verify %s --policy %s\n  ashlar status\n", d.Client, policy)
+	return nil
 }
 
 func (a *app) devDown(ctx context.Context, dir string) error {
@@ -137,6 +166,9 @@ func (a *app) devDown(ctx context.Context, dir string) error {
 	defer tick.Stop()
 	for {
 		if _, err := dev.Running(dir); errors.Is(err, fs.ErrNotExist) {
+			if done, err := a.p.Structured(map[string]any{"down": true, "pid": pid}); done {
+				return err
+			}
 			a.p.Printf("down\n")
 			return nil
 		}
@@ -185,7 +217,7 @@ func (a *app) printLog(path, name string) error {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		a.p.Printf("%-12s %s\n", name, lines.Text())
+		a.p.Raw(fmt.Sprintf("%-12s %s\n", name, lines.Text()))
 	}
 	return lines.Err()
 }

@@ -213,24 +213,24 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 		return err
 	}
 	a.p.Simulation = d.Verdict.TEE.Simulated()
-	a.p.Printf("%s\n", decisionSentence(d))
+	a.p.Printf("%s\n", a.decisionSentence(d))
 	a.stepTable(d.Verdict.Steps)
 	a.findings(d.Verdict)
 	if d.Nearest != "" {
-		a.p.Printf("nearest package: %s, %d fields differ\n", d.Nearest, d.Distance)
+		a.p.Printf("nearest package: %s, fields that differ: %d\n", d.Nearest, d.Distance)
 	}
 	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
 	return nil
 }
 
-func decisionSentence(d apiv1.Decision) string {
+func (a *app) decisionSentence(d apiv1.Decision) string {
 	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease"}[d.Purpose]
 	if verb == "" {
 		verb = "asked for " + d.Purpose
 	}
 	end := term.OK + " was accepted."
 	if !d.Accepted {
-		end = term.Bad + " was refused: " + d.Reason + "  " + d.Code
+		end = term.Bad + " was refused: " + a.p.Sentence(d.Reason) + "  " + d.Code
 	}
 	return d.ID + " " + verb + " at " + d.Time.UTC().Format(time.RFC3339) + " and " + end
 }

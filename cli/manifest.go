@@ -173,7 +173,7 @@ func (a *app) schemaCmd() *cobra.Command {
 			case "vscode":
 				return a.installSchema()
 			}
-			return usage("--install %q: want vscode", install)
+			return usage("--install %q: want vscode", install).WithNext("ashlar manifest schema --install vscode")
 		}}
 	c.Flags().StringVar(&install, "install", "", "set up an editor in this directory: vscode")
 	return c

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -32,7 +33,7 @@ func (a *app) graphCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.p.Printf("%s", drawing)
+			a.p.Raw(string(drawing))
 			return nil
 		}}
 	c.Flags().StringVar(&format, "format", "text", strings.Join(manifest.GraphFormats, "|"))
@@ -89,8 +90,18 @@ func (a *app) printDiff(d manifest.Diff) {
 		a.p.Printf("no difference in meaning\n")
 		return
 	}
-	d.Render(a.p.Out, a.p.Color)
+	a.p.Printf("%s", a.rendered(d))
 }
+
+// rendered is a diff as text; "no difference" is text too.
+func (a *app) rendered(d manifest.Diff) string {
+	var b strings.Builder
+	d.Render(&b, a.p.Color)
+	return b.String()
+}
+
+// risks are the values of --accept.
+var risks = []string{manifest.RiskDropSecrets, manifest.RiskLockOut, manifest.RiskNewIdentities}
 
 type setFlags struct {
 	user   userFlags
@@ -109,7 +120,8 @@ role has the action updateManifest.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
 		RunE: func(c *cobra.Command, args []string) error { return a.set(c.Context(), args[0], f) }}
 	f.user.register(c)
-	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept this named risk (repeatable)")
+	_ = c.RegisterFlagCompletionFunc("accept", cobra.FixedCompletions(risks, cobra.ShellCompDirectiveNoFileComp))
+	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept a named risk: "+strings.Join(risks, "|"))
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the effects and set nothing")
 	return c
 }
@@ -133,12 +145,21 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	if err != nil {
 		return err
 	}
-	a.p.Notef("%s coordinator verified (%s, %s)   manifest in force %s, revision %d\n", a.p.Green(term.OK), v.Verdict.TEE, v.Verdict.TCBStatus,
+	a.p.Notef("%s coordinator verified (%s, %s)\nin force: manifest %s, revision %d\n", a.p.Green(term.OK), v.Verdict.TEE, v.Verdict.TCBStatus,
 		a.p.Digest(digestOrNone(v.Statement.Manifest)), v.Statement.Revision)
+	if next.Digest().String() == v.Statement.Manifest.String() {
+		return a.isInForce(apiv1.SetResult{Digest: v.Statement.Manifest, Revision: v.Statement.Revision, Effects: []string{}}, "already")
+	}
 	d := manifest.Compare(old, next)
-	d.Render(a.p.Err, a.p.Color)
+	if len(d.Changes) == 0 {
+		a.p.Notef("no difference in meaning, only in the bytes\n")
+	}
+	a.p.Notef("%s", a.p.Fold(a.rendered(d)))
 	if f.dryRun {
-		a.p.Notef("dry run: nothing was set\n")
+		if done, err := a.p.Structured(d); done {
+			return err
+		}
+		a.p.Printf("dry run: nothing was set\n")
 		return nil
 	}
 	if err := a.acceptRisks(d, f.accept); err != nil {
@@ -151,8 +172,17 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	if err != nil {
 		return err
 	}
+	return a.isInForce(result, name)
+}
+
+// isInForce reports the outcome of set. name is the file, or "already".
+func (a *app) isInForce(result apiv1.SetResult, name string) error {
 	if done, err := a.p.Structured(result); done {
 		return err
+	}
+	if name == "already" {
+		a.p.Printf("%s %s is in force already, revision %d\n", a.p.Green(term.OK), a.p.Digest(result.Digest.String()), result.Revision)
+		return nil
 	}
 	a.p.Printf("%s revision %d is in force: %s\n", a.p.Green(term.OK), result.Revision, a.p.Digest(result.Digest.String()))
 	if result.OpenFirstSet {
@@ -163,6 +193,11 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 
 // acceptRisks demands that every risk of a change was accepted by name.
 func (a *app) acceptRisks(d manifest.Diff, accepted []string) error {
+	for _, risk := range accepted {
+		if !contains(risks, risk) {
+			return usage("--accept=%s is no risk", risk).WithNext("%s", suggestion(risk, risks, "--accept=", "the risks are: "+strings.Join(risks, ", ")))
+		}
+	}
 	for _, e := range d.Effects {
 		if e.Risk != "" && !contains(accepted, e.Risk) {
 			return problem.New("CLI-006", "%s: %s", e.Subject, e.Text).WithNext("accept it by name: --accept=%s", e.Risk)

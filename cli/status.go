@@ -45,11 +45,12 @@ func (a *app) watchStatus(ctx context.Context, cl *client.Client, every time.Dur
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if a.p.TTY {
-			a.p.Printf("\x1b[H\x1b[2J")
+		if a.p.TTY && !a.p.Dumb {
+			fmt.Fprint(a.p.Out, "\x1b[H\x1b[2J")
 		}
-		if err := a.status(ctx, cl); err != nil {
-			return err
+		// A coordinator that is away for a moment does not end the watch.
+		if err := a.status(ctx, cl); err != nil && ctx.Err() == nil {
+			a.report(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -75,8 +76,8 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 		return err
 	}
 	a.p.Simulation = s.Simulation
-	a.p.Printf("%s ● %s   manifest %s (rev %d)   CA ends %s   audit %d records\n", orDash(s.TrustDomain), s.State,
-		orDash(a.p.Digest(s.Manifest.String())), s.Revision, a.p.Until(s.CA.NotAfter), s.Checkpoint.Size)
+	a.p.Printf("%s ● %s   manifest %s (rev %d)\n", orDash(s.TrustDomain), s.State, orDash(a.p.Digest(s.Manifest.String())), s.Revision)
+	a.p.Printf("mesh CA ends %s   audit %d records   %d refused since start\n", a.p.Ahead(s.CA.NotAfter), s.Checkpoint.Size, s.Refused)
 	a.marbleTable(m.Marbles)
 	if m.Next != "" {
 		a.p.Notef("%d of %d marbles are shown; ashlar marble list shows all\n", len(m.Marbles), s.Marbles)
@@ -85,20 +86,37 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 		a.p.Printf("needs attention\n")
 	}
 	for _, at := range s.Attention {
-		a.p.Printf("  %s %s: %s (%s)\n", a.p.Yellow(term.Warn), at.Subject, at.Text, at.Code)
+		a.p.Printf("  %s %s: %s (%s)\n", a.p.Yellow(term.Warn), at.Subject, a.p.Sentence(at.Text), at.Code)
 		if at.Next != "" {
-			a.p.Printf("      next: %s\n", at.Next)
+			a.p.Printf("    next: %s\n", at.Next)
 		}
 	}
 	return nil
 }
 
 func (a *app) marbleTable(marbles []apiv1.Marble) {
+	header := []string{"MARBLE", "TEE", "RUNNING", "CERT", "CALLS", "NOTE"}
+	if a.p.Format == term.Wide {
+		header = append(header, "PACKAGE", "INSTANCES", "ADDRESSES", "PROXIES")
+	}
 	rows := make([][]string, 0, len(marbles))
 	for _, m := range marbles {
-		rows = append(rows, []string{m.Name, teesOf(m), fmt.Sprint(len(m.Instances)), a.certOf(m), strings.Join(m.Calls, " "), a.noteOf(m)})
+		row := []string{m.Name, teesOf(m), fmt.Sprint(len(m.Instances)), a.certOf(m), orDash(strings.Join(m.Calls, " ")), orDash(a.noteOf(m))}
+		if a.p.Format == term.Wide {
+			row = append(row, wideCells(m)...)
+		}
+		rows = append(rows, row)
 	}
-	a.p.Table([]string{"MARBLE", "TEE", "RUNNING", "CERT", "CALLS", "NOTE"}, rows)
+	a.p.Table(header, rows)
+}
+
+// wideCells are what -o wide shows besides.
+func wideCells(m apiv1.Marble) []string {
+	var ids, addresses, proxies []string
+	for _, i := range m.Instances {
+		ids, addresses, proxies = append(ids, i.ID), append(addresses, i.Address), append(proxies, proxyText(i.Proxy))
+	}
+	return []string{m.Package, orDash(strings.Join(ids, " ")), orDash(strings.Join(addresses, " ")), orDash(strings.Join(proxies, "; "))}
 }
 
 func teesOf(m apiv1.Marble) string {
@@ -125,7 +143,7 @@ func (a *app) certOf(m apiv1.Marble) string {
 // noteOf is the one thing to know about a marble.
 func (a *app) noteOf(m apiv1.Marble) string {
 	if d := m.LastRefusal; d != nil {
-		return fmt.Sprintf("%s refused %s (%s)  ashlar explain %s", term.Bad, a.p.Since(d.Time), d.Code, d.ID)
+		return fmt.Sprintf("%s refused %s (%s)", term.Bad, a.p.Since(d.Time), d.Code)
 	}
 	for _, i := range m.Instances {
 		for _, t := range i.Proxy.Types {
@@ -202,10 +220,11 @@ func (a *app) marbleShow(ctx context.Context, cl *client.Client, name string) er
 		a.p.Columns([][]string{
 			{"instance", i.ID}, {"  tee", string(i.TEE)}, {"  tcb", i.TCBStatus}, {"  stage", strings.TrimSuffix(i.Stage+": "+i.Reason, ": ")},
 			{"  identity", i.SPIFFEID}, {"  address", i.Address}, {"  attested", a.p.Since(i.AttestedAt)},
-			{"  leaf", i.Serial + ", ends " + a.p.Until(i.NotAfter)}, {"  decision", i.Decision}, {"  proxy", proxyText(i.Proxy)}})
+			{"  leaf", i.Serial + ", ends " + a.p.Ahead(i.NotAfter)}, {"  decision", i.Decision}})
+		a.p.Printf("  proxy     %s\n", proxyText(i.Proxy))
 	}
 	if d := m.LastRefusal; d != nil {
-		a.p.Printf("%s last refusal %s: %s %s\n    next: ashlar explain %s\n", a.p.Red(term.Bad), a.p.Since(d.Time), d.Code, d.Reason, d.ID)
+		a.p.Printf("%s last refusal %s: %s  %s\n  next: ashlar explain %s\n", a.p.Red(term.Bad), a.p.Since(d.Time), a.p.Sentence(d.Reason), d.Code, d.ID)
 	}
 	return nil
 }

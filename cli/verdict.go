@@ -11,8 +11,8 @@ import (
 )
 
 // decisive are the fields that a person compares; the other checks (formats,
-// signatures, chains, revocation, windows) are counted where they hold.
-var decisive = []string{"sgx.", "tdx.", "sim.", "tcb.", "binding.", "reportData"}
+// signatures, chains, revocation, windows, binding) are counted where they hold.
+var decisive = []string{"sgx.", "tdx.", "sim.", "tcb.status", "tcb.advisories"}
 
 func isDecisive(s attest.Step) bool {
 	for _, prefix := range decisive {
@@ -36,7 +36,7 @@ func (a *app) stepTable(steps []attest.Step) {
 		rows = append(rows, []string{s.Field, a.p.Value(s.Want), a.p.Value(s.Got), term.Mark(s.OK)})
 	}
 	if held > 0 {
-		a.p.Printf("%s %d checks of format, signatures, chains, revocation and validity hold (-o wide)\n", a.p.Green(term.OK), held)
+		a.p.Printf("%s %d more checks hold: signatures, validity, binding … (-o wide)\n", a.p.Green(term.OK), held)
 	}
 	a.p.Columns(rows)
 }
@@ -45,12 +45,12 @@ func (a *app) stepTable(steps []attest.Step) {
 func (a *app) findings(v attest.Verdict) {
 	for _, s := range v.Failed() {
 		a.p.Printf("%s %s  %s\n", a.p.Red(term.Bad), s.Field, s.Code)
-		a.p.Printf("    wanted  %s\n    got     %s\n", s.Want, s.Got)
+		a.p.Printf("  wanted %s\n  got    %s\n", a.p.Sentence(s.Want), a.p.Sentence(s.Got))
 		if s.Source != "" {
-			a.p.Printf("    source  %s\n", s.Source)
+			a.p.Printf("  source %s\n", s.Source)
 		}
 		if s.Fix.How != "" {
-			a.p.Printf("    next    %s (%s)\n", s.Fix.How, s.Fix.Who)
+			a.p.Printf("  next   %s (%s)\n", s.Fix.How, s.Fix.Who)
 		}
 	}
 }

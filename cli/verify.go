@@ -119,7 +119,9 @@ func (a *app) refusedCoordinator(err error) error {
 		return err
 	}
 	a.verdictReport(v)
-	return err
+	failed := v.Failed()
+	return problem.New("CRD-100", "the coordinator is not what the policy wants: %s, %d of %d checks fail", failed[0].Field, len(failed), len(v.Steps)).
+		WithNext("ashlar explain %s", failed[0].Code)
 }
 
 func (a *app) verified(v client.Verified, manifestArg string) error {
@@ -134,10 +136,11 @@ func (a *app) verified(v client.Verified, manifestArg string) error {
 	}{v.Address, v.Verdict, s.Manifest, s.Revision, a.trust, s.Evidence.TEE.Simulated()}); done {
 		return err
 	}
-	p := a.p
+	p, ok := a.p, a.p.Green(term.OK)
 	p.Printf("evidence      %s quote, %d bytes, fresh (our nonce)\n", s.Evidence.TEE, len(s.Evidence.Raw))
-	p.Columns([][]string{{"  tcb         " + term.OK + " " + orDash(string(v.Verdict.TCBStatus)) + advisories(v.Verdict.Advisories)}})
-	p.Columns([][]string{{"  binding     " + term.OK + " this TLS key, this root CA, this manifest, this audit head"}})
+	p.Printf("  tcb         %s %s%s\n", ok, orDash(string(v.Verdict.TCBStatus)), advisories(v.Verdict.Advisories))
+	p.Printf("  binding     %s this TLS key, root CA, manifest and audit head\n", ok)
+	p.Printf("policy\n")
 	a.stepTable(v.Verdict.Steps)
 	switch {
 	case len(s.Manifest) == 0:
@@ -147,8 +150,7 @@ func (a *app) verified(v client.Verified, manifestArg string) error {
 	default:
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
 	}
-	p.Printf("Verified. Wrote %s (root CA, valid to %s), evidence.json and trust.json\n",
-		filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
+	p.Printf("Verified. Wrote %s (root CA, valid to %s)\n", filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
 	host := v.Address
 	if strings.HasPrefix(host, ":") {
 		host = "localhost" + host

@@ -127,8 +127,6 @@ func (r *Report) add(c Check, f Finding) {
 	}
 }
 
-var marks = map[State]string{Passed: term.OK, Warned: term.Warn, Failed: term.Bad, Skipped: "-"}
-
 // Print writes the report by category.
 func (r Report) Print(p *term.Printer) {
 	category := ""
@@ -141,10 +139,29 @@ func (r Report) Print(p *term.Printer) {
 		if x.State != Passed {
 			word = string(x.State) + ": "
 		}
-		p.Columns([][]string{{"  " + marks[x.State] + " " + word + x.Text}})
-		if x.Next != "" {
-			p.Printf("      next: %s  %s\n", x.Next, x.Code)
+		p.Printf("  %s %s\n", mark(p, x.State), word+p.Sentence(x.Text))
+		switch {
+		case x.Next != "":
+			p.Printf("    next: %s  %s\n", x.Next, x.Code)
+		case x.Code != "":
+			p.Printf("    %s\n", x.Code)
 		}
 	}
-	p.Printf("%d passed, %d warnings, %d failed, %d skipped\n", r.Passed, r.Warnings, r.Failed, r.Skipped)
+	plural := "s"
+	if r.Warnings == 1 {
+		plural = ""
+	}
+	p.Printf("%d passed, %d warning%s, %d failed, %d skipped\n", r.Passed, r.Warnings, plural, r.Failed, r.Skipped)
+}
+
+func mark(p *term.Printer, s State) string {
+	switch s {
+	case Passed:
+		return p.Green(term.OK)
+	case Warned:
+		return p.Yellow(term.Warn)
+	case Failed:
+		return p.Red(term.Bad)
+	}
+	return "-"
 }

@@ -46,7 +46,7 @@ func (d *Deployment) actVerify(ctx context.Context) error {
 	if !v.Verdict.OK() || !v.Verdict.TEE.Simulated() {
 		return d.untrue("the coordinator's verdict is %s on %s, want accepted on a software TEE", v.Verdict.Verdict, v.Verdict.TEE)
 	}
-	d.Say("1 coordinator  ✓ verified by an outside client: %s evidence over our nonce, %d checks hold", v.Verdict.TEE, len(v.Verdict.Steps))
+	d.Say("1 coordinator  ✓ verified from outside: %s evidence, our nonce, %d checks", v.Verdict.TEE, len(v.Verdict.Steps))
 	return nil
 }
 
@@ -55,9 +55,9 @@ func (d *Deployment) actManifest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.Say("2 manifest     ✓ %.8s is in force, revision %d: %s", r.Digest, r.Revision, strings.Join(names(d.Services), ", "))
+	d.Say("2 manifest     ✓ %.8s in force, revision %d: %s", r.Digest, r.Revision, strings.Join(names(d.Services), ", "))
 	if r.OpenFirstSet {
-		d.Say("               ! it was the first one, which anybody could have set (--owner closes that)")
+		d.Say("               ! the first: anybody could have set it (--owner closes that)")
 	}
 	return nil
 }
@@ -72,7 +72,7 @@ func (d *Deployment) actMarbles(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	d.Say("3 marbles      each attested before its program started, %.1f s for all:", time.Since(start).Seconds())
+	d.Say("3 marbles      each attested before its program started, %.1f s in all:", time.Since(start).Seconds())
 	for _, s := range d.Services {
 		m, err := c.Marble(ctx, s.Name)
 		if err != nil {
@@ -134,7 +134,7 @@ func (d *Deployment) actRequest(ctx context.Context) error {
 	if want := "spiffe://shop.example/gateway"; !strings.Contains(page.Web.Caller, want) {
 		return d.untrue("web saw the caller %q, want %s", page.Web.Caller, want)
 	}
-	d.Say("4 a request    ✓ gateway → web → cart → catalog and back, three attested hops: 200, %d items, %d ms",
+	d.Say("4 a request    ✓ gateway → web → cart → catalog: 200, %d items, %d ms\n                 three hops, each attested on both sides",
 		len(page.Web.Cart.Items), took.Milliseconds())
 	return nil
 }
@@ -147,7 +147,7 @@ func (d *Deployment) actForbidden(ctx context.Context) error {
 	if status != http.StatusForbidden {
 		return d.untrue("GET /admin answered %d %.200s, want 403", status, body)
 	}
-	d.Say("5 not allowed  ✓ gateway asks web for /admin, which no call in the manifest grants: 403 from web's Envoy")
+	d.Say("5 not allowed  ✓ gateway asks web for /admin: 403 from web's Envoy\n                 no call in the manifest grants it")
 	return nil
 }
 

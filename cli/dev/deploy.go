@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -72,7 +73,7 @@ func (d *Deployment) initState(ctx context.Context) error {
 		return err
 	}
 	if code != 0 {
-		return problem.New("CLI-014", "ashlar-coordinator init ended with exit code %d:\n%s", code, d.tail(p.Name))
+		return problem.New("CLI-014", "ashlar-coordinator init ended with exit code %d: %s", code, d.lastWords(p.Name)).WithNext("ashlar dev logs %s", p.Name)
 	}
 	return nil
 }
@@ -80,8 +81,8 @@ func (d *Deployment) initState(ctx context.Context) error {
 // SpawnCoordinator starts the coordinator on the state that exists, without
 // waiting for it.
 func (d *Deployment) SpawnCoordinator() error {
-	p, err := d.spawner.start(d.LogDir(), spec{name: "coordinator", path: d.coordBinary(), args: append(append([]string{"run"}, d.teeArgs()...),
-		"--client-addr", d.Client, "--mesh-addr", d.Mesh, "--metrics-addr", d.Metrics)})
+	path, args := d.CoordinatorCommand()
+	p, err := d.spawner.start(d.LogDir(), spec{name: "coordinator", path: path, args: args})
 	if err == nil {
 		d.coord = p
 	}
@@ -211,7 +212,15 @@ func (d *Deployment) startAs(s Service, marble string, out io.Writer) (*Process,
 	args = append(append(args, "--", s.Program), s.Args...)
 	return d.spawner.start(d.LogDir(), spec{name: s.Name, path: d.marbleBinary(), args: args, output: out, env: []string{
 		"ASHLAR_MARBLE=" + marble, "ASHLAR_COORDINATOR=" + d.Mesh, "ASHLAR_COORDINATOR_POLICY=" + d.PolicyFile(),
-		"ASHLAR_IP=" + s.IP, "ASHLAR_TEE=" + string(s.TEE), "ASHLAR_SIM_SOCKET=" + d.socket()}})
+		"ASHLAR_UUID=" + d.instanceID(s.Name), "ASHLAR_IP=" + s.IP, "ASHLAR_TEE=" + string(s.TEE), "ASHLAR_SIM_SOCKET=" + d.socket()}})
+}
+
+// instanceID is the same at every start of a service here, so that it takes its
+// own place again instead of a second one beside the lease that still runs.
+func (d *Deployment) instanceID(service string) string {
+	h := sha256.Sum256([]byte(d.Dir + "\x00" + service))
+	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80 // RFC 9562: version 8
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
 // Marble returns the process of a service, nil if it was not started.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -77,7 +78,7 @@ func (d *Deployment) KeyFile() string { return d.file("alice.key") }
 // LogDir holds one log for each process.
 func (d *Deployment) LogDir() string { return d.file("logs") }
 
-func (d *Deployment) socket() string       { return filepath.Join(d.work, "platform.sock") }
+func (d *Deployment) shopDir() string      { return d.file("shop") }
 func (d *Deployment) simRoot() string      { return d.file("sim_root.pem") }
 func (d *Deployment) marbleBinary() string { return filepath.Join(d.bin, "ashlar-marble") }
 func (d *Deployment) coordBinary() string  { return filepath.Join(d.bin, "ashlar-coordinator") }
@@ -127,7 +128,6 @@ func (d *Deployment) prepare() error {
 	if err := d.takeLock(); err != nil {
 		return err
 	}
-	// Socket paths are limited to 107 bytes, so sockets live in a short place.
 	if d.work, err = os.MkdirTemp("", "ashlar-dev-"); err != nil {
 		return problem.Because(err, "CLI-003", "making a working directory")
 	}
@@ -152,7 +152,7 @@ func (d *Deployment) takeLock() error {
 }
 
 func (d *Deployment) unpackShop() error {
-	root := filepath.Join(d.work, "shop")
+	root := d.shopDir()
 	return fs.WalkDir(shop.Files, ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -172,13 +172,16 @@ func (d *Deployment) unpackShop() error {
 	})
 }
 
+// programPorts are where the shop's programs listen on loopback.
+var programPorts = []int{8080, 8081, 8082, 8083}
+
 // checkPorts says which port is taken before anything is started.
 func (d *Deployment) checkPorts() error {
 	addrs := []string{d.Client, d.Mesh, d.Metrics}
 	for _, s := range d.Services {
 		addrs = append(addrs, s.Ready)
 	}
-	for _, port := range []int{8080, 8081, 8082, 8083, 9081, 9082, 9083} {
+	for _, port := range append([]int{9081, 9082, 9083}, programPorts...) {
 		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", port))
 	}
 	for _, addr := range addrs {
@@ -191,7 +194,22 @@ func (d *Deployment) checkPorts() error {
 	return nil
 }
 
+// maxSocket is the length of a socket's path that every system accepts, in bytes.
+const maxSocket = 100
+
+// socket is the platform's, in Dir unless its path would be too long.
+func (d *Deployment) socket() string {
+	if s := d.file("platform.sock"); len(s) <= maxSocket {
+		return s
+	}
+	return filepath.Join(d.work, "platform.sock")
+}
+
 func (d *Deployment) startPlatform(ctx context.Context) error {
+	// Left by a killed deployment; the lock says that nobody uses it.
+	if err := os.Remove(d.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return problem.Because(err, "CLI-003", "removing an old socket")
+	}
 	var err error
 	d.platform, err = d.spawner.start(d.LogDir(), spec{name: "platform", path: filepath.Join(d.bin, "ashlar"),
 		args: []string{"dev", "platform", "--dir", d.PlatformDir(), "--socket", d.socket()}})
@@ -221,12 +239,23 @@ func (d *Deployment) await(ctx context.Context, p *Process, limit time.Duration,
 		}
 		select {
 		case <-p.Done():
-			return problem.New("CLI-014", "%s ended before it was ready; the end of its log:\n%s", p.Name, d.tail(p.Name))
+			return problem.New("CLI-014", "%s ended before it was ready: %s", p.Name, d.lastWords(p.Name)).WithNext("ashlar dev logs %s", p.Name)
 		case <-ctx.Done():
-			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, limit)
+			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, limit).WithNext("ashlar dev logs %s", p.Name)
 		case <-tick.C:
 		}
 	}
+}
+
+// lastWords is the error that a process ended with, or the last line of its log.
+func (d *Deployment) lastWords(name string) string {
+	lines := strings.Split(strings.TrimSpace(d.tail(name)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if found, ok := strings.CutPrefix(lines[i], "error: "); ok {
+			return found
+		}
+	}
+	return lines[len(lines)-1]
 }
 
 // tail is the end of a process's log.

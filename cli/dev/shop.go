@@ -61,8 +61,7 @@ func (d *Deployment) shop(ctx context.Context) ([]Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := filepath.Join(d.work, "shop")
-	key := filepath.Join(d.work, "cart.key")
+	src, key := d.shopDir(), d.SecretFile()
 	http := func(port int) map[string]any {
 		return map[string]any{"http": map[string]any{"port": port, "protocol": "http"}}
 	}
@@ -94,14 +93,13 @@ func place(services []Service) {
 	}
 }
 
-// writeManifest measures every program and writes the shop's manifest. Alice
-// is the operator whose key lies in the working directory.
-func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte, error) {
+// packages measures the services' programs.
+func (d *Deployment) packages(services []Service) (map[string]any, error) {
 	agent, err := sim.FileDigest(d.marbleBinary())
 	if err != nil {
 		return nil, err
 	}
-	packages, marbles := map[string]any{}, map[string]any{}
+	packages := map[string]any{}
 	for _, s := range services {
 		program, err := sim.FileDigest(s.Program)
 		if err != nil {
@@ -118,6 +116,19 @@ func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte
 			reference["files"] = files
 		}
 		packages[s.Name] = map[string]any{"sim": reference}
+	}
+	return packages, nil
+}
+
+// writeManifest measures every program and writes the shop's manifest. Alice
+// is the operator whose key lies in the working directory.
+func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte, error) {
+	packages, err := d.packages(services)
+	if err != nil {
+		return nil, err
+	}
+	marbles := map[string]any{}
+	for _, s := range services {
 		s.marble["package"] = s.Name
 		marbles[s.Name] = s.marble
 	}

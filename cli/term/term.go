@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	xterm "golang.org/x/term"
 	"sigs.k8s.io/yaml"
@@ -38,6 +38,7 @@ type Printer struct {
 	Out, Err io.Writer
 	Format   Format
 	TTY      bool // Out is a terminal
+	Dumb     bool // the terminal understands no escape code
 	Color    bool
 	Now      func() time.Time
 	// Simulation prefixes every line of text output.
@@ -67,12 +68,21 @@ func UseColor(flag string, tty bool, getenv func(string) string) bool {
 func (p *Printer) Structured(v any) (bool, error) {
 	switch p.Format {
 	case JSON:
-		enc := json.NewEncoder(p.Out)
+		var b strings.Builder
+		enc := json.NewEncoder(&b)
 		enc.SetIndent("", "  ")
 		enc.SetEscapeHTML(false)
-		return true, enc.Encode(v)
+		if err := enc.Encode(v); err != nil {
+			return true, err
+		}
+		// What steers stands inside strings only, where \u is the same.
+		_, err := io.WriteString(p.Out, jsonEscapes(b.String()))
+		return true, err
 	case YAML:
-		b, err := yaml.Marshal(v)
+		b, err := json.Marshal(v)
+		if err == nil {
+			b, err = yaml.JSONToYAML([]byte(jsonEscapes(string(b))))
+		}
 		if err != nil {
 			return true, err
 		}
@@ -82,17 +92,35 @@ func (p *Printer) Structured(v any) (bool, error) {
 	return false, nil
 }
 
-// Printf writes text to Out, each line prefixed if this is a simulation.
+// Printf writes text to Out, each line prefixed if this is a simulation. Lines
+// of the format text that are wider than 80 columns are folded at spaces.
 func (p *Printer) Printf(format string, args ...any) {
-	io.WriteString(p.Out, p.prefixed(fmt.Sprintf(format, args...)))
+	text := fmt.Sprintf(format, args...)
+	if p.Format != Wide {
+		text = fold(text, p.width())
+	}
+	io.WriteString(p.Out, p.prefixed(text))
 }
 
-// Notef writes to Err: progress, hints, what to do next.
+// Raw writes what is not to be folded, such as the lines of a log; each is
+// prefixed if this is a simulation.
+func (p *Printer) Raw(text string) { io.WriteString(p.Out, p.prefixed(text)) }
+
+// Notef writes to Err: progress, hints, what to do next. Lines are not folded,
+// so that a command in them can be copied.
 func (p *Printer) Notef(format string, args ...any) {
-	fmt.Fprintf(p.Err, format, args...)
+	io.WriteString(p.Err, p.prefixed(fmt.Sprintf(format, args...)))
 }
 
+// Fold breaks the lines of a report that goes to Err.
+func (p *Printer) Fold(text string) string { return fold(text, p.width()) }
+
+const simulation = "SIMULATION "
+
+// prefixed is the one way out for text: it neutralises what would steer a
+// terminal, and says that this is a simulation.
 func (p *Printer) prefixed(s string) string {
+	s = p.clean(s)
 	if !p.Simulation || s == "" {
 		return s
 	}
@@ -100,7 +128,7 @@ func (p *Printer) prefixed(s string) string {
 	if len(body) < len(s) {
 		end = "\n"
 	}
-	return "SIMULATION " + strings.ReplaceAll(body, "\n", "\nSIMULATION ") + end
+	return simulation + strings.ReplaceAll(body, "\n", "\n"+simulation) + end
 }
 
 // Table writes rows under a header: aligned on a terminal, tab-separated
@@ -109,27 +137,32 @@ func (p *Printer) Table(header []string, rows [][]string) {
 	if !p.TTY {
 		var b strings.Builder
 		for _, r := range append([][]string{header}, rows...) {
-			b.WriteString(strings.Join(r, "\t") + "\n")
+			b.WriteString(strings.Join(cells(r), "\t") + "\n")
 		}
-		p.Printf("%s", b.String())
+		p.Raw(b.String())
 		return
 	}
 	p.Columns(append([][]string{header}, rows...))
 }
 
-// Columns writes aligned rows everywhere: for reports that people read.
+// Columns writes aligned rows everywhere: for reports that people read. Cells
+// are shortened where the rows would be wider than 80 columns, unless the output
+// is wide.
 func (p *Printer) Columns(rows [][]string) {
+	if p.Format != Wide {
+		rows = fit(rows, p.width())
+	}
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(&b, 0, 0, gap, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+		fmt.Fprintln(w, strings.Join(cells(r), "\t"))
 	}
 	w.Flush()
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	for i := range lines {
 		lines[i] = p.paintMarks(strings.TrimRight(lines[i], " "))
 	}
-	p.Printf("%s\n", strings.Join(lines, "\n"))
+	p.Raw(strings.Join(lines, "\n") + "\n")
 }
 
 // The marks. Each stands beside a word, so that meaning survives without colour
@@ -188,18 +221,20 @@ const valueWidth = 22
 
 // Value shortens a long hexadecimal or other value for a table cell.
 func (p *Printer) Value(s string) string {
-	if p.Format == Wide || utf8.RuneCountInString(s) <= valueWidth {
+	if p.Format == Wide {
 		return s
 	}
-	if isHex(s) {
-		return s[:8] + "…" + s[len(s)-8:]
-	}
-	r := []rune(s)
-	return string(r[:valueWidth-1]) + "…"
+	return elide(s, valueWidth)
 }
 
-func isHex(s string) bool {
-	return strings.Trim(s, "0123456789abcdefABCDEF") == ""
+var longHex = regexp.MustCompile(`[0-9a-fA-F]{32,}`)
+
+// Sentence shortens the digests in a text, unless the output is wide.
+func (p *Printer) Sentence(s string) string {
+	if p.Format == Wide {
+		return s
+	}
+	return longHex.ReplaceAllStringFunc(s, func(h string) string { return elide(h, valueWidth) })
 }
 
 // Until says how long from now t is: "41 min" on a terminal, RFC 3339 elsewhere.
@@ -211,6 +246,14 @@ func (p *Printer) Until(t time.Time) string {
 		return t.UTC().Format(time.RFC3339)
 	}
 	return Span(t.Sub(p.Now()))
+}
+
+// Ahead says when t comes: "in 41 min" on a terminal, RFC 3339 elsewhere.
+func (p *Printer) Ahead(t time.Time) string {
+	if !p.TTY || t.IsZero() {
+		return p.Until(t)
+	}
+	return "in " + p.Until(t)
 }
 
 // Since says how long ago t was: "3 min ago" on a terminal, RFC 3339 elsewhere.
