@@ -17,6 +17,7 @@ func (p Policy) Check(c Claims) []Step {
 func (p Policy) packageSteps(c Claims) []Step {
 	k := check{source: section("packages", p.PackageName)}
 	k.debug(c, p.Package.AllowDebug)
+	k.migratable(c, p.Package.AllowDebug)
 	switch {
 	case c.TEE.Simulated() && p.Package.Sim != nil:
 		k.sim(c, p.Package.Sim)
@@ -97,6 +98,25 @@ func (k *check) incomplete(field, want string) {
 func (k *check) debug(c Claims, allowed bool) {
 	s := Step{Code: CodeDebug, Field: string(c.TEE.Shape()) + ".debug", OK: !c.Debug || allowed,
 		Want: "false", Got: fmt.Sprint(c.Debug), Fix: Fix{ServiceOwner, "build and sign for production: a host reads the memory of a debug enclave or guest"}}
+	if allowed {
+		s.Want = "any (allowDebug)"
+	}
+	k.add(s)
+}
+
+// tdMigratable is bit 29 of TD_ATTRIBUTES, in the byte that holds it (Intel TDX
+// Module ABI specification, ATTRIBUTES).
+const tdMigratable = 0x20
+
+// migratable refuses guests that the host may export: it chooses the migration
+// TD that gets the guest's memory, and quotes of version 4 do not name that one.
+func (k *check) migratable(c Claims, allowed bool) {
+	if c.TDX == nil {
+		return
+	}
+	got := len(c.TDX.TDAttributes) > 3 && c.TDX.TDAttributes[3]&tdMigratable != 0
+	s := Step{Code: CodeDebug, Field: "tdx.migratable", OK: !got || allowed, Want: "false", Got: fmt.Sprint(got),
+		Fix: Fix{ServiceOwner, "launch the guest without MIGRATABLE: whom the host lets migrate a guest reads its memory"}}
 	if allowed {
 		s.Want = "any (allowDebug)"
 	}

@@ -104,10 +104,45 @@ func TestCheckPackage(t *testing.T) {
 			if got := failed(steps); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
-			if len(steps) != c.checked {
-				t.Errorf("got %d steps, want %d", len(steps), c.checked)
+			want := c.checked
+			if c.claims.TDX != nil {
+				want++ // tdx.migratable
+			}
+			if len(steps) != want {
+				t.Errorf("got %d steps, want %d", len(steps), want)
 			}
 			complete(t, steps, "packages.web")
+		})
+	}
+}
+
+// TestMigratable checks that a guest which the host may export is refused, in
+// every package but one that allows debug guests.
+func TestMigratable(t *testing.T) {
+	claims := func(attributes ...byte) Claims {
+		c := tdxClaims()
+		c.TDX.TDAttributes = attributes
+		return c
+	}
+	pkg := Package{TDX: &TDXReference{MRTD: []Hex{fill(1, 48)}}}
+	debug := pkg
+	debug.AllowDebug = true
+	for _, c := range []struct {
+		name   string
+		claims Claims
+		pkg    Package
+		want   []string
+	}{
+		{"plain", claims(0, 0, 0, 0x10, 0, 0, 0, 0), pkg, nil},
+		{"migratable", claims(0, 0, 0, 0x30, 0, 0, 0, 0), pkg, []string{"ATT-013 tdx.migratable"}},
+		{"migratable, any measurement", claims(0, 0, 0, 0x20, 0, 0, 0, 0), Package{TDX: &TDXReference{AllowAny: true}}, []string{"ATT-013 tdx.migratable"}},
+		{"migratable, debug allowed", claims(0, 0, 0, 0x20, 0, 0, 0, 0), debug, nil},
+		{"no attributes", claims(), pkg, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := failed(Policy{Package: c.pkg}.packageSteps(c.claims)); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
 		})
 	}
 }

@@ -15,7 +15,7 @@ var attestCodes = []Entry{
 	{"ATT-010", Refused, "signature of the quote does not hold", "ask the hardware for a new quote; if that fails too, the host is not to be trusted"},
 	{"ATT-011", Refused, "evidence does not bind what was asked for", "attest again: evidence counts for one key, one nonce and one session"},
 	{"ATT-012", Refused, "software is not what the manifest names", "redeploy the released image, or have the manifest's author approve this one"},
-	{"ATT-013", Refused, "debug enclave or guest", "build and sign for production, or allow debug in the package"},
+	{"ATT-013", Refused, "debug enclave or guest, or one that the host may migrate", "build and sign for production, launch without MIGRATABLE, or allow debug in the package"},
 	{"ATT-014", Refused, "TCB status is not accepted", "update BIOS and microcode, or accept the status in the platform"},
 	{"ATT-015", Refused, "a security advisory is not accepted", "apply the vendor's mitigation, or accept the advisory in the platform"},
 	{"ATT-016", Refused, "endorsements are of too low a TCB evaluation number", "fetch newer endorsements"},
