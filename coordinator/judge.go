@@ -22,8 +22,8 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -238,42 +238,11 @@ const maxCandidates = 500
 // unknownMarble says that there is no such marble, and which one may be meant.
 func unknownMarble(rev *revision, name string) error {
 	p := problem.New("CRD-030", "the manifest has no marble %.80q", name)
-	best, distance := "", 3
-	if len(name) > authority.MaxMarble || len(rev.marbles) > maxCandidates {
+	if len(rev.marbles) > maxCandidates {
 		return p
 	}
-	for _, m := range rev.marbles {
-		if d := editDistance(name, m); d < distance {
-			best, distance = m, d
-		}
-	}
-	if best != "" {
+	if best := nearest.Word(name, rev.marbles); best != "" {
 		p.Detail += fmt.Sprintf("; did you mean %q?", best)
 	}
 	return p
-}
-
-// editDistance counts the insertions, deletions and replacements of bytes that
-// make b of a, and gives up beyond 3.
-func editDistance(a, b string) int {
-	if len(a)-len(b) > 2 || len(b)-len(a) > 2 {
-		return 3
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -18,6 +18,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -45,7 +46,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	e := problem.New("MRB-001", "unknown command %q", args[0])
-	if levenshtein(args[0], "run") <= 2 {
+	if nearest.Word(args[0], []string{"run"}) != "" {
 		e.Detail += `: did you mean "run"?`
 	}
 	return report(stderr, e)

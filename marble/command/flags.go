@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -171,38 +172,13 @@ func suggest(f *flag.FlagSet, err error) error {
 	if !found {
 		return e
 	}
-	best, distance := "", 4
-	f.VisitAll(func(known *flag.Flag) {
-		if d := levenshtein(unknown, known.Name); d < distance {
-			best, distance = known.Name, d
-		}
-	})
+	var names []string
+	f.VisitAll(func(known *flag.Flag) { names = append(names, known.Name) })
 	e.Detail = "unknown flag --" + unknown
-	if best != "" {
+	if best := nearest.Word(unknown, names); best != "" {
 		e.Detail += ": did you mean --" + best + "?"
 	}
 	return e
-}
-
-// levenshtein counts the edits between two short words.
-func levenshtein(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // printUsage writes the help text.

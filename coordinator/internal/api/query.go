@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -34,10 +35,8 @@ func unknownParameter(key string, allowed []string) error {
 		return problem.New("CRD-110", "parameter %q: none is taken here", key)
 	}
 	e := problem.New("CRD-110", "parameter %q is unknown; these are: %s", key, strings.Join(allowed, ", "))
-	for _, a := range allowed {
-		if distance(strings.ToLower(key), a) <= 2 {
-			return e.WithNext("did you mean %q?", a)
-		}
+	if best := nearest.Word(key, allowed); best != "" {
+		return e.WithNext("did you mean %q?", best)
 	}
 	return e
 }
@@ -81,28 +80,4 @@ func clip(s string, n int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:n], "") + "…"
-}
-
-// distance is the Levenshtein distance of two short words.
-func distance(a, b string) int {
-	if len(a) > 40 {
-		return len(a)
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range a {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range b {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
