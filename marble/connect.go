@@ -227,11 +227,15 @@ func (m *Marble) trustRoot(root *x509.Certificate) {
 }
 
 // Upstream opens a connection to the coordinator under the lease in hand, for
-// relaying. The caller closes it with the function returned.
+// relaying. The caller closes it with the function returned. Under a lease that
+// has ended it opens none (MRB-021).
 func (m *Marble) Upstream(ctx context.Context) (*grpc.ClientConn, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.CallTimeout)
 	defer cancel()
 	lease, _ := m.Lease()
+	if !m.cfg.Now().Before(lease.NotAfter) {
+		return nil, nil, problem.New("MRB-021", "the lease ended at %s", lease.NotAfter.UTC().Format(time.RFC3339))
+	}
 	l, err := m.dial(ctx, lease, lease.Bundle)
 	if err != nil {
 		return nil, nil, err

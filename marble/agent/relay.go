@@ -43,13 +43,12 @@ func (r *relay) StreamAggregatedResources(grpc.BidiStreamingServer[discovery.Dis
 func (r *relay) DeltaAggregatedResources(down downstream) error {
 	ctx, cancel := r.agent.stopping(down.Context())
 	defer cancel()
-	id, changed := r.agent.cfg.Source.Identity()
-	conn, release, err := r.connect(ctx)
+	l, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	up, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
+	defer l.release()
+	up, err := discovery.NewAggregatedDiscoveryServiceClient(l.conn).DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
 	if err != nil {
 		return err
 	}
@@ -59,15 +58,15 @@ func (r *relay) DeltaAggregatedResources(down downstream) error {
 	// Recv of the stream to Envoy ends only when this handler has returned.
 	go func() { ended <- p.toCoordinator() }()
 	workers.Go(func() { ended <- p.toEnvoy() })
-	err = r.until(ctx, id, changed, ended)
+	err = r.until(ctx, l, ended)
 	cancel()
 	workers.Wait()
 	return err
 }
 
 // until waits for the end of either direction, or for another leaf.
-func (r *relay) until(ctx context.Context, id Identity, changed <-chan struct{}, ended <-chan error) error {
-	for {
+func (r *relay) until(ctx context.Context, l link, ended <-chan error) error {
+	for changed := l.changed; ; {
 		select {
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
@@ -75,7 +74,7 @@ func (r *relay) until(ctx context.Context, id Identity, changed <-chan struct{},
 			return err
 		case <-changed:
 			next, again := r.agent.cfg.Source.Identity()
-			if !bytes.Equal(next.ChainPEM, id.ChainPEM) {
+			if !bytes.Equal(next.ChainPEM, l.id.ChainPEM) {
 				return nil
 			}
 			changed = again
@@ -83,23 +82,37 @@ func (r *relay) until(ctx context.Context, id Identity, changed <-chan struct{},
 	}
 }
 
-// connect tries until the coordinator is there or Envoy goes away.
-func (r *relay) connect(ctx context.Context) (*grpc.ClientConn, func(), error) {
+// link is a connection to the coordinator, under id or a newer identity.
+type link struct {
+	conn    *grpc.ClientConn
+	release func()
+	id      Identity
+	changed <-chan struct{} // closed when another identity takes its place
+}
+
+// connect tries until the coordinator is there or Envoy goes away; at once when
+// the marble has a new leaf, since it was the old one that may have been refused.
+func (r *relay) connect(ctx context.Context) (link, error) {
 	wait := r.agent.cfg.BackoffMin
 	for {
-		conn, release, err := r.agent.cfg.Upstream(ctx)
-		if err == nil {
-			return conn, release, nil
+		var l link
+		var err error
+		l.id, l.changed = r.agent.cfg.Source.Identity()
+		if l.conn, l.release, err = r.agent.cfg.Upstream(ctx); err == nil {
+			return l, nil
 		}
 		r.agent.cfg.Log.Debug("coordinator is away; Envoy keeps what it has", "reason", err, "wait", wait)
 		timer := time.NewTimer(wait/2 + rand.N(wait/2+1))
+		wait = min(2*wait, r.agent.cfg.BackoffMax)
 		select {
 		case <-timer.C:
+		case <-l.changed:
+			timer.Stop()
+			wait = r.agent.cfg.BackoffMin
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, nil, status.FromContextError(ctx.Err()).Err()
+			return link{}, status.FromContextError(ctx.Err()).Err()
 		}
-		wait = min(2*wait, r.agent.cfg.BackoffMax)
 	}
 }
 

@@ -176,6 +176,26 @@ func TestRelayWaitsForTheCoordinator(t *testing.T) {
 	s.agent.Close() // waits for the handler
 }
 
+// A relay that waits because its leaf has ended does not wait on when there is
+// a new one: here the wait is of an hour.
+func TestRelayStopsWaitingForANewLeaf(t *testing.T) {
+	s := start(t, func(up discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+		if err := up.Send(&discovery.DeltaDiscoveryResponse{TypeUrl: clusterType, Nonce: "here"}); err != nil {
+			return err
+		}
+		return silent(up)
+	})
+	s.agent.cfg.BackoffMin, s.agent.cfg.BackoffMax = time.Hour, time.Hour
+	s.setFail(func() error { return errors.New("the lease ended") })
+	stream := open(t, s)
+	<-s.dials
+	s.setFail(nil)
+	s.source.set(named("two"))
+	if r, err := stream.Recv(); err != nil || r.GetNonce() != "here" {
+		t.Errorf("got %v, %v, want what the coordinator says", r, err)
+	}
+}
+
 func TestRelayDialsAnewUnderANewLeaf(t *testing.T) {
 	opened := make(chan struct{}, 8)
 	s := start(t, func(up discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {

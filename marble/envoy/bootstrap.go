@@ -27,7 +27,10 @@ type Bootstrap struct {
 const maxSocketPath = 107
 
 // Stages of fetching listeners and clusters wait without end (timeout 0), so
-// that Envoy is not ready before it is configured.
+// that Envoy is not ready before it is configured. Its stream ends at each
+// renewal, and the wait before the next grows until something comes over it,
+// which may be long when nothing changes: hence the short maximum. It is the
+// agent that spares a coordinator that is away.
 var bootstrapTemplate = template.Must(template.New("bootstrap").Funcs(template.FuncMap{"json": quote}).Parse(`{
   "node": {"id": {{json .NodeID}}, "cluster": "ashlar"},
 {{- if .AdminSocket}}
@@ -40,7 +43,7 @@ var bootstrapTemplate = template.Must(template.New("bootstrap").Funcs(template.F
   "dynamic_resources": {
     "ads_config": {
       "api_type": "DELTA_GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-      "grpc_services": [{"envoy_grpc": {"cluster_name": "agent", "retry_policy": {"retry_back_off": {"base_interval": "0.2s", "max_interval": "5s"}}}}]
+      "grpc_services": [{"envoy_grpc": {"cluster_name": "agent", "retry_policy": {"retry_back_off": {"base_interval": "0.2s", "max_interval": "1s"}}}}]
     },
     "lds_config": {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"},
     "cds_config": {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
