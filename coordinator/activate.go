@@ -114,7 +114,11 @@ func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *
 	if err := q.check(); err != nil {
 		return grant{}, err
 	}
-	if err := c.nonces.redeem(q.nonce, use, q.session, c.config.Now()); err != nil {
+	spent := c.nonces
+	if peer != nil {
+		spent = c.demands
+	}
+	if err := spent.redeem(q.nonce, use, q.session, c.config.Now()); err != nil {
 		return grant{}, err
 	}
 	for range maxTries {

@@ -131,6 +131,8 @@ func TestActivateRefusals(t *testing.T) {
 		{"no address", "CRD-002", func(a *attempt) { a.info.Address = "" }},
 		{"any address", "CRD-002", func(a *attempt) { a.info.Address = "0.0.0.0" }},
 		{"name as address", "CRD-002", func(a *attempt) { a.info.Address = "db.example" }},
+		{"program elsewhere", "CRD-002", func(a *attempt) { a.info.Loopback = "10.0.0.66" }},
+		{"program elsewhere, as IPv6", "CRD-002", func(a *attempt) { a.info.Loopback = "::ffff:10.0.0.66" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := d.attempt("web", "x")

@@ -54,6 +54,11 @@ func (q *question) check() error {
 		if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
 			return problem.New("CRD-002", "%s %.80q is no IP of an interface", a.name, a.ip)
 		}
+		// The host chooses it: elsewhere, what peers send would leave the TEE in
+		// clear, and the network could call as this marble.
+		if a.name == "loopback" && !ip.IsLoopback() {
+			return problem.New("CRD-002", "%s %.80q is no loopback address", a.name, a.ip)
+		}
 	}
 	pub, err := x509.ParsePKIXPublicKey(q.publicKey)
 	if err != nil {

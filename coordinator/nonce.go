@@ -135,5 +135,5 @@ func (c *Coordinator) NewDemand(ctx context.Context, p Peer, s Session) ([]byte,
 	if err := c.open(ctx); err != nil {
 		return nil, err
 	}
-	return c.nonces.make(useRenew(p), s, c.config.Now())
+	return c.demands.make(useRenew(p), s, c.config.Now())
 }

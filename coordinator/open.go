@@ -29,7 +29,8 @@ type Coordinator struct {
 	store   *store.Store
 	log     *audit.Log
 	maker   *secrets.Maker
-	nonces  *nonces
+	nonces  *nonces // of activations: anybody spends these
+	demands *nonces // of renewals: live instances alone
 	quotes  chan struct{} // one token for each quote that is being made
 	started time.Time
 
@@ -91,6 +92,9 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 	}
 	var err error
 	if c.nonces, err = newNonces(config.Rand); err != nil {
+		return nil, err
+	}
+	if c.demands, err = newNonces(config.Rand); err != nil {
 		return nil, err
 	}
 	if err := c.load(ctx); err != nil {

@@ -217,6 +217,29 @@ func TestNoncesAreBounded(t *testing.T) {
 	wantCode(t, n.redeem(nonce, "x", s, fresh.Add(-time.Hour)), "CRD-021")
 }
 
+// TestStrangersCannotStopRenewals fills what anybody can fill, the memory of
+// spent challenges, and renews.
+func TestStrangersCannotStopRenewals(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	p := d.peer(d.mustActivate("web", "one").Lease)
+	session, at := newSession(), d.clock.Now()
+	for range maxBurnt {
+		nonce, err := d.nonces.make(useActivate, session, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.nonces.redeem(nonce, useActivate, session, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := d.attempt("web", "stranger").activate(d)
+	wantCode(t, err, "CRD-007")
+	if _, err := d.renewal(p).renew(d, p); err != nil {
+		t.Errorf("renewing: %v", err)
+	}
+}
+
 // TestDecisionsFollowAManifestThatChangesMeanwhile sets another manifest while
 // evidence is judged under the one before.
 func TestDecisionsFollowAManifestThatChangesMeanwhile(t *testing.T) {
