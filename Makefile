@@ -39,9 +39,10 @@ vulncheck:
 
 generate:
 	$(GO) generate ./...
+	@./scripts/proto.sh
 
 check-generated: generate
-	@git diff --exit-code --stat -- docs marble/marblepb manifest || { echo "generated files differ: commit them"; exit 1; }
+	@git diff --exit-code --stat -- docs marble/marblepb coordinator/internal/api manifest || { echo "generated files differ: commit them"; exit 1; }
 
 # fuzz runs every fuzz target for FUZZTIME, one after the other.
 fuzz:
