@@ -29,8 +29,8 @@ type Coordinator struct {
 	store   *store.Store
 	log     *audit.Log
 	maker   *secrets.Maker
-	nonces  *nonces // of activations: anybody spends these
-	demands *nonces // of renewals: live instances alone
+	nonces  *nonces       // of activations: anybody spends these
+	demands *nonces       // of renewals: live instances alone
 	quotes  chan struct{} // one token for each quote that is being made
 	started time.Time
 
