@@ -16,11 +16,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
+	"runtime"
 
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
+
+// Version is the version that this binary was built as.
+var Version = "devel"
 
 // Main runs the command and returns the exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
@@ -42,7 +45,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		printUsage(stdout)
 		return 0
 	case "version", "--version":
-		fmt.Fprintln(stdout, "ashlar-marble", version()) //nolint:errcheck // on a closed pipe
+		fmt.Fprintf(stdout, "ashlar-marble %s (%s, %s/%s)\n", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH) //nolint:errcheck // on a closed pipe
 		return 0
 	}
 	e := problem.New("MRB-001", "unknown command %q", args[0])
@@ -50,33 +53,4 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		e.Detail += `: did you mean "run"?`
 	}
 	return report(stderr, e)
-}
-
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown)"
-	}
-	return info.Main.Version
-}
-
-// run returns the program's exit code, or that of the problem that kept it from
-// starting.
-func run(o options, stderr io.Writer) int {
-	r := newRunner(o, newLogger(o.logFormat, stderr), stderr)
-	code, err := r.run()
-	if err != nil {
-		code = report(stderr, err)
-		if r.signal != 0 {
-			code = 128 + int(r.signal)
-		}
-	}
-	return code
-}
-
-func newLogger(format string, w io.Writer) *slog.Logger {
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, nil))
-	}
-	return slog.New(slog.NewTextHandler(w, nil))
 }
