@@ -54,3 +54,24 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	return report(stderr, e)
 }
+
+// run returns the program's exit code, or that of the problem that kept it from
+// starting.
+func run(o options, stderr io.Writer) int {
+	r := newRunner(o, newLogger(o.logFormat, stderr), stderr)
+	code, err := r.run()
+	if err != nil {
+		code = report(stderr, err)
+		if r.signal != 0 {
+			code = 128 + int(r.signal)
+		}
+	}
+	return code
+}
+
+func newLogger(format string, w io.Writer) *slog.Logger {
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, nil))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
