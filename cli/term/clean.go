@@ -2,6 +2,7 @@ package term
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 )
@@ -10,9 +11,32 @@ import (
 var styles = []string{"\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"}
 
 // Line returns text from elsewhere (an error, a proxy's words, a field of a
-// verdict) as one line that a terminal shows and does not obey: control and
-// direction characters become visible escapes such as \x1b.
-func Line(s string) string { return neutral(s, "", nil) }
+// verdict) as one line that a terminal shows and does not obey: a line end
+// becomes "; ", other control and direction characters become visible escapes
+// such as \x1b.
+func Line(s string) string { return neutral(flat(s), "", nil) }
+
+// flat makes one line of several.
+func flat(s string) string {
+	return strings.NewReplacer("\r\n", "; ", "\n", "; ", "\t", " ").Replace(strings.TrimRight(s, "\r\n"))
+}
+
+// oneLine keeps texts that are put into a line from ending it: nobody else's
+// words become lines of our own.
+func oneLine(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		out[i] = a
+		if err, ok := a.(error); ok {
+			out[i] = flat(err.Error())
+		} else if v := reflect.ValueOf(a); v.Kind() == reflect.String {
+			if text := v.String(); strings.ContainsAny(text, "\r\n\t") {
+				out[i] = flat(text)
+			}
+		}
+	}
+	return out
+}
 
 // clean neutralises a finished text but for line ends, tabs, and the styles
 // that the printer put in.

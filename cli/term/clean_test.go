@@ -3,6 +3,7 @@ package term_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -67,10 +68,25 @@ func TestCellsStayOneLine(t *testing.T) {
 	}
 }
 
+// TestTextsEndNoLine checks that what is put into a line cannot begin another.
+func TestTextsEndNoLine(t *testing.T) {
+	type code string
+	for _, arg := range []any{"no\n✓ accepted", errors.New("no\n✓ accepted"), code("no\n✓ accepted")} {
+		var out bytes.Buffer
+		p := &term.Printer{Out: &out, Err: &out}
+		p.Printf("got %s\n", arg)
+		p.Notef("got %v\n", arg)
+		if n := strings.Count(out.String(), "\n"); n != 2 {
+			t.Errorf("%T: got %d lines, want 2: %q", arg, n, out.String())
+		}
+	}
+}
+
 func TestLine(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain ✓ ä":      "plain ✓ ä",
-		"a\nb\tc":        `a\x0ab\x09c`,
+		"a\nb\tc":        "a; b c",
+		"a\r\nb\rc\n":    `a; b\x0dc`,
 		"\x1b[31mred":    `\x1b[31mred`,
 		"\u009b0m\u202e": `\u009b0m\u202e`,
 		"\xff\xfe":       `\xff\xfe`,

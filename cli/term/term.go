@@ -95,7 +95,7 @@ func (p *Printer) Structured(v any) (bool, error) {
 // Printf writes text to Out, each line prefixed if this is a simulation. Lines
 // of the format text that are wider than 80 columns are folded at spaces.
 func (p *Printer) Printf(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := fmt.Sprintf(format, oneLine(args)...)
 	if p.Format != Wide {
 		text = fold(text, p.width())
 	}
@@ -109,7 +109,7 @@ func (p *Printer) Raw(text string) { io.WriteString(p.Out, p.prefixed(text)) }
 // Notef writes to Err: progress, hints, what to do next. Lines are not folded,
 // so that a command in them can be copied.
 func (p *Printer) Notef(format string, args ...any) {
-	io.WriteString(p.Err, p.prefixed(fmt.Sprintf(format, args...)))
+	io.WriteString(p.Err, p.prefixed(fmt.Sprintf(format, oneLine(args)...)))
 }
 
 // Fold breaks the lines of a report that goes to Err.
