@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -223,14 +224,15 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 	return nil
 }
 
+// decisionSentence says how a decision ended, and what was asked when.
 func (a *app) decisionSentence(d apiv1.Decision) string {
 	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease"}[d.Purpose]
 	if verb == "" {
 		verb = "asked for " + d.Purpose
 	}
-	end := term.OK + " was accepted."
-	if !d.Accepted {
-		end = term.Bad + " was refused: " + a.p.Sentence(d.Reason) + "  " + d.Code
+	asked := fmt.Sprintf("It %s at %s", verb, d.Time.UTC().Format(time.RFC3339))
+	if d.Accepted {
+		return fmt.Sprintf("%s %s was accepted.\n%s.", a.p.Green(term.OK), d.ID, asked)
 	}
-	return d.ID + " " + verb + " at " + d.Time.UTC().Format(time.RFC3339) + " and " + end
+	return fmt.Sprintf("%s %s was refused.  %s\n%s: %s", a.p.Red(term.Bad), d.ID, d.Code, asked, a.p.Sentence(d.Reason))
 }

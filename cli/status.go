@@ -220,7 +220,7 @@ func (a *app) marbleShow(ctx context.Context, cl *client.Client, name string) er
 		a.p.Columns([][]string{
 			{"instance", i.ID}, {"  tee", string(i.TEE)}, {"  tcb", i.TCBStatus}, {"  stage", strings.TrimSuffix(i.Stage+": "+i.Reason, ": ")},
 			{"  identity", i.SPIFFEID}, {"  address", i.Address}, {"  attested", a.p.Since(i.AttestedAt)},
-			{"  leaf", i.Serial + ", ends " + a.p.Ahead(i.NotAfter)}, {"  decision", i.Decision}})
+			{"  leaf", i.Serial}, {"  ends", a.p.Ahead(i.NotAfter)}, {"  decision", i.Decision}})
 		a.p.Printf("  proxy     %s\n", proxyText(i.Proxy))
 	}
 	if d := m.LastRefusal; d != nil {

@@ -273,7 +273,7 @@ func (d *Deployment) tail(name string) string {
 }
 
 // Close stops everything, last started first, and removes what it made outside
-// of its directory.
+// of its directory. Closing again does nothing.
 func (d *Deployment) Close() {
 	for _, s := range d.Services {
 		if p := d.marbles[s.Name]; p != nil {
@@ -292,6 +292,7 @@ func (d *Deployment) Close() {
 	}
 	if d.spawner != nil {
 		d.spawner.close()
+		d.spawner = nil
 	}
 	if d.work != "" {
 		os.RemoveAll(d.work)
@@ -299,6 +300,7 @@ func (d *Deployment) Close() {
 	if d.lock != nil {
 		os.Remove(d.pidFile())
 		d.lock.Close()
+		d.lock = nil
 	}
 }
 

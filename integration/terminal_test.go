@@ -1,0 +1,75 @@
+package integration
+
+import (
+	"bytes"
+	"io"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+)
+
+// atTerminal is a command on a terminal of its own.
+type atTerminal struct {
+	o     *operator
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   syncBuffer
+}
+
+// syncBuffer collects what a command prints while it runs.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// terminal starts a command under script(1).
+func (o *operator) terminal(args ...string) *atTerminal {
+	o.t.Helper()
+	script, err := exec.LookPath("script")
+	if err != nil {
+		o.t.Skip("script(1) is not here: no terminal to try")
+	}
+	a := &atTerminal{o: o, cmd: exec.CommandContext(o.t.Context(), script, "-qec", o.bin+" "+strings.Join(args, " "), "/dev/null")}
+	a.cmd.Dir, a.cmd.Env = o.dir, append(o.env, "NO_COLOR=1")
+	a.cmd.Stdout = &a.out
+	if a.stdin, err = a.cmd.StdinPipe(); err != nil {
+		o.t.Fatal(err)
+	}
+	if err := a.cmd.Start(); err != nil {
+		o.t.Fatal(err)
+	}
+	return a
+}
+
+func (a *atTerminal) await(text string) {
+	a.o.t.Helper()
+	eventually(a.o.t, 10*time.Second, func() string {
+		if !strings.Contains(a.out.String(), text) {
+			return "on the terminal: " + a.out.String()
+		}
+		return ""
+	})
+}
+
+// answer types a line and returns the exit code.
+func (a *atTerminal) answer(line string) int {
+	a.o.t.Helper()
+	if _, err := io.WriteString(a.stdin, line); err != nil {
+		a.o.t.Fatal(err)
+	}
+	_ = a.cmd.Wait() // the exit code is what matters
+	return a.cmd.ProcessState.ExitCode()
+}
