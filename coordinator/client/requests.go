@@ -183,6 +183,19 @@ func (c *Client) because(err error) error {
 	return unreachable(err, c.addr)
 }
 
+// Limits on what a problem of the coordinator's may say, in bytes.
+const (
+	maxDetail   = 4 << 10
+	maxInstance = 256
+)
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
 // readBody returns the body of an answer of 2xx, or the problem that another
 // status carries (RFC 9457).
 func readBody(resp *http.Response, limit int64) ([]byte, error) {
@@ -199,6 +212,7 @@ func readBody(resp *http.Response, limit int64) ([]byte, error) {
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	var p problem.Error
 	if kind == "application/problem+json" && json.Unmarshal(body, &p) == nil && p.Code != "" {
+		p.Detail, p.Next, p.Instance = clip(p.Detail, maxDetail), clip(p.Next, maxDetail), clip(p.Instance, maxInstance)
 		return nil, &p
 	}
 	return nil, problem.New("CRD-107", "status %d without a problem document", resp.StatusCode)
