@@ -65,11 +65,12 @@ type daemon struct {
 	mesh    *mesh.Distributor
 	metrics *api.Metrics
 
-	client     *http.Server
-	clientGate *api.Gate
-	marble     *api.MarbleServer
-	operations *http.Server
-	listeners  struct{ client, mesh, metrics net.Listener }
+	client         *http.Server
+	clientGate     *api.Gate
+	marble         *api.MarbleServer
+	operations     *http.Server
+	operationsGate *api.Gate
+	listeners      struct{ client, mesh, metrics net.Listener }
 
 	stopping atomic.Bool
 	work     sync.WaitGroup // servers, distributor, housekeeping
@@ -160,6 +161,8 @@ func (d *daemon) listen() error {
 	meshGate := api.NewGate(most)
 	d.metrics.Watch("client", d.clientGate)
 	d.metrics.Watch("mesh", meshGate)
+	d.operationsGate = api.NewGate(api.OperationsConnections)
+	d.metrics.Watch("operations", d.operationsGate)
 	config := api.Config{Coordinator: d.core, Gate: d.clientGate, Times: d.s.Times, Metrics: d.metrics, Log: d.s.Log, Now: d.s.Now}
 	d.client = api.NewClient(config)
 	config.Gate = meshGate
@@ -180,12 +183,7 @@ func (d *daemon) probe() api.Probe {
 func (d *daemon) start(ctx context.Context) {
 	d.serve("client API", func() error { return api.ServeClient(d.client, d.listeners.client, d.clientGate) })
 	d.serve("marble API", func() error { return d.marble.Serve(d.listeners.mesh) })
-	d.serve("operations", func() error {
-		if err := d.operations.Serve(d.listeners.metrics); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	d.serve("operations", func() error { return api.ServeOperations(d.operations, d.listeners.metrics, d.operationsGate) })
 	d.serve("distributor", func() error {
 		if err := d.mesh.Run(ctx); ctx.Err() == nil {
 			return err

@@ -7,6 +7,10 @@ const (
 	maxConnections      = 50_000  // of one port, however many descriptors there are
 	minConnections      = 16      // of one port; with fewer there is no service
 	unknownDescriptors  = 1 << 14 // assumed where the limit cannot be known
+
+	// OperationsConnections is how many connections the port of metrics and
+	// probes may hold.
+	OperationsConnections = 16
 )
 
 // ConnectionBudget returns how many connections each of the two public ports

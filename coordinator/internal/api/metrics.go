@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -163,7 +165,16 @@ func NewOperations(m *Metrics, probe func() Probe) *http.Server {
 		probed(w, status, p)
 	})
 	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+		IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10, ConnState: connState}
+}
+
+// ServeOperations serves l until the server is closed. Its few connections come
+// out of the descriptors that are kept for the store.
+func ServeOperations(s *http.Server, l net.Listener, g *Gate) error {
+	if err := s.Serve(g.Listen(l)); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 func probed(w http.ResponseWriter, status int, p Probe) {
