@@ -44,18 +44,20 @@ func (g *Gate) Counts() (open int, refused, evicted uint64) {
 	return len(g.conns), g.refused, g.evicted
 }
 
-// Drain lets nobody in any more and closes connections without a running
-// request, also those that have not shown yet what they want: a server that
-// stops gracefully would wait for them.
+// Drain lets nobody in any more and closes connections that have not shown yet
+// what they want: a server that stops gracefully would wait for them. Others are
+// the server's to end: a request may be on its way.
 func (g *Gate) Drain() {
 	g.mu.Lock()
 	g.closed = true
-	var idle []*gated
+	var silent []*gated
 	for e := g.idle.Front(); e != nil; e = e.Next() {
-		idle = append(idle, e.Value.(*gated))
+		if c := e.Value.(*gated); !c.spoke {
+			silent = append(silent, c)
+		}
 	}
 	g.mu.Unlock()
-	for _, c := range idle {
+	for _, c := range silent {
 		_ = c.Close() // the peer is not waited for
 	}
 }
@@ -93,6 +95,7 @@ type gated struct {
 	served atomic.Pointer[[]byte]
 
 	// Guarded by gate.mu:
+	spoke    bool          // has made a request
 	requests int           // running
 	place    *list.Element // in gate.idle; nil while requests run
 	among    *list.Element // in its host's idle; nil while requests run
@@ -205,6 +208,7 @@ func (c *gated) count(change func(int) int) {
 		return
 	}
 	c.requests = change(c.requests)
+	c.spoke = true
 	if c.requests > 0 {
 		g.wake(c)
 	} else {
