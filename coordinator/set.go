@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +44,8 @@ func (c *Coordinator) Manifest(ctx context.Context) (apiv1.Manifest, error) {
 // nothing and succeeds.
 //
 // Errors are those of manifest.Parse, CRD-012 and CRD-013 (IfMatch), CRD-014
-// (trust domain), CRD-015 to CRD-017 (rights).
+// (trust domain), CRD-015 to CRD-017 (rights), CRD-019 (a name of the
+// coordinator's).
 func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (apiv1.SetResult, error) {
 	done, err := c.begin(ctx)
 	if err != nil {
@@ -57,7 +60,7 @@ func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (
 	if err := problems.Err(); err != nil {
 		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
 	}
-	if err := identities(m); err != nil {
+	if err := errors.Join(identities(m), c.claimed(m)); err != nil {
 		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
 	}
 	c.setting.Lock()
@@ -181,6 +184,38 @@ func identities(m *manifest.Manifest) error {
 		}
 	}
 	return nil
+}
+
+// claimed refuses a manifest that gives a name of the coordinator's own to a
+// marble or to a secret: whoever trusts the root alone, as TLS clients with the
+// bundle do, would take that one for the coordinator.
+func (c *Coordinator) claimed(m *manifest.Manifest) error {
+	names := map[string][]string{}
+	for name, mb := range m.Marbles {
+		names["marbles."+name] = mb.DNSNames
+	}
+	for name, secret := range m.Secrets {
+		names["secrets."+name] = secret.DNSNames
+	}
+	for _, who := range slices.Sorted(maps.Keys(names)) {
+		for _, name := range names[who] {
+			if i := slices.IndexFunc(c.config.ServerNames, func(own string) bool { return covers(name, own) }); i >= 0 {
+				return problem.New("CRD-019", "%s has the DNS name %q, and this coordinator is %s", who, name, c.config.ServerNames[i])
+			}
+		}
+	}
+	return nil
+}
+
+// covers reports whether a certificate for a DNS name, which may begin with "*.",
+// is one for host (RFC 9525, section 6.3).
+func covers(name, host string) bool {
+	name, host = strings.ToLower(name), strings.ToLower(strings.TrimSuffix(host, "."))
+	if below, wildcard := strings.CutPrefix(name, "*."); wildcard {
+		_, host, _ = strings.Cut(host, ".")
+		return host != "" && host == below
+	}
+	return name == host
 }
 
 func effects(old, m *manifest.Manifest) []string {

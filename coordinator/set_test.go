@@ -380,3 +380,43 @@ func TestStates(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesOfTheCoordinatorStayItsOwn checks that no manifest gives a marble or a
+// secret a certificate for a name that the coordinator is reached by.
+func TestNamesOfTheCoordinatorStayItsOwn(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		code   problem.Code
+		change func(m object)
+	}{
+		{"others", "", func(object) {}},
+		{"marble", "CRD-019", func(m object) { m["marbles"].(object)["web"].(object)["dnsNames"] = []string{"localhost"} }},
+		{"secret", "CRD-019", func(m object) {
+			m["secrets"].(object)["dbCert"].(object)["dnsNames"] = []string{"db.shop.example", "localhost"}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDeployment(t)
+			wantCode(t, d.set(shop(t, c.change)), c.code)
+			_, err := d.Manifest(t.Context())
+			if (err == nil) != (c.code == "") {
+				t.Errorf("manifest in force: %v", err)
+			}
+		})
+	}
+}
+
+func TestCovers(t *testing.T) {
+	for _, c := range []struct {
+		name, host string
+		want       bool
+	}{
+		{"a.example", "a.example", true}, {"A.Example", "a.example.", true}, {"*.example", "a.example", true},
+		{"*.example", "b.a.example", false}, {"*.example", "example", false}, {"*.localhost", "localhost", false},
+		{"b.example", "a.example", false}, {"localhost", "127.0.0.1", false},
+	} {
+		if got := covers(c.name, c.host); got != c.want {
+			t.Errorf("covers(%q, %q): got %t, want %t", c.name, c.host, got, c.want)
+		}
+	}
+}

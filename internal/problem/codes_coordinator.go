@@ -21,6 +21,7 @@ var coordinatorCodes = []Entry{
 	{"CRD-016", NotPermitted, "the user may not set a manifest", "ask a user with a role that has the action updateManifest"},
 	{"CRD-017", NotPermitted, "only the owner may set the first manifest", "present the owner's client certificate"},
 	{"CRD-018", Busy, "the manifest changed while the evidence was judged", "attest again"},
+	{"CRD-019", Invalid, "the manifest gives a name of the coordinator's own away", "take the name out of dnsNames: its holder could pass for the coordinator"},
 	{"CRD-020", Refused, "the challenge is not one of this session", "ask for a new challenge in the same TLS session; a restarted coordinator knows no old ones"},
 	{"CRD-021", Refused, "the challenge has expired", "ask for a new challenge; it counts for 60 s"},
 	{"CRD-022", Refused, "the challenge was used already (replayed)", "ask for a new challenge: it counts once"},
