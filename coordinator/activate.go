@@ -49,7 +49,9 @@ func (c *Coordinator) Activate(ctx context.Context, req ActivateRequest) (Activa
 		return Activation{}, err
 	}
 	c.live.accept(q.info.Marble)
-	c.changed()
+	if grant.moved {
+		c.changed()
+	}
 	return Activation{Lease: grant.lease, Parameters: grant.parameters, Decision: grant.decision}, nil
 }
 
@@ -101,6 +103,7 @@ type grant struct {
 	lease      Lease
 	parameters manifest.Parameters
 	decision   string
+	moved      bool // the View has something else to tell proxies
 }
 
 // answer judges a question and, if the answer is yes, records and issues. It
@@ -182,7 +185,7 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 			RenewAfter: renewAfter(r.at, issued.Leaf.NotAfter, issued.Leaf.SerialNumber.Bytes()),
 			Secrets:    s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
 		},
-		parameters: mb.Parameters, decision: r.id,
+		parameters: mb.Parameters, decision: r.id, moved: s.moved,
 	}, nil
 }
 
@@ -228,6 +231,7 @@ type settlement struct {
 	values map[string]secrets.Value
 	place  uint64   // of the audit record
 	ended  []string // instances that made room
+	moved  bool
 }
 
 func (s *settlement) key() string { return instanceKey(s.asked.info.Marble, s.asked.info.ID) }
@@ -277,6 +281,8 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 			s.record.Previous, s.record.PreviousNotAfter = old.Previous, old.PreviousNotAfter
 		}
 	}
+	s.moved = len(s.marble.Serves)+len(s.marble.Calls) > 0 &&
+		(!exists || !s.at.Before(old.NotAfter) || old.Address != s.record.Address || old.Loopback != s.record.Loopback)
 	if !exists {
 		if err := c.count(tx, s); err != nil {
 			return err

@@ -108,7 +108,7 @@ func (b *bench) pushes(ctx context.Context, d *daemon) error {
 			s.close()
 		}
 	}()
-	before, err := d.rss()
+	before, err := d.anon()
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (b *bench) pushes(ctx context.Context, d *daemon) error {
 			return err
 		}
 	}
-	after, err := d.rss()
+	after, err := d.anon()
 	b.add("push.subscriber.rss_kb", (after-before)*1024/float64(len(subs)), "KB", 100, "goal")
 	return err
 }
