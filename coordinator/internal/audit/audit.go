@@ -15,6 +15,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -64,7 +65,7 @@ type Record struct {
 	Text     string            `json:"text,omitempty"`     // one line for people
 	Details  map[string]string `json:"details,omitempty"`  // at most 32: serial, revision, instance, …
 	Evidence attest.Hex        `json:"evidence,omitempty"` // SHA-256 of the raw evidence
-	Verdict  json.RawMessage   `json:"verdict,omitempty"`  // attest.Verdict
+	Verdict  json.RawMessage   `json:"verdict,omitempty"`  // attest.Verdict as json.Marshal wrote it
 	Previous attest.Hex        `json:"previous"`           // checkpoint hash before this record, 32 bytes
 }
 
@@ -123,11 +124,11 @@ func (l *Log) Append(tx *store.Tx, r Record) (Entry, error) {
 // encode returns the bytes to store. A verdict that makes the record too large
 // is left out, and its size noted: a decision must not fail for its verdict.
 func encode(r *Record) ([]byte, error) {
-	stored, err := json.Marshal(r)
+	stored, err := marshal(*r)
 	if err == nil && len(stored) > maxRecord && r.Verdict != nil {
 		r.Details["verdictBytes"] = strconv.Itoa(len(r.Verdict))
 		r.Verdict = nil
-		stored, err = json.Marshal(r)
+		stored, err = marshal(*r)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encoding an audit record: %w", err)
@@ -136,6 +137,19 @@ func encode(r *Record) ([]byte, error) {
 		return nil, problem.New("STO-009", "an audit record has at most %d bytes, got %d", maxRecord, len(stored))
 	}
 	return stored, nil
+}
+
+// marshal is json.Marshal for a record, except that it does not parse the
+// verdict, which is most of it and was encoded a moment ago.
+func marshal(r Record) ([]byte, error) {
+	verdict := r.Verdict
+	r.Verdict = nil
+	b, err := json.Marshal(r)
+	if err != nil || verdict == nil {
+		return b, err
+	}
+	last := len(b) - len(`,"previous":""}`) - 2*len(r.Previous)
+	return slices.Insert(b, last, slices.Concat([]byte(`,"verdict":`), verdict)...), nil
 }
 
 // Checkpoint returns the log's checkpoint as tx sees it.

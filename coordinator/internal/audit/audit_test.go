@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
@@ -55,7 +56,7 @@ func verify(t *testing.T, l *audit.Log) audit.Checkpoint {
 func decision(i int) audit.Record {
 	return audit.Record{
 		Time: noon, Kind: audit.ActivationAccepted, Subject: fmt.Sprintf("m%d", i%3), Decision: fmt.Sprintf("m%d/%d", i%3, i),
-		Text: "accepted", Details: map[string]string{"b": "2", "a": "1"}, Verdict: json.RawMessage(`{"verdict": "accepted"}`),
+		Text: "accepted", Details: map[string]string{"b": "2", "a": "1"}, Verdict: json.RawMessage(`{"verdict":"accepted"}`),
 	}
 }
 
@@ -219,5 +220,22 @@ func TestCallersWithoutIdentityCannotGrowTheLog(t *testing.T) {
 	}
 	if total != 3*60*100 {
 		t.Errorf("the log accounts for %d refusals, want %d", total, 3*60*100)
+	}
+}
+
+// TestStoredForm holds what is stored against what json.Marshal would make of
+// the whole record.
+func TestStoredForm(t *testing.T) {
+	l, s := newLog(t)
+	without := decision(1)
+	without.Verdict = nil
+	for _, e := range appendAll(t, l, s, decision(0), without, decision(2)) {
+		want, err := json.Marshal(e.Record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum := audit.LeafHash(want); e.Hash.String() != attest.Hex(sum[:]).String() {
+			t.Errorf("record %d is not stored as %s", e.Seq, want)
+		}
 	}
 }
