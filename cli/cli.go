@@ -37,6 +37,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if err != nil && ctx.Err() != nil { // whatever failed, failed because of the signal
+		err = problem.New("CLI-005", "interrupted")
+	}
 	return a.report(err)
 }
 
@@ -72,8 +75,6 @@ func (a *app) report(err error) int {
 		return int(exit)
 	case errors.Is(err, context.DeadlineExceeded) && problem.CodeOf(err) == "":
 		err = problem.Because(err, "CLI-004", "no answer within %s", a.timeout)
-	case errors.Is(err, context.Canceled) && problem.CodeOf(err) == "":
-		err = problem.New("CLI-005", "interrupted")
 	}
 	var e *problem.Error
 	if !errors.As(err, &e) {

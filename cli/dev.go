@@ -32,13 +32,13 @@ func (a *app) devCmd() *cobra.Command {
 	group.PersistentFlags().StringVar(&envoy, "envoy", os.Getenv("ASHLAR_ENVOY"), "Envoy's binary ($ASHLAR_ENVOY; else PATH, else build/tools)")
 	group.AddCommand(
 		&cobra.Command{Use: "up", Short: "Start a software TEE, a coordinator and the sample shop", Example: "  ashlar dev up",
-			Long: "Runs in the foreground; Ctrl-C takes everything down and leaves nothing behind but\nthe state in --dir, which the next `dev up` goes on with.",
+			Long: "Runs in the foreground; Ctrl-C takes everything down and leaves nothing behind\nbut the state in --dir, which the next `dev up` goes on with.",
 			Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return a.devUp(c.Context(), dir, envoy) }},
 		&cobra.Command{Use: "down", Short: "End the deployment that runs in --dir", Example: "  ashlar dev down", Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error { return a.devDown(c.Context(), dir) }},
 		a.devLogsCmd(&dir),
 		&cobra.Command{Use: "demo", Short: "Show the main path step by step, then end", Example: "  ashlar dev demo",
-			Long: "Starts a fresh deployment in a temporary directory, shows what is allowed and what is\nrefused, and ends with exit code 0, or non-zero at the first thing that is not so.",
+			Long: "Starts a fresh deployment in a temporary directory, shows what is allowed and\nwhat is refused, and ends with exit code 0, or non-zero at the first thing\nthat is not so.",
 			Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return a.devDemo(c.Context(), envoy) }},
 		a.devPlatformCmd())
 	return group
@@ -81,7 +81,7 @@ func (a *app) devDemo(ctx context.Context, envoy string) (err error) {
 	d, err := dev.Start(ctx, cfg)
 	defer func() {
 		d.Close()
-		if err == nil {
+		if logs, _ := os.ReadDir(d.LogDir()); err == nil || ctx.Err() != nil || len(logs) == 0 {
 			os.RemoveAll(dir) // kept after a failure: the logs are in it
 		}
 	}()
@@ -226,7 +226,7 @@ func (a *app) printLog(path, name string) error {
 func (a *app) devPlatformCmd() *cobra.Command {
 	var dir, socket string
 	c := &cobra.Command{Use: "platform", Short: "Run the software TEE's platform alone", Example: "  ashlar dev platform --dir platform --socket /tmp/platform.sock",
-		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes that\nask for evidence by itself, and signs. It protects nothing.",
+		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes\nthat ask for evidence by itself, and signs. It protects nothing.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return servePlatform(c.Context(), dir, socket) }}
 	c.Flags().StringVar(&dir, "dir", "platform", "where its keys are kept")

@@ -73,7 +73,7 @@ func (d *Deployment) initState(ctx context.Context) error {
 		return err
 	}
 	if code != 0 {
-		return problem.New("CLI-014", "ashlar-coordinator init ended with exit code %d: %s", code, d.lastWords(p.Name)).WithNext("ashlar dev logs %s", p.Name)
+		return problem.New("CLI-014", "ashlar-coordinator init ended with exit code %d: %s", code, d.lastWords(p.Name)).WithNext("%s", d.showLog(p.Name))
 	}
 	return nil
 }
@@ -294,7 +294,7 @@ func (d *Deployment) Watch(ctx context.Context) error {
 			if p == d.coord || p == d.platform {
 				return problem.New("CLI-014", "%s ended; the end of its log:\n%s", p.Name, d.tail(p.Name))
 			}
-			d.Say("! %s ended: ashlar dev logs %s", p.Name, p.Name)
+			d.Say("! %s ended: %s", p.Name, d.showLog(p.Name))
 		}
 	}
 }

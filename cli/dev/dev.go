@@ -239,20 +239,27 @@ func (d *Deployment) await(ctx context.Context, p *Process, limit time.Duration,
 		}
 		select {
 		case <-p.Done():
-			return problem.New("CLI-014", "%s ended before it was ready: %s", p.Name, d.lastWords(p.Name)).WithNext("ashlar dev logs %s", p.Name)
+			return problem.New("CLI-014", "%s ended before it was ready: %s", p.Name, d.lastWords(p.Name)).WithNext("%s", d.showLog(p.Name))
 		case <-ctx.Done():
-			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, limit).WithNext("ashlar dev logs %s", p.Name)
+			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, limit).WithNext("%s", d.showLog(p.Name))
 		case <-tick.C:
 		}
 	}
+}
+
+// showLog is the command that prints a process's log.
+func (d *Deployment) showLog(name string) string {
+	return fmt.Sprintf("ashlar dev logs %s --dir %s", name, d.Dir)
 }
 
 // lastWords is the error that a process ended with, or the last line of its log.
 func (d *Deployment) lastWords(name string) string {
 	lines := strings.Split(strings.TrimSpace(d.tail(name)), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
-		if found, ok := strings.CutPrefix(lines[i], "error: "); ok {
-			return found
+		for _, mark := range []string{"error: ", "✗ "} {
+			if found, ok := strings.CutPrefix(lines[i], mark); ok {
+				return found
+			}
 		}
 	}
 	return lines[len(lines)-1]

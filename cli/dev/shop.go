@@ -41,7 +41,7 @@ func interpreter(ctx context.Context, name string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, interpreters[name]...).Output()
 	if err != nil {
-		return "", problem.Because(err, "CLI-010", "%s, which the sample shop needs", name)
+		return "", problem.Because(err, "CLI-010", "%s, which the sample shop needs", name).WithNext("install %s", name)
 	}
 	path, err := filepath.EvalSymlinks(strings.TrimSpace(string(out)))
 	if err != nil {

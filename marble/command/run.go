@@ -210,7 +210,7 @@ func (i identity) Identity() (agent.Identity, <-chan struct{}) {
 // startProxy starts the agent and Envoy behind it, and waits until Envoy has its
 // configuration.
 func (r *runner) startProxy(ctx context.Context, m *marble.Marble, dir string) error {
-	r.tracker.Enter(stage.Status{Stage: stage.StartingProxy})
+	r.tracker.Enter(stage.Status{Stage: stage.StartingProxy, Reason: "waiting until Envoy has its configuration"})
 	socket := filepath.Join(dir, "agent.sock")
 	a, err := agent.Start(agent.Config{
 		Socket: socket, Source: identity{m}, Log: r.log,

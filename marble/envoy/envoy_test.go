@@ -141,6 +141,18 @@ func TestDiesAndIsStartedAgain(t *testing.T) {
 	}
 }
 
+func TestGivesUpOneThatNeverComesUp(t *testing.T) {
+	p, path := start(t, "exit 7")
+	err := p.Ready(t.Context())
+	if problem.CodeOf(err) != "MSH-021" || !strings.Contains(err.Error(), "exit status 7") {
+		t.Errorf("got %v, want MSH-021 with exit status 7", err)
+	}
+	p.Wait()
+	if got := len(pids(t, path, 1)); got != 4 {
+		t.Errorf("was started %d times, want 4", got)
+	}
+}
+
 func TestStopEndsOneThatWillNot(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits out the grace")

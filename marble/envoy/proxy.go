@@ -25,6 +25,7 @@ const (
 	firstBackoff = 100 * time.Millisecond // before the first restart; doubles
 	lastBackoff  = 5 * time.Second
 	stableAfter  = 10 * time.Second // running this long makes the next back-off the first again
+	earlyEnds    = 4                // ends before it was ever ready, after which it is not started again
 	drainSeconds = 1                // how long a replaced listener's connections stay
 	readyPoll    = 20 * time.Millisecond
 	adminTimeout = 5 * time.Second
@@ -49,13 +50,16 @@ type Proxy struct {
 	admin    string // socket
 	client   *http.Client
 	restarts atomic.Int64
+	ready    atomic.Bool // it was, at least once
 	stop     context.CancelFunc
 	done     chan struct{}
+	failed   error // why it is not started again; read after done
 }
 
 // Start writes the bootstrap into config.Dir, starts Envoy and watches over it
 // until ctx ends or Stop is called. It returns MSH-020 if Envoy cannot be
-// started at all; an Envoy that dies later is started again.
+// started at all; an Envoy that dies later is started again, but one that ends
+// four times without ever having been ready is given up.
 func Start(ctx context.Context, config Config) (*Proxy, error) {
 	p, err := prepare(config)
 	if err != nil {
@@ -147,22 +151,26 @@ func (p *Proxy) supervise(ctx context.Context, started chan<- error) {
 	defer close(p.done)
 	defer p.stop()
 	backoff := firstBackoff
-	for first := true; ; first = false {
+	for ends := 0; ; ends++ {
 		begin := time.Now()
 		cmd := p.command()
 		_ = os.Remove(p.admin)
 		err := cmd.Start()
-		if first {
+		if ends == 0 {
 			started <- err
 			if err != nil {
 				return
 			}
 		}
 		if err == nil {
-			waitOrStop(ctx, cmd)
+			err = waitOrStop(ctx, cmd)
 		}
 		if ctx.Err() != nil {
 			_ = os.Remove(p.admin)
+			return
+		}
+		if ends+1 >= earlyEnds && !p.ready.Load() {
+			p.failed = problem.New("MSH-021", "Envoy ended %d times before it was ready, the last time with %s", ends+1, ending(err))
 			return
 		}
 		if time.Since(begin) > stableAfter {
@@ -178,9 +186,17 @@ func (p *Proxy) supervise(ctx context.Context, started chan<- error) {
 	}
 }
 
-// waitOrStop waits for the process; when ctx ends it asks it to end, and after
-// the grace it makes it.
-func waitOrStop(ctx context.Context, cmd *exec.Cmd) {
+// ending says how a process ended.
+func ending(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
+
+// waitOrStop waits for the process and returns how it ended; when ctx ends it
+// asks it to end, and after the grace it makes it.
+func waitOrStop(ctx context.Context, cmd *exec.Cmd) error {
 	ended := make(chan struct{})
 	asked := make(chan struct{})
 	go func() {
@@ -197,9 +213,10 @@ func waitOrStop(ctx context.Context, cmd *exec.Cmd) {
 			_ = cmd.Process.Kill()
 		}
 	}()
-	_ = cmd.Wait() // how it ended does not matter: it is wanted to run
+	err := cmd.Wait()
 	close(ended)
 	<-asked
+	return err
 }
 
 // Stop ends Envoy and returns when the process is gone.
@@ -208,14 +225,15 @@ func (p *Proxy) Stop() {
 	<-p.done
 }
 
-// Wait returns when Envoy is gone for good: after Stop, or the end of ctx.
+// Wait returns when Envoy is gone for good: after Stop, the end of ctx, or when
+// it was given up.
 func (p *Proxy) Wait() { <-p.done }
 
 // Restarts returns how often Envoy was started again.
 func (p *Proxy) Restarts() int { return int(p.restarts.Load()) }
 
 // Ready returns once Envoy has its configuration and serves; MSH-021 with what
-// it last said if ctx ends before.
+// it last said if ctx ends before, or with how it ended if it was given up.
 func (p *Proxy) Ready(ctx context.Context) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
@@ -224,6 +242,7 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	for {
 		b, err := p.Get(ctx, "/ready")
 		if err == nil {
+			p.ready.Store(true)
 			return nil
 		}
 		if ctx.Err() == nil || last == nil {
@@ -231,6 +250,9 @@ func (p *Proxy) Ready(ctx context.Context) error {
 		}
 		select {
 		case <-p.done:
+			if p.failed != nil {
+				return p.failed
+			}
 			return problem.New("MSH-021", "Envoy was stopped before it was ready")
 		case <-ctx.Done():
 			return problem.Because(last, "MSH-021", "Envoy says %q", strings.TrimSpace(string(said)))
