@@ -156,6 +156,22 @@ func (a *app) dial(ctx context.Context, user *tls.Certificate) (*client.Client, 
 	return c, nil
 }
 
+// hasTrust reports whether the trust directory holds a verified coordinator.
+func (a *app) hasTrust() bool {
+	_, err := client.LoadTrust(a.trust)
+	return err == nil
+}
+
+// withDial runs f with a verified connection.
+func (a *app) withDial(ctx context.Context, f func(*client.Client) error) error {
+	cl, err := a.dial(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return f(cl)
+}
+
 // keepPolicy writes the policy into the trust directory.
 func (a *app) keepPolicy(raw []byte) error {
 	if err := durable.WriteFile(filepath.Join(a.trust, policyName), raw, 0o644); err != nil {

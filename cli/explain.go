@@ -28,15 +28,18 @@ type explainFlags struct {
 func (a *app) explainCmd() *cobra.Command {
 	var f explainFlags
 	c := &cobra.Command{
-		Use:     "explain DIR|DECISION|CODE",
+		Use:     "explain DIR|DECISION|MARBLE|CODE",
 		Short:   "Explain a folder of evidence, a decision, or an error code",
 		Example: "  ashlar explain evidence/ --at 2025-08-30T05:09:06Z\n  ashlar explain pay/7f2c\n  ashlar explain ATT-012",
-		Long: `DIR is a folder with quote.bin (or cert.pem) and the vendor's endorsements beside
-it: tcb_info.json and qe_identity.json as served, their issuer chains, pck_crl.der
-and root_ca_crl.der. It is judged offline: by default any measurement is accepted,
-debug is refused, and the TCB must be UpToDate; --manifest and --marble judge by a
-manifest instead. Without --at, the time in the folder's meta.json counts, or now.
-Exit code 3 if the evidence is refused.`,
+		Long: `DIR is a folder with quote.bin (or cert.pem) and the vendor's endorsements
+beside it: tcb_info.json and qe_identity.json as served, their issuer chains,
+pck_crl.der and root_ca_crl.der. It is judged offline: by default any
+measurement is accepted, debug is refused, and the TCB must be UpToDate;
+--manifest and --marble judge by a manifest instead. Without --at, the time in
+the folder's meta.json counts, or now. Exit code 3 if the evidence is refused.
+
+DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
+newest refusal of that marble, or else its newest decision.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.explain(c.Context(), args[0], f) },
 	}
@@ -48,6 +51,8 @@ Exit code 3 if the evidence is refused.`,
 	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
 	return c
 }
+
+var marbleArg = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 
 var codeArg = regexp.MustCompile(`^[A-Za-z]{3}-\d{3}$`)
 
@@ -61,15 +66,34 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 		}
 		return a.explainFolder(arg, f)
 	}
+	if name := marbleArg.MatchString(arg); name && a.hasTrust() {
+		return a.withDial(ctx, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg) })
+	}
 	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
 		return problem.New("CLI-003", "%s is no folder, no decision such as web/7f2c, and no code such as ATT-012", arg)
 	}
-	cl, err := a.dial(ctx, nil)
+	return a.withDial(ctx, func(cl *client.Client) error { return a.explainDecision(ctx, cl, arg) })
+}
+
+// explainNewest explains the newest refusal of a marble, or else its newest
+// decision.
+func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble string) error {
+	if _, err := cl.Marble(ctx, marble); err != nil {
+		return err // with what was meant, if it is no marble
+	}
+	decisions, err := cl.Decisions(ctx, marble, listed)
 	if err != nil {
 		return err
 	}
-	defer cl.Close()
-	return a.explainDecision(ctx, cl, arg)
+	if len(decisions) == 0 {
+		return problem.New("CRD-050", "nobody has asked to join as %s lately", marble)
+	}
+	for _, d := range decisions {
+		if !d.Accepted {
+			return a.explainDecision(ctx, cl, d.ID)
+		}
+	}
+	return a.explainDecision(ctx, cl, decisions[0].ID)
 }
 
 func (a *app) explainCode(code problem.Code) error {
@@ -214,7 +238,7 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 		return err
 	}
 	a.p.Simulation = d.Verdict.TEE.Simulated()
-	a.p.Printf("%s\n", a.decisionSentence(d))
+	a.decisionSentence(d)
 	a.stepTable(d.Verdict.Steps)
 	a.findings(d.Verdict)
 	if d.Nearest != "" {
@@ -225,14 +249,15 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 }
 
 // decisionSentence says how a decision ended, and what was asked when.
-func (a *app) decisionSentence(d apiv1.Decision) string {
+func (a *app) decisionSentence(d apiv1.Decision) {
 	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease"}[d.Purpose]
 	if verb == "" {
 		verb = "asked for " + d.Purpose
 	}
 	asked := fmt.Sprintf("It %s at %s", verb, d.Time.UTC().Format(time.RFC3339))
 	if d.Accepted {
-		return fmt.Sprintf("%s %s was accepted.\n%s.", a.p.Green(term.OK), d.ID, asked)
+		a.p.Printf("%s %s was accepted.\n%s.\n", a.p.Green(term.OK), d.ID, asked)
+		return
 	}
-	return fmt.Sprintf("%s %s was refused.  %s\n%s: %s", a.p.Red(term.Bad), d.ID, d.Code, asked, a.p.Sentence(d.Reason))
+	a.p.Printf("%s %s was refused.  %s\n%s: %s\n", a.p.Red(term.Bad), d.ID, d.Code, asked, a.p.Sentence(d.Reason))
 }

@@ -28,7 +28,7 @@ type initFlags struct {
 func (a *app) initCmd() *cobra.Command {
 	var f initFlags
 	c := &cobra.Command{Use: "init [DIR]", Short: "Write a first manifest.json from what exists",
-		Example: "  ashlar init --marble web=./web --marble cart=evidence/cart --trust-domain shop.example",
+		Example: "  ashlar init --trust-domain shop.example --marble web=./web\n  ashlar init --trust-domain shop.example --marble cart=evidence/cart",
 		Long: `Each --marble is NAME=BINARY, measured for the software TEE, or NAME=DIR with
 evidence of an SGX enclave or a TDX guest, whose measurements are taken only if
 the evidence is genuine. No existing file is overwritten.`,

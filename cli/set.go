@@ -90,7 +90,7 @@ func (a *app) printDiff(d manifest.Diff) {
 		a.p.Printf("no difference in meaning\n")
 		return
 	}
-	a.p.Printf("%s", a.rendered(d))
+	a.p.Raw(a.p.Fold(a.rendered(d)))
 }
 
 // rendered is a diff as text; "no difference" is text too.
@@ -154,7 +154,7 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	if len(d.Changes) == 0 {
 		a.p.Notef("no difference in meaning, only in the bytes\n")
 	}
-	a.p.Notef("%s", a.p.Fold(a.rendered(d)))
+	a.p.Note(a.rendered(d))
 	if f.dryRun {
 		if done, err := a.p.Structured(d); done {
 			return err

@@ -180,12 +180,7 @@ func (a *app) marbleCmd() *cobra.Command {
 
 // withClient runs f with a verified connection.
 func (a *app) withClient(c *cobra.Command, f func(context.Context, *client.Client) error) error {
-	cl, err := a.dial(c.Context(), nil)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	return f(c.Context(), cl)
+	return a.withDial(c.Context(), func(cl *client.Client) error { return f(c.Context(), cl) })
 }
 
 func (a *app) marbleList(ctx context.Context, cl *client.Client) error {

@@ -25,10 +25,10 @@ func (a *app) verifyCmd() *cobra.Command {
 		Use:     "verify [ADDR]",
 		Short:   "Attest a coordinator and write the trust bundle",
 		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
-		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the policy,
-and check that it binds the TLS key, the root CA, the manifest and the audit log.
-Nothing is written unless everything holds. Without --policy, the policy that an
-earlier verify kept in the trust directory is used.`,
+		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the
+policy, and check that it binds the TLS key, the root CA, the manifest and the
+audit log. Nothing is written unless everything holds. Without --policy, the
+policy that an earlier verify kept in the trust directory is used.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args, f) },
 	}

@@ -95,11 +95,7 @@ func (p *Printer) Structured(v any) (bool, error) {
 // Printf writes text to Out, each line prefixed if this is a simulation. Lines
 // of the format text that are wider than 80 columns are folded at spaces.
 func (p *Printer) Printf(format string, args ...any) {
-	text := fmt.Sprintf(format, oneLine(args)...)
-	if p.Format != Wide {
-		text = fold(text, p.width())
-	}
-	io.WriteString(p.Out, p.prefixed(text))
+	io.WriteString(p.Out, p.prefixed(p.Fold(fmt.Sprintf(format, oneLine(args)...))))
 }
 
 // Raw writes what is not to be folded, such as the lines of a log; each is
@@ -112,8 +108,17 @@ func (p *Printer) Notef(format string, args ...any) {
 	io.WriteString(p.Err, p.prefixed(fmt.Sprintf(format, oneLine(args)...)))
 }
 
-// Fold breaks the lines of a report that goes to Err.
-func (p *Printer) Fold(text string) string { return fold(text, p.width()) }
+// Note writes a report of several lines to Err, folded as Printf does.
+func (p *Printer) Note(text string) { io.WriteString(p.Err, p.prefixed(p.Fold(text))) }
+
+// Fold breaks lines that are wider than 80 columns at spaces, unless the output
+// is wide.
+func (p *Printer) Fold(text string) string {
+	if p.Format == Wide {
+		return text
+	}
+	return fold(text, p.width())
+}
 
 const simulation = "SIMULATION "
 
