@@ -210,13 +210,18 @@ func TestTerminatedWhileActivating(t *testing.T) {
 	}
 	took := time.Since(began)
 	a.halt()
+	refused := 0
 	for _, err := range a.failed {
+		if strings.Contains(err.Error(), "while dialing") {
+			continue // GOAWAY came before it was sent, and this peer does not connect again
+		}
+		refused++
 		e, coded := marblepb.Problem(err)
 		if !coded || e.Kind() != problem.Unavailable {
 			t.Errorf("an activation that was under way ended with %v, want a code that says to try again", err)
 		}
 	}
-	t.Logf("%d activations were acknowledged, %d refused with a code; the end took %s", a.total, len(a.failed), took.Round(time.Millisecond))
+	t.Logf("%d activations were acknowledged, %d refused with a code; the end took %s", a.total, refused, took.Round(time.Millisecond))
 	d.start()
 	a.kept(d.client())
 }
