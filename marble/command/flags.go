@@ -196,9 +196,24 @@ func printUsage(w io.Writer) {
 	fmt.Fprint(w, exitText) //nolint:errcheck // help on a closed pipe
 }
 
+// steering are variables by which the host would have a loader, a runtime or an
+// interpreter run code that was not measured, or write out its TLS keys. One
+// that ends in _ stands for all that begin so (ld.so(8), and the manuals of the
+// runtimes).
+var steering = []string{
+	"LD_", "GLIBC_TUNABLES", "GCONV_PATH", "BASH_ENV", "ENV", "SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES",
+	"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONINSPECT", "PYTHONBREAKPOINT", "NODE_OPTIONS", "NODE_PATH", "NODE_EXTRA_CA_CERTS",
+	"PERL5LIB", "PERL5OPT", "PERL5DB", "PERLLIB", "RUBYOPT", "RUBYLIB", "LUA_INIT", "LUA_PATH", "LUA_CPATH", "PHPRC", "PHP_INI_SCAN_DIR",
+	"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH", "DOTNET_STARTUP_HOOKS", "DOTNET_ADDITIONAL_DEPS", "CORECLR_", "ERL_",
+}
+
+func steers(name string) bool {
+	return slices.ContainsFunc(steering, func(s string) bool { return name == s || strings.HasSuffix(s, "_") && strings.HasPrefix(name, s) })
+}
+
 // environment returns what the program inherits: the environment of this
-// process without Ashlar's own variables and without those that would have the
-// dynamic loader run code that was not measured (ld.so(8)), then set, which wins.
+// process without Ashlar's own variables and those that steer, then set, which
+// wins.
 func environment(inherited, set []string) (env, dropped []string) {
 	given := make(map[string]bool, len(set))
 	for _, kv := range set {
@@ -209,7 +224,7 @@ func environment(inherited, set []string) (env, dropped []string) {
 		name, _, _ := strings.Cut(kv, "=")
 		switch {
 		case given[name] || strings.HasPrefix(name, "ASHLAR_"):
-		case strings.HasPrefix(name, "LD_") || name == "GLIBC_TUNABLES":
+		case steers(name):
 			dropped = append(dropped, name)
 		default:
 			env = append(env, kv)

@@ -141,7 +141,7 @@ func (r *runner) prepare(ctx context.Context, p *program.Program) (*marble.Marbl
 	}
 	env, dropped := environment(os.Environ(), rendered.Env)
 	if len(dropped) > 0 {
-		r.log.Warn("variables that steer the dynamic loader are not passed on; set them in the manifest", "names", dropped)
+		r.log.Warn("variables that steer loaders or runtimes are not passed on; set them in the manifest", "names", dropped)
 	}
 	spec := program.Spec{Argv: r.o.command, Env: env}
 	if len(rendered.Argv) > 0 {

@@ -3,6 +3,7 @@ package program_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -31,6 +32,15 @@ func TestMain(m *testing.M) {
 		if err := os.WriteFile(os.Getenv("OUT"), []byte(out), 0o600); err != nil {
 			os.Exit(1)
 		}
+	case "descriptors":
+		open, _ := os.ReadDir("/proc/self/fd")
+		var found []string
+		for _, e := range open {
+			if at, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+				found = append(found, e.Name()+"="+at)
+			}
+		}
+		os.WriteFile(os.Getenv("OUT"), []byte(strings.Join(found, "\n")), 0o600)
 	case "signals":
 		c := make(chan os.Signal, 8)
 		signal.Notify(c, unix.SIGHUP, unix.SIGUSR1, unix.SIGTERM)
@@ -133,6 +143,48 @@ func TestArgvAndEnvironmentAreExact(t *testing.T) {
 	want := "other-name|a b|\n" + strings.Join(env, "|")
 	if string(got) != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestProgramGetsNoDescriptors checks that the program has nothing of its
+// supervisor's but standard input, output and error: no socket of the agent, no
+// connection to the coordinator, no rendered file, not even its own. What the
+// supervisor itself inherited it passes on.
+func TestProgramGetsNoDescriptors(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	secret, err := os.CreateTemp(t.TempDir(), "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	out := filepath.Join(t.TempDir(), "out")
+	p, err := program.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	process, err := p.Start(program.Spec{Env: []string{"PLAY=descriptors", "OUT=" + out}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-process.Done()
+	got, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(got), "\n") {
+		n, at, _ := strings.Cut(line, "=")
+		if n > "2" && strings.HasPrefix(at, "socket:") || at == secret.Name() || at == self {
+			t.Errorf("the program has descriptor %s", line)
+		}
 	}
 }
 
