@@ -182,7 +182,7 @@ func TestProgramGetsNoDescriptors(t *testing.T) {
 	}
 	for line := range strings.SplitSeq(string(got), "\n") {
 		n, at, _ := strings.Cut(line, "=")
-		if n > "2" && strings.HasPrefix(at, "socket:") || at == secret.Name() || at == self {
+		if !strings.Contains("012", n) && strings.HasPrefix(at, "socket:") || at == secret.Name() || at == self {
 			t.Errorf("the program has descriptor %s", line)
 		}
 	}
