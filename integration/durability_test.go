@@ -45,7 +45,11 @@ type ack struct {
 	superseded       bool // another attempt was under way after it: its leaf may be the one that counts
 }
 
-func (d *deployment) activate(workers int) *activators {
+func (d *deployment) activate(workers int) *activators { return d.activatePaced(workers, 0) }
+
+// activatePaced pauses between two activations of one worker, by half of pause
+// to three halves.
+func (d *deployment) activatePaced(workers int, pause time.Duration) *activators {
 	d.t.Helper()
 	ctx, cancel := context.WithCancel(d.t.Context())
 	a := &activators{d: d, cancel: cancel, acked: map[string]ack{}}
@@ -54,6 +58,7 @@ func (d *deployment) activate(workers int) *activators {
 		a.work.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				a.one(ctx, fmt.Sprintf("10000000-0000-4000-8000-%012d", w*perActivator+n%perActivator))
+				time.Sleep(pause/2 + rand.N(pause+1))
 			}
 		})
 	}
@@ -103,18 +108,27 @@ func (a *activators) halt() {
 	a.work.Wait()
 }
 
+// count returns how many activations were acknowledged.
+func (a *activators) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.total
+}
+
 // more waits until n further activations were acknowledged.
 func (a *activators) more(n int) {
 	a.d.t.Helper()
-	count := func() (int, error) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.total, errors.Join(a.failed[max(0, len(a.failed)-3):]...)
-	}
-	began, _ := count()
-	eventually(a.d.t, 20*time.Second, func() string {
-		if got, err := count(); got < began+n {
-			return fmt.Sprintf("%d of %d activations were acknowledged; the last errors: %v", got, began+n, err)
+	a.await(n, 20*time.Second)
+}
+
+func (a *activators) await(n int, limit time.Duration) {
+	a.d.t.Helper()
+	began := a.count()
+	eventually(a.d.t, limit, func() string {
+		if got := a.count(); got < began+n {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return fmt.Sprintf("%d of %d activations were acknowledged; the last errors: %v", got, began+n, errors.Join(a.failed[max(0, len(a.failed)-3):]...))
 		}
 		return ""
 	})
@@ -379,10 +393,10 @@ func TestFewDescriptors(t *testing.T) {
 		t.Logf("%s: %d of 600 connections were taken", addr, taken)
 		d.answers(t)
 	}
-	if open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid)); err != nil || len(open) > 250 {
-		t.Errorf("the coordinator has %d descriptors open, %v, want some of 256 in reserve", len(open), err)
-	} else {
-		t.Logf("%d of 256 descriptors are in use under 1,800 connections", len(open))
+	open := descriptorsOf(t, cmd.Process.Pid)
+	t.Logf("%d of 256 descriptors are in use under 1,800 connections", open)
+	if open > 250 {
+		t.Errorf("the coordinator has %d of 256 descriptors open, want some in reserve", open)
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

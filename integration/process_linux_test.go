@@ -113,3 +113,13 @@ func awaitEnd(t *testing.T, what string, pid int, limit time.Duration) {
 		return ""
 	})
 }
+
+// descriptorsOf counts the open files of a process.
+func descriptorsOf(t *testing.T, pid int) int {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
+}
