@@ -52,7 +52,7 @@ func (c *Coordinator) Activate(ctx context.Context, req ActivateRequest) (Activa
 	if grant.moved {
 		c.changed()
 	}
-	return Activation{Lease: grant.lease, Parameters: grant.parameters, Decision: grant.decision}, nil
+	return Activation{Lease: grant.lease, Parameters: grant.parameters, Serves: grant.serves, Decision: grant.decision}, nil
 }
 
 // Renew gives a live instance its next leaf, for fresh evidence that is judged
@@ -102,6 +102,7 @@ func renewable(tx *store.Tx, p Peer, at time.Time) (instanceRecord, error) {
 type grant struct {
 	lease      Lease
 	parameters manifest.Parameters
+	serves     []uint16
 	decision   string
 	moved      bool // the View has something else to tell proxies
 }
@@ -185,8 +186,17 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 			RenewAfter: renewAfter(r.at, issued.Leaf.NotAfter, issued.Leaf.SerialNumber.Bytes()),
 			Secrets:    s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
 		},
-		parameters: mb.Parameters, decision: r.id, moved: s.moved,
+		parameters: mb.Parameters, serves: servedPorts(mb), decision: r.id, moved: s.moved,
 	}, nil
+}
+
+func servedPorts(mb manifest.Marble) []uint16 {
+	var ports []uint16
+	for _, p := range mb.Serves {
+		ports = append(ports, p.Port)
+	}
+	slices.Sort(ports)
+	return ports
 }
 
 // leaseEnd is the earliest end of the lease, what the evidence rests on, and

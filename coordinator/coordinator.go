@@ -90,6 +90,7 @@ type Lease struct {
 type Activation struct {
 	Lease      Lease
 	Parameters manifest.Parameters
+	Serves     []uint16 // ports on which the program is to listen, ascending
 	Decision   string
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"math"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
@@ -53,12 +54,34 @@ func (m *Marble) accept(resp *marblepb.ActivateResponse, key *ecdsa.PrivateKey) 
 		return err
 	}
 	p := resp.GetParameters()
+	serves, err := ports(resp.GetServes())
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
+	m.serves = serves
 	m.parameters = manifest.Parameters{Argv: p.GetArgv(), Env: p.GetEnv(), Files: p.GetFiles()}
 	m.decision = short(resp.GetDecision())
 	m.mu.Unlock()
 	m.swap(lease)
 	return nil
+}
+
+// maxServes bounds the ports of one marble, as the manifest's schema does.
+const maxServes = 32
+
+func ports(list []uint32) ([]uint16, error) {
+	if len(list) > maxServes {
+		return nil, problem.New("MRB-009", "%d served ports, wanted at most %d", len(list), maxServes)
+	}
+	out := make([]uint16, len(list))
+	for i, p := range list {
+		if p == 0 || p > math.MaxUint16 {
+			return nil, problem.New("MRB-009", "served port %d, wanted 1 to %d", p, math.MaxUint16)
+		}
+		out[i] = uint16(p)
+	}
+	return out, nil
 }
 
 func (m *Marble) instance() *marblepb.Instance {

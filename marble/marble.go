@@ -13,6 +13,7 @@ package marble
 import (
 	"context"
 	"crypto/x509"
+	"slices"
 	"sync"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -35,6 +36,7 @@ type Marble struct {
 	lease      *Lease
 	changed    chan struct{} // closed and replaced with lease
 	parameters manifest.Parameters
+	serves     []uint16 // ports on which the program is to listen
 	decision   string
 	proxy      *marblepb.ProxyReport // newest; nil: nothing to report
 	proxyNews  chan struct{}         // capacity 1
@@ -111,6 +113,14 @@ func (m *Marble) Lease() (*Lease, <-chan struct{}) {
 
 // Name returns the marble's role in the manifest.
 func (m *Marble) Name() string { return m.cfg.Marble }
+
+// Serves returns the ports on which the manifest says that the program listens,
+// on its loopback IP, ascending.
+func (m *Marble) Serves() []uint16 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.serves)
+}
 
 // Decision returns the id of the newest activation, for `ashlar explain`.
 func (m *Marble) Decision() string {

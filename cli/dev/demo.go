@@ -106,12 +106,6 @@ func get(ctx context.Context, url string) (int, []byte, error) {
 func (d *Deployment) actRequest(ctx context.Context) error {
 	start := time.Now()
 	status, body, err := get(ctx, shopURL+"/")
-	// A program that has just been started may not listen yet.
-	for deadline := start.Add(10 * time.Second); (err != nil || status != http.StatusOK) && time.Now().Before(deadline) && ctx.Err() == nil; {
-		time.Sleep(50 * time.Millisecond)
-		start = time.Now()
-		status, body, err = get(ctx, shopURL+"/")
-	}
 	if err != nil {
 		return d.untrue("the shop does not answer: %s", err)
 	}

@@ -92,6 +92,19 @@ func TestTamperedProgramIsRefusedWithTheTable(t *testing.T) {
 	}
 }
 
+// Only a decision can be explained: what stands beside another error is the
+// request's id.
+func TestReportNamesDecisionsOnly(t *testing.T) {
+	for instance, want := range map[string]bool{"web/7f2c": true, "3c250ec29f9f3b88": false, "": false} {
+		err := problem.New("CRD-030", "no marble")
+		err.Instance = instance
+		var b strings.Builder
+		if code := report(&b, err); code != err.Kind().ExitCode() || strings.Contains(b.String(), "ashlar explain") != want {
+			t.Errorf("%q: got %d, %q; want the command %v", instance, code, b.String(), want)
+		}
+	}
+}
+
 func TestRefusesBeforeItConnects(t *testing.T) {
 	x := newBench(t, marbletest.Behaviour{})
 	script := filepath.Join(t.TempDir(), "script")

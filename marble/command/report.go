@@ -29,7 +29,7 @@ func report(w io.Writer, err error) int {
 	if next != "" {
 		fmt.Fprintf(&b, "next: %s\n", next)
 	}
-	if e.Instance != "" {
+	if strings.Contains(e.Instance, "/") { // a decision; a request's id explains nothing
 		fmt.Fprintf(&b, "      ashlar explain %s\n", e.Instance)
 	}
 	_, _ = io.WriteString(w, printable(b.String())) // there is nobody else to tell

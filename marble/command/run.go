@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +31,8 @@ const noEnvoy = "none"
 const (
 	reapInterval  = 2 * time.Second
 	proxyInterval = 500 * time.Millisecond // how often Envoy is looked at
+
+	listenInterval = 25 * time.Millisecond // how often a port of the program is tried
 )
 
 // runner is one run of a program. Its fields are set once, by the step of run
@@ -273,9 +277,9 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 		return 0, err
 	}
 	r.issuer.pid.Store(int64(process.PID()))
-	r.tracker.Enter(stage.Status{Stage: stage.Running})
 	ctx, cancel := context.WithCancel(ctx)
 	var workers sync.WaitGroup
+	workers.Go(func() { r.awaitListening(ctx, m.Serves()) })
 	workers.Go(func() { r.refresh(ctx, m, process) })
 	workers.Go(func() { program.Reap(ctx, reapInterval) })
 	process.Forward(signals, r.o.grace)
@@ -285,6 +289,35 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	process.KillGroup()
 	r.log.Info("program ended", "exitCode", process.ExitCode())
 	return process.ExitCode(), nil
+}
+
+// awaitListening enters Running when the program accepts connections on all
+// ports that its marble serves.
+func (r *runner) awaitListening(ctx context.Context, ports []uint16) {
+	tick := time.NewTicker(listenInterval)
+	defer tick.Stop()
+	for _, port := range ports {
+		addr := net.JoinHostPort(r.o.loopback, strconv.Itoa(int(port)))
+		r.tracker.Enter(stage.Status{Stage: stage.StartingProgram, Reason: "waiting until the program listens on " + addr})
+		for !listens(ctx, addr) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}
+	r.tracker.Enter(stage.Status{Stage: stage.Running})
+}
+
+func listens(ctx context.Context, addr string) bool {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
 }
 
 // refresh keeps the rendered files in step with the lease, and tells the program

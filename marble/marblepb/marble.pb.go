@@ -321,7 +321,8 @@ type ActivateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lease         *Lease                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
 	Parameters    *Parameters            `protobuf:"bytes,2,opt,name=parameters,proto3" json:"parameters,omitempty"`
-	Decision      string                 `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"` // id for `ashlar explain`
+	Decision      string                 `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`     // id for `ashlar explain`
+	Serves        []uint32               `protobuf:"varint,4,rep,packed,name=serves,proto3" json:"serves,omitempty"` // ports on which the program is to listen, on its loopback IP
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,6 +376,13 @@ func (x *ActivateResponse) GetDecision() string {
 		return x.Decision
 	}
 	return ""
+}
+
+func (x *ActivateResponse) GetServes() []uint32 {
+	if x != nil {
+		return x.Serves
+	}
+	return nil
 }
 
 // Lease is an identity and what goes with it.
@@ -1147,13 +1155,14 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\bevidence\x18\x02 \x01(\v2\x1a.ashlar.marble.v1.EvidenceR\bevidence\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\fR\x05nonce\"\x9b\x01\n" +
+	"\x05nonce\x18\x04 \x01(\fR\x05nonce\"\xb3\x01\n" +
 	"\x10ActivateResponse\x12-\n" +
 	"\x05lease\x18\x01 \x01(\v2\x17.ashlar.marble.v1.LeaseR\x05lease\x12<\n" +
 	"\n" +
 	"parameters\x18\x02 \x01(\v2\x1c.ashlar.marble.v1.ParametersR\n" +
 	"parameters\x12\x1a\n" +
-	"\bdecision\x18\x03 \x01(\tR\bdecision\"\xec\x02\n" +
+	"\bdecision\x18\x03 \x01(\tR\bdecision\x12\x16\n" +
+	"\x06serves\x18\x04 \x03(\rR\x06serves\"\xec\x02\n" +
 	"\x05Lease\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x16\n" +
 	"\x06bundle\x18\x02 \x03(\fR\x06bundle\x12-\n" +

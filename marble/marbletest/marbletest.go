@@ -36,6 +36,7 @@ type Behaviour struct {
 	RenewAfter time.Duration // half of Life if zero
 	Secrets    map[string]*marblepb.Secret
 	Parameters *marblepb.Parameters
+	Serves     []uint32
 
 	Challenge func(ctx context.Context) error
 	// Lease changes a lease before it is sent.
@@ -249,7 +250,7 @@ func (c *Coordinator) Activate(ctx context.Context, r *marblepb.ActivateRequest)
 	c.mu.Lock()
 	c.activations++
 	c.mu.Unlock()
-	return &marblepb.ActivateResponse{Lease: lease, Parameters: b.Parameters, Decision: r.GetInstance().GetMarble() + "/7f2c"}, nil
+	return &marblepb.ActivateResponse{Lease: lease, Parameters: b.Parameters, Serves: b.Serves, Decision: r.GetInstance().GetMarble() + "/7f2c"}, nil
 }
 
 // Session implements marblepb.MarbleServer.

@@ -28,6 +28,7 @@ const (
 	Attesting            Stage = "attesting"
 	Rendering            Stage = "rendering"
 	StartingProxy        Stage = "starting-proxy"
+	StartingProgram      Stage = "starting-program" // it runs, but does not listen yet
 	Running              Stage = "running"
 	Degraded             Stage = "degraded" // the program runs; something that keeps it in the mesh does not
 	Refused              Stage = "refused"  // the verdict said no

@@ -277,7 +277,11 @@ func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateReque
 	if err != nil {
 		return nil, err
 	}
-	return &marblepb.ActivateResponse{Lease: lease(a.Lease), Parameters: parameters(a.Parameters), Decision: a.Decision}, nil
+	out := &marblepb.ActivateResponse{Lease: lease(a.Lease), Parameters: parameters(a.Parameters), Decision: a.Decision}
+	for _, port := range a.Serves {
+		out.Serves = append(out.Serves, uint32(port))
+	}
+	return out, nil
 }
 
 // decided logs the outcome of a decision. Refusals cost a stranger nothing, so
