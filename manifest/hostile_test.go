@@ -298,3 +298,29 @@ func BenchmarkParse(b *testing.B) {
 		})
 	}
 }
+
+// TestOpenKernelIsWarnedOf checks that a TDX package which any kernel meets is
+// not taken in silence.
+func TestOpenKernelIsWarnedOf(t *testing.T) {
+	value := `["` + strings.Repeat("5c", 48) + `"]`
+	for _, c := range []struct {
+		name, tdx, want string
+	}{
+		{"all", `{"mrtd":` + value + `,"rtmr1":` + value + `,"rtmr2":` + value + `}`, ""},
+		{"firmware alone", `{"mrtd":` + value + `}`, "rtmr1 and rtmr2"},
+		{"command line open", `{"mrtd":` + value + `,"rtmr1":` + value + `}`, "rtmr2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, got := Parse([]byte(`{"version":1,"trustDomain":"shop.example","packages":{"p":{"tdx":` + c.tdx + `}},"marbles":{"m":{"package":"p"}}}`))
+			found := ""
+			for _, d := range got {
+				if d.Code == "MAN-048" {
+					found = d.Message
+				}
+			}
+			if got.HasErrors() || (found == "") != (c.want == "") || !strings.Contains(found, "does not compare "+c.want) && c.want != "" {
+				t.Errorf("got %v, want a warning of %q", got, c.want)
+			}
+		})
+	}
+}

@@ -133,6 +133,7 @@ func (w *walker) reference(n *jsonpos.Node, p *path, pkg attest.Package) {
 			if pkg.TDX == nil || len(pkg.TDX.MRTD) == 0 {
 				missing = "mrtd"
 			}
+			w.uncompared(m, at, pkg.TDX)
 		case "sim":
 			anyOK, missing = pkg.Sim != nil && pkg.Sim.AllowAny, ""
 			if pkg.Sim == nil || len(pkg.Sim.Program) == 0 {
@@ -171,6 +172,26 @@ func (w *walker) incomplete(n *jsonpos.Node) bool {
 		}
 	}
 	return false
+}
+
+// uncompared warns of a TDX package that any kernel meets: the firmware, which
+// MRTD is of, measures what it starts into the run-time registers.
+func (w *walker) uncompared(m *jsonpos.Member, at *path, r *attest.TDXReference) {
+	if r == nil || r.AllowAny || len(r.MRTD) == 0 {
+		return
+	}
+	var open []string
+	if len(r.RTMR1) == 0 {
+		open = append(open, "rtmr1")
+	}
+	if len(r.RTMR2) == 0 {
+		open = append(open, "rtmr2")
+	}
+	if len(open) > 0 {
+		w.report(at, keySpan(m), finding{code: "MAN-048", warning: true,
+			message: fmt.Sprintf("%s does not compare %s: the same firmware with any other kernel, command line or initial ram disk is accepted", at, strings.Join(open, " and ")),
+			suggest: "name the values of the released image"})
+	}
 }
 
 func sgxMissing(r *attest.SGXReference) (anyOK bool, missing string) {
