@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,7 @@ type certInfo struct {
 	NotAfter  time.Time     `json:"notAfter"`
 	URIs      []string      `json:"uris"`
 	DNSNames  []string      `json:"dnsNames"`
+	IPs       []string      `json:"ips"`
 	Key       string        `json:"key"`
 	SHA256    attest.Hex    `json:"sha256"`
 	CA        bool          `json:"ca"`
@@ -140,9 +142,12 @@ func (a *app) fetchCertificates(ctx context.Context, addr string) ([]*x509.Certi
 func inspect(c *x509.Certificate) certInfo {
 	sum := sha256.Sum256(c.Raw)
 	info := certInfo{Subject: c.Subject.String(), Issuer: c.Issuer.String(), Serial: c.SerialNumber.Text(16), NotBefore: c.NotBefore,
-		NotAfter: c.NotAfter, URIs: []string{}, DNSNames: append([]string{}, c.DNSNames...), Key: c.PublicKeyAlgorithm.String(), SHA256: sum[:], CA: c.IsCA}
+		NotAfter: c.NotAfter, URIs: []string{}, DNSNames: append([]string{}, c.DNSNames...), IPs: []string{}, Key: c.PublicKeyAlgorithm.String(), SHA256: sum[:], CA: c.IsCA}
 	for _, u := range c.URIs {
 		info.URIs = append(info.URIs, u.String())
+	}
+	for _, ip := range c.IPAddresses {
+		info.IPs = append(info.IPs, ip.String())
 	}
 	info.Leaf, info.Problem = leafFacts(c)
 	found, err := ratls.Extract(c)
@@ -178,7 +183,7 @@ func leafFacts(c *x509.Certificate) (*leafInfo, string) {
 func (a *app) printCert(c certInfo) {
 	rows := [][]string{{"subject", c.Subject}, {"issuer", c.Issuer}, {"serial", c.Serial},
 		{"valid", c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339)},
-		{"names", orDash(strings.Join(append(append([]string{}, c.URIs...), c.DNSNames...), " "))}, {"key", c.Key}, {"sha256", a.p.Value(c.SHA256.String())}}
+		{"names", orDash(strings.Join(slices.Concat(c.URIs, c.DNSNames, c.IPs), " "))}, {"key", c.Key}, {"sha256", a.p.Value(c.SHA256.String())}}
 	if l := c.Leaf; l != nil {
 		rows = append(rows, []string{"issued on", fmt.Sprintf("%s evidence %s", l.TEE, a.p.Digest(l.Evidence.String()))},
 			[]string{"", fmt.Sprintf("verdict %s, audit record %d", a.p.Digest(l.Verdict.String()), l.Record)},

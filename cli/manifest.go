@@ -67,8 +67,8 @@ func (a *app) validate(name string, strict bool) error {
 	if bad {
 		return exitError(problem.Invalid.ExitCode())
 	}
-	a.p.Printf("%s %s is valid: %d packages, %d marbles, %d calls, %d tests hold; digest %s\n", a.p.Green(term.OK), name,
-		len(m.Packages), len(m.Marbles), len(manifest.Edges(m)), len(m.Tests), a.p.Digest(m.Digest().String()))
+	a.p.Printf("%s %s is valid: %d packages, %d marbles, %d calls, %d tests hold\n  digest %s\n", a.p.Green(term.OK), name,
+		len(m.Packages), len(m.Marbles), len(manifest.Edges(m)), len(m.Tests), m.Digest())
 	return nil
 }
 

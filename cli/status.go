@@ -77,7 +77,7 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 	}
 	a.p.Simulation = s.Simulation
 	a.p.Printf("%s ● %s   manifest %s (rev %d)\n", orDash(s.TrustDomain), s.State, orDash(a.p.Digest(s.Manifest.String())), s.Revision)
-	a.p.Printf("mesh CA ends %s   audit %d records   %d refused since start\n", a.p.Ahead(s.CA.NotAfter), s.Checkpoint.Size, s.Refused)
+	a.p.Printf("mesh CA ends %s   audit %d records   refused %d\n", a.p.Ahead(s.CA.NotAfter), s.Checkpoint.Size, s.Refused)
 	a.marbleTable(m.Marbles)
 	if m.Next != "" {
 		a.p.Notef("%d of %d marbles are shown; ashlar marble list shows all\n", len(m.Marbles), s.Marbles)
