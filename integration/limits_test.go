@@ -490,7 +490,7 @@ func (d *deployment) idle(t *testing.T) {
 		t.Run(addr, func(t *testing.T) {
 			start := time.Now()
 			taken := flood(t, addr, n)
-			t.Logf("%d of %d connections were taken in %s; the coordinator uses %.0f MB", taken, n, time.Since(start).Round(time.Millisecond), rss(t, d.Coordinator().Pid()))
+			t.Logf("%d of %d connections were taken in %s; the coordinator uses %s", taken, n, time.Since(start).Round(time.Millisecond), memoryOf(t, d.Coordinator().Pid()))
 			d.answers(t)
 		})
 	}

@@ -83,24 +83,34 @@ func naming(t *testing.T, path string) []string {
 	return out
 }
 
-// rss is a process's resident memory in MB.
-func rss(t *testing.T, pid int) float64 {
+// memory is what a process holds, in MB: of its own, and pages of files that the
+// kernel may take back at any time.
+type memory struct{ own, files float64 }
+
+func (m memory) String() string { return fmt.Sprintf("%.1f MB and %.1f MB of files", m.own, m.files) }
+
+// memoryOf reads it, proc_pid_status(5).
+func memoryOf(t *testing.T, pid int) memory {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
+	var m memory
 	for line := range strings.Lines(string(raw)) {
-		if kb, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(kb), "kB")), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n / 1024
+		name, kb, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(line), " kB"), ":")
+		n, _ := strconv.ParseFloat(strings.TrimSpace(kb), 64) // other lines hold no number
+		switch name {
+		case "RssAnon":
+			m.own = n / 1024
+		case "RssFile":
+			m.files = n / 1024
 		}
 	}
-	t.Fatalf("no VmRSS in the status of process %d", pid)
-	return 0
+	if m.own == 0 {
+		t.Fatalf("no RssAnon in the status of process %d", pid)
+	}
+	return m
 }
 
 // awaitEnd waits until a process is gone.

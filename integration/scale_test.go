@@ -118,8 +118,8 @@ func TestManyMarbleTypes(t *testing.T) {
 	d.answers(t)
 	many := statusTimes(t, c, samples())
 	t.Logf("status of 5 types: %s", few)
-	t.Logf("status of %d: %s; the manifest was set in %s, with %d effects; the coordinator uses %.0f MB",
-		most, many, took.Round(time.Millisecond), len(r.Effects), rss(t, d.Coordinator().Pid()))
+	t.Logf("status of %d: %s; the manifest was set in %s, with %d effects; the coordinator uses %s",
+		most, many, took.Round(time.Millisecond), len(r.Effects), memoryOf(t, d.Coordinator().Pid()))
 	for try := 1; soak() && many.quantile(.99) > 2*few.quantile(.99); try++ {
 		if try == soakTries {
 			t.Fatalf("p99 with %d types is %s, want it flat from the %s with five", most, many.quantile(.99), few.quantile(.99))
@@ -154,13 +154,13 @@ func TestActivationsLeaveNothing(t *testing.T) {
 	a := d.activate(16)
 	a.await(n/5, 10*time.Minute) // caches and pools are filled
 	pid := d.Coordinator().Pid()
-	before := rss(t, pid)
+	before := memoryOf(t, pid)
 	a.await(n, 10*time.Minute)
 	a.halt()
-	after := rss(t, pid)
-	t.Logf("the coordinator used %.1f MB before %d activations and %.1f MB after", before, n, after)
-	if soak() && after > before+25 {
-		t.Errorf("memory grew by %.1f MB over %d activations, want it flat", after-before, n)
+	after := memoryOf(t, pid)
+	t.Logf("the coordinator held %s before %d activations and %s after", before, n, after)
+	if soak() && after.own > before.own+16 {
+		t.Errorf("memory grew by %.1f MB over %d activations, want it flat", after.own-before.own, n)
 	}
 	c := d.client()
 	m, err := c.Marble(t.Context(), "probe")
