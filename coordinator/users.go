@@ -13,6 +13,9 @@ import (
 // manifest is set.
 const Owner = "owner"
 
+// Owned reports whether an owner alone may set the first manifest.
+func (c *Coordinator) Owned() bool { return c.config.Owner != nil }
+
 // Authenticate returns the user whose certificate is certs[0], byte for byte.
 // The caller has checked by TLS that the peer has its key. It is CRD-040
 // without a certificate, CRD-041 for one that the manifest in force does not

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -174,6 +175,28 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	t.Run("stale If-Match", func(t *testing.T) {
 		check(t, alice, request{method: "PUT", path: "/v1/manifest", body: after, header: with("If-Match", `"`+strings.Repeat("0", 64)+`"`), status: 409, code: "CRD-013"})
 	})
+}
+
+// TestStrangersDoNotDelayTheOwner opens more bodies than are read at once: who is
+// not the owner is refused before a byte of his.
+func TestStrangersDoNotDelayTheOwner(t *testing.T) {
+	s := newStack(t, stackConfig{owned: true})
+	for range maxBodies + 1 {
+		conn, err := tls.Dial("tcp", s.client, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(conn, "PUT /v1/manifest HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("got %v, %v, want 401 before the body was sent", resp, err)
+		}
+	}
+	if _, err := s.dial(t, s.alice).SetManifest(context.Background(), s.manifest("1h"), nil); err != nil {
+		t.Errorf("the owner's manifest: %v", err)
+	}
 }
 
 func TestSetManifestWithUser(t *testing.T) {

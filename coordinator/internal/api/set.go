@@ -58,6 +58,9 @@ func (s *clientAPI) preconditions(r *http.Request) (coordinator.SetManifestReque
 	switch {
 	case len(st.Manifest) > 0 && req.Principal == nil && err == nil:
 		err = problem.New("CRD-015", "a manifest is in force, and the connection has no user's certificate")
+	case len(st.Manifest) == 0 && req.Principal == nil && s.c.Owned():
+		// Not after the body: strangers would keep the owner's from being read.
+		err = problem.New("CRD-017", "this coordinator was started with an owner, and the request is not the owner's")
 	case len(st.Manifest) == 0 && problem.CodeOf(err) == "CRD-041":
 		err = nil // before the first manifest there are no users: the core decides
 	}

@@ -61,6 +61,7 @@ func (s *stack) now() time.Time { return time.Now().Add(time.Duration(s.offset.L
 type stackConfig struct {
 	times       Times
 	connections int
+	owned       bool // alice is the owner
 }
 
 func newStack(t testing.TB, c stackConfig) *stack {
@@ -82,7 +83,14 @@ func newStack(t testing.TB, c stackConfig) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var owner *x509.Certificate
+	if c.owned {
+		if owner, err = x509.ParseCertificate(s.alice.Certificate[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.core, err = coordinator.Create(context.Background(), db, coordinator.Config{
+		Owner:     owner,
 		Issuer:    p.NewInsecureIssuer(attest.SimSGX, platform.Measurement{Program: program, Agent: program}),
 		Verifiers: s.verifiers, Now: s.now, Rand: rand.Reader, ServerNames: []string{"localhost", "127.0.0.1"}, Version: "test",
 		Endorse: func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
