@@ -110,6 +110,9 @@ mutually attested, and lets anybody outside verify the whole deployment.`,
 	f.StringVarP(&a.address, "address", "a", os.Getenv("ASHLAR_ADDRESS"), "coordinator, HOST:PORT ($ASHLAR_ADDRESS)")
 	f.StringVar(&a.trust, "trust", envOr("ASHLAR_TRUST", ".ashlar"), "directory with what verify wrote ($ASHLAR_TRUST)")
 	f.StringVarP(&a.output, "output", "o", "text", "output: "+strings.Join(term.Formats, "|"))
+	_ = root.RegisterFlagCompletionFunc("output", func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return formatsOf(c), cobra.ShellCompDirectiveNoFileComp
+	})
 	f.StringVar(&a.color, "color", "auto", "colour: auto|always|never")
 	f.DurationVar(&a.timeout, "timeout", 10*time.Second, "how long a command may take to be answered")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "say what is asked of whom, and the causes of an error")
@@ -117,6 +120,8 @@ mutually attested, and lets anybody outside verify the whole deployment.`,
 	root.AddCommand(a.manifestCmd(), a.verifyCmd(), a.statusCmd(), a.marbleCmd(), a.explainCmd(),
 		a.certCmd(), a.checkCmd(), a.initCmd(), a.devCmd(), a.versionCmd(), a.completionCmd())
 	root.AddCommand(helpTopics()...)
+	root.Version = Version
+	root.SetVersionTemplate("ashlar {{.Version}}\n")
 	root.SetHelpTemplate(helpTemplate)
 	root.SetHelpCommand(helpCmd(root))
 	root.SetFlagErrorFunc(flagError)
@@ -133,10 +138,24 @@ func envOr(name, fallback string) string {
 	return fallback
 }
 
+// ownFormats annotates a command with values of -o that it alone has.
+const ownFormats = "formats"
+
+// formatsOf lists the values of -o that a command knows.
+func formatsOf(c *cobra.Command) []string {
+	formats := append([]string(nil), term.Formats...)
+	for _, own := range strings.Fields(c.Annotations[ownFormats]) {
+		if !contains(formats, own) {
+			formats = append(formats, own)
+		}
+	}
+	return formats
+}
+
 // prepare checks the global flags and sets up the printer.
-func (a *app) prepare(*cobra.Command, []string) error {
-	if !contains(term.Formats, a.output) {
-		return usage("unknown output %q: want %s", a.output, strings.Join(term.Formats, ", ")).WithNext("%s", didYouMean(a.output, term.Formats))
+func (a *app) prepare(c *cobra.Command, _ []string) error {
+	if formats := formatsOf(c); !contains(formats, a.output) {
+		return usage("unknown output %q: want %s", a.output, strings.Join(formats, ", ")).WithNext("%s", didYouMean(a.output, formats))
 	}
 	if colors := []string{"auto", "always", "never"}; !contains(colors, a.color) {
 		return usage("unknown colour mode %q: want auto, always or never", a.color).WithNext("%s", didYouMean(a.color, colors))
@@ -181,11 +200,23 @@ func suggestEverywhere(c *cobra.Command) {
 	} else if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usage("%s", err).WithNext("%s", c.UseLine())
+				return argumentError(c, args, err)
 			}
 			return nil
 		}
 	}
+}
+
+// argumentError says what a command takes, and which of its words was meant.
+func argumentError(c *cobra.Command, args []string, err error) error {
+	next := strings.TrimSuffix(c.UseLine(), " [flags]")
+	switch {
+	case len(args) == 1 && len(c.ValidArgs) > 0:
+		return usage("%s has no %q", c.CommandPath(), args[0]).WithNext("%s", suggestion(args[0], c.ValidArgs, c.CommandPath()+" ", next))
+	case len(args) > 0 && !strings.Contains(c.Use, " "):
+		return usage("%s takes no argument, and %q is one", c.CommandPath(), args[0]).WithNext("%s", next)
+	}
+	return usage("%s %s", c.CommandPath(), err).WithNext("%s", next)
 }
 
 // flagError turns pflag's errors into usage errors with a suggestion.

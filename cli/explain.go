@@ -40,7 +40,7 @@ the folder's meta.json counts, or now. Exit code 3 if the evidence is refused.
 
 DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
 newest refusal of that marble, or else its newest decision.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeMarbles,
 		RunE: func(c *cobra.Command, args []string) error { return a.explain(c.Context(), args[0], f) },
 	}
 	c.Flags().StringVar(&f.at, "at", "", "judge as of this time, RFC 3339 or a date")
@@ -49,16 +49,20 @@ newest refusal of that marble, or else its newest decision.`,
 	c.Flags().BoolVar(&f.allowDebug, "allow-debug", false, "accept debug enclaves and guests")
 	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
 	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
+	_ = c.RegisterFlagCompletionFunc("marble", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return a.marblesIn(f.manifest), cobra.ShellCompDirectiveNoFileComp
+	})
 	return c
 }
 
 var marbleArg = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 
-var codeArg = regexp.MustCompile(`^[A-Za-z]{3}-\d{3}$`)
+// codeArg is a code, or what was meant as one.
+var codeArg = regexp.MustCompile(`^([A-Za-z]{3})-?(\d{1,4})$`)
 
 func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
-	if codeArg.MatchString(arg) {
-		return a.explainCode(problem.Code(strings.ToUpper(arg)))
+	if m := codeArg.FindStringSubmatch(arg); m != nil {
+		return a.explainCode(problem.Code(strings.ToUpper(m[1]) + "-" + m[2]))
 	}
 	if info, err := os.Stat(arg); err == nil {
 		if !info.IsDir() {
@@ -72,7 +76,30 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
 		return problem.New("CLI-003", "%s is no folder, no decision such as web/7f2c, and no code such as ATT-012", arg)
 	}
-	return a.withDial(ctx, func(cl *client.Client) error { return a.explainDecision(ctx, cl, arg) })
+	return a.withDial(ctx, func(cl *client.Client) error {
+		err := a.explainDecision(ctx, cl, arg)
+		if problem.CodeOf(err) == "CRD-050" {
+			return a.otherDecision(ctx, cl, arg, err)
+		}
+		return err
+	})
+}
+
+// otherDecision adds to an unknown decision which marble or decision was meant.
+func (a *app) otherDecision(ctx context.Context, cl *client.Client, id string, err error) error {
+	marble, _, _ := strings.Cut(id, "/")
+	if _, err := cl.Marble(ctx, marble); err != nil {
+		return err
+	}
+	decisions, listErr := cl.Decisions(ctx, marble, listed)
+	if listErr != nil {
+		return err
+	}
+	ids := make([]string, len(decisions))
+	for i, d := range decisions {
+		ids[i] = d.ID
+	}
+	return problem.From(err).WithNext("%s", suggestion(id, ids, "ashlar explain ", "ashlar explain "+marble+" shows the newest"))
 }
 
 // explainNewest explains the newest refusal of a marble, or else its newest

@@ -11,6 +11,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // listed is how many marbles status shows; marble list shows them all.
@@ -242,14 +243,30 @@ func proxyText(x apiv1.Proxy) string {
 // completionBudget is how long completion may ask a coordinator.
 const completionBudget = 300 * time.Millisecond
 
+// marblesIn are the marbles that a manifest file names, if there is one.
+func (a *app) marblesIn(file string) []string {
+	raw, err := a.readFile(file)
+	if err != nil {
+		return nil
+	}
+	m, diags := manifest.Parse(raw)
+	if diags.HasErrors() {
+		return nil
+	}
+	return sortedNames(m.Marbles)
+}
+
 func (a *app) completeMarbles(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	names := a.marblesIn("manifest.json")
+	if len(names) > 0 {
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 	ctx, cancel := context.WithTimeout(c.Context(), completionBudget)
 	defer cancel()
 	a.timeout = completionBudget
-	var names []string
 	if cl, err := a.dial(ctx, nil); err == nil {
 		defer cl.Close()
 		if page, err := cl.Marbles(ctx, "", listed); err == nil {
