@@ -31,7 +31,8 @@ func (a *app) initCmd() *cobra.Command {
 		Example: "  ashlar init --trust-domain shop.example --marble web=./web\n  ashlar init --trust-domain shop.example --marble cart=evidence/cart",
 		Long: `Each --marble is NAME=BINARY, measured for the software TEE, or NAME=DIR with
 evidence of an SGX enclave or a TDX guest, whose measurements are taken only if
-the evidence is genuine. No existing file is overwritten.`,
+the evidence is genuine. DIR is made if it is missing. No existing file is
+overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := "."
@@ -83,10 +84,13 @@ func (a *app) init(dir string, f initFlags) error {
 		return err
 	}
 	path := filepath.Join(dir, "manifest.json")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return problem.New("CLI-003", "%s", err)
+	}
 	if err := durable.CreateFile(path, raw, 0o644); errors.Is(err, fs.ErrExist) {
 		return problem.New("CLI-009", "%s exists", path)
 	} else if err != nil {
-		return problem.Because(err, "CLI-003", "writing %s", path)
+		return problem.New("CLI-003", "%s", err)
 	}
 	a.p.Printf("Wrote %s (%d packages, %d marbles, 0 calls).\n", path, len(packages), len(marbles))
 	a.p.Notef("! nothing may talk to anything yet: add \"calls\" to a marble  MAN-031\nnext: ashlar manifest validate %s\n", path)

@@ -15,9 +15,9 @@ import (
 )
 
 func (a *app) graphCmd() *cobra.Command {
-	var format string
-	c := &cobra.Command{Use: "graph FILE", Short: "Draw who may call whom", Example: "  ashlar manifest graph manifest.json --format svg > graph.svg",
-		Long: "Everything that is no arrow is refused.", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
+	return &cobra.Command{Use: "graph FILE", Short: "Draw who may call whom", Example: "  ashlar manifest graph manifest.json -o svg > graph.svg",
+		Long: "Everything that is no arrow is refused. -o text, mermaid, dot or svg draws it;\njson and yaml list the edges.", Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
+		Annotations: map[string]string{ownFormats: strings.Join(manifest.GraphFormats, " ")},
 		RunE: func(_ *cobra.Command, args []string) error {
 			m, err := a.parseManifest(args[0])
 			if err != nil {
@@ -26,8 +26,9 @@ func (a *app) graphCmd() *cobra.Command {
 			if done, err := a.p.Structured(manifest.Edges(m)); done {
 				return err
 			}
-			if !contains(manifest.GraphFormats, format) {
-				return usage("unknown graph format %q", format).WithNext("%s", suggestion(format, manifest.GraphFormats, "--format ", "one of "+strings.Join(manifest.GraphFormats, ", ")))
+			format := a.output
+			if format == string(term.Wide) {
+				format = string(term.Text)
 			}
 			drawing, err := manifest.Graph(m, format)
 			if err != nil {
@@ -36,9 +37,6 @@ func (a *app) graphCmd() *cobra.Command {
 			a.p.Raw(string(drawing))
 			return nil
 		}}
-	c.Flags().StringVar(&format, "format", "text", strings.Join(manifest.GraphFormats, "|"))
-	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(manifest.GraphFormats, cobra.ShellCompDirectiveNoFileComp))
-	return c
 }
 
 func (a *app) diffCmd() *cobra.Command {
