@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -26,6 +28,9 @@ var (
 type keyRecord struct {
 	State []byte `json:"state"`
 }
+
+// Format hides the private keys from every verb.
+func (keyRecord) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
 // revisionRecord is one manifest that was accepted, linked to its predecessor.
 type revisionRecord struct {

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -19,6 +20,9 @@ type record struct {
 	PrivateKey   []byte    `json:"privateKey,omitempty"`
 	Certificates [][]byte  `json:"certificates,omitempty"`
 }
+
+// Format hides the record from every verb.
+func (record) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 func (r record) value() Value {
 	return Value{Bytes: r.Bytes, PrivateKey: r.PrivateKey, Certificates: r.Certificates}
@@ -61,6 +65,9 @@ func permitted(m *manifest.Manifest, marble, name string) (manifest.Secret, erro
 	}
 	return s, nil
 }
+
+// Format prints the secret's name alone.
+func (m Missing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.Name) }
 
 // Find returns the requested secrets that exist for the asker, and those that
 // have to be made. One that the asker may not read fails the whole.
