@@ -146,6 +146,10 @@ func (a *app) dial(ctx context.Context, user *tls.Certificate) (*client.Client, 
 	}
 	c, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
 		Remembered: &trust.Remembered, Certificate: user, Timeout: a.timeout})
+	var refusal *problem.Error
+	if errors.As(err, &refusal) && refusal.Code == "CRD-100" {
+		return nil, refusal.WithNext("if it was upgraded on purpose: ashlar verify %s --policy NEW.json", addr)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -163,6 +163,7 @@ func (a *app) getCmd() *cobra.Command {
 
 func (a *app) schemaCmd() *cobra.Command {
 	var install string
+	var dryRun bool
 	c := &cobra.Command{Use: "schema", Short: "Print the JSON Schema of manifests", Example: "  ashlar manifest schema > manifest.schema.json", Args: cobra.NoArgs,
 		Long: "Editors complete and check from it: name it in the manifest's \"$schema\", or let\n--install vscode write the workspace setting.",
 		RunE: func(*cobra.Command, []string) error {
@@ -171,17 +172,22 @@ func (a *app) schemaCmd() *cobra.Command {
 				_, err := a.p.Out.Write(manifest.Schema())
 				return err
 			case "vscode":
-				return a.installSchema()
+				return a.installSchema(dryRun)
 			}
 			return usage("--install %q: want vscode", install).WithNext("ashlar manifest schema --install vscode")
 		}}
 	c.Flags().StringVar(&install, "install", "", "set up an editor in this directory: vscode")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "with --install, only say what would be written")
 	return c
 }
 
 // installSchema writes the schema and VS Code's setting that points at it.
-func (a *app) installSchema() error {
+func (a *app) installSchema(dryRun bool) error {
 	settings := filepath.Join(".vscode", "settings.json")
+	if dryRun {
+		a.p.Printf("Would write .vscode/ashlar-manifest.json and %s\n", settings)
+		return nil
+	}
 	if _, err := os.Stat(settings); err == nil {
 		return problem.New("CLI-009", "%s exists", settings).WithNext(`add to it: "json.schemas": [{"fileMatch": ["manifest*.json"], "url": "./.vscode/ashlar-manifest.json"}]`)
 	}

@@ -17,7 +17,10 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
-type verifyFlags struct{ policy, manifest, out string }
+type verifyFlags struct {
+	policy, manifest, out string
+	dryRun                bool
+}
 
 func (a *app) verifyCmd() *cobra.Command {
 	var f verifyFlags
@@ -34,6 +37,7 @@ policy that an earlier verify kept in the trust directory is used.`,
 	}
 	c.Flags().StringVar(&f.policy, "policy", "", "what the coordinator must be, a policy file")
 	c.Flags().StringVar(&f.manifest, "manifest", "", "what must be in force: a manifest file or its digest")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "judge, and write nothing")
 	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory")
 	return c
 }
@@ -81,13 +85,15 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	}
 	defer cl.Close()
 	v := cl.Verified()
-	if err := client.WriteTrust(a.trust, v); err != nil {
-		return err
+	if !f.dryRun {
+		if err := client.WriteTrust(a.trust, v); err != nil {
+			return err
+		}
+		if err := a.keepPolicy(in.raw); err != nil {
+			return err
+		}
 	}
-	if err := a.keepPolicy(in.raw); err != nil {
-		return err
-	}
-	return a.verified(v, f.manifest)
+	return a.verified(v, f)
 }
 
 // wantedManifest turns --manifest into a digest: of the file, or as given.
@@ -124,7 +130,7 @@ func (a *app) refusedCoordinator(err error) error {
 		WithNext("ashlar explain %s", failed[0].Code)
 }
 
-func (a *app) verified(v client.Verified, manifestArg string) error {
+func (a *app) verified(v client.Verified, f verifyFlags) error {
 	s := v.Statement
 	if done, err := a.p.Structured(struct {
 		Address    string         `json:"address"`
@@ -145,10 +151,14 @@ func (a *app) verified(v client.Verified, manifestArg string) error {
 	switch {
 	case len(s.Manifest) == 0:
 		p.Printf("manifest      %s none is set yet; without an owner, anybody may set it\n", p.Yellow(term.Warn))
-	case manifestArg != "":
-		p.Printf("manifest      %s %s is %s, byte for byte\n", p.Green(term.OK), p.Digest(s.Manifest.String()), manifestArg)
+	case f.manifest != "":
+		p.Printf("manifest      %s %s is %s, byte for byte\n", p.Green(term.OK), p.Digest(s.Manifest.String()), f.manifest)
 	default:
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
+	}
+	if f.dryRun {
+		p.Printf("Verified. Dry run: nothing was written\n")
+		return nil
 	}
 	p.Printf("Verified. Wrote %s (root CA, valid to %s)\n", filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
 	host := v.Address

@@ -171,6 +171,10 @@ func (o *operator) verifies(t *testing.T, d *deployment) {
 	}
 	o.must(3, "status")
 
+	o.must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--dry-run")
+	if _, err := os.Stat(filepath.Join(o.dir, ".ashlar")); !os.IsNotExist(err) {
+		t.Errorf("a dry run left files: %v", err)
+	}
 	got = o.must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--manifest", d.ManifestFile())
 	wants(t, got.stdout, "byte for byte", "Verified. Wrote .ashlar/bundle.pem")
 	everyLineIsSimulation(t, got.stdout)
