@@ -51,7 +51,8 @@ func interpreter(ctx context.Context, name string) (string, error) {
 }
 
 // shop returns the services, the first called first, written to be read beside
-// samples/shop/README.md.
+// samples/shop/README.md. Python is isolated (-I): it would import what lies in
+// the folder that it is started in.
 func (d *Deployment) shop(ctx context.Context) ([]Service, error) {
 	python, err := interpreter(ctx, "python3")
 	if err != nil {
@@ -70,7 +71,7 @@ func (d *Deployment) shop(ctx context.Context) ([]Service, error) {
 			marble: map[string]any{"serves": http(8080),
 				"calls":      []any{map[string]any{"marble": "web", "port": "http", "listen": 9081, "routes": []string{"GET /page"}}},
 				"parameters": map[string]any{"env": map[string]string{"WEB_URL": "http://127.0.0.1:9081"}}}},
-		{Name: "web", Program: python, Args: []string{filepath.Join(src, "web.py")}, Measure: []string{filepath.Join(src, "web.py")}, TEE: attest.SimTDX,
+		{Name: "web", Program: python, Args: []string{"-I", filepath.Join(src, "web.py")}, Measure: []string{filepath.Join(src, "web.py")}, TEE: attest.SimTDX,
 			marble: map[string]any{"serves": http(8081),
 				"calls":      []any{map[string]any{"marble": "cart", "port": "http", "listen": 9082, "routes": []string{"GET /items"}}},
 				"parameters": map[string]any{"env": map[string]string{"CART_URL": "http://127.0.0.1:9082"}}}},
@@ -79,7 +80,7 @@ func (d *Deployment) shop(ctx context.Context) ([]Service, error) {
 				"calls": []any{map[string]any{"marble": "catalog", "port": "items", "listen": 9083}},
 				"parameters": map[string]any{"env": map[string]string{"CATALOG_URL": "http://127.0.0.1:9083", "KEY_FILE": key},
 					"files": map[string]string{key: "{{ raw .Secrets.cartKey }}"}}}},
-		{Name: "catalog", Program: python, Args: []string{"-m", "http.server", "8083", "--bind", "127.0.0.1", "--directory", filepath.Join(src, "catalog")},
+		{Name: "catalog", Program: python, Args: []string{"-I", "-m", "http.server", "8083", "--bind", "127.0.0.1", "--directory", filepath.Join(src, "catalog")},
 			Measure: []string{filepath.Join(src, "catalog", "catalog.json")}, TEE: attest.SimSGX,
 			marble: map[string]any{"serves": map[string]any{"items": map[string]any{"port": 8083, "protocol": "tcp"}}}},
 	}, nil
@@ -130,6 +131,7 @@ func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte
 	marbles := map[string]any{}
 	for _, s := range services {
 		s.marble["package"] = s.Name
+		s.pinArguments()
 		marbles[s.Name] = s.marble
 	}
 	doc := map[string]any{
@@ -149,6 +151,20 @@ func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte
 	}
 	raw = append(raw, '\n')
 	return raw, os.WriteFile(d.ManifestFile(), raw, 0o644)
+}
+
+// pinArguments puts the command line into the manifest: an interpreter is the
+// program that its arguments name, and those on the command line are the host's.
+func (s Service) pinArguments() {
+	if len(s.Args) == 0 {
+		return
+	}
+	parameters, ok := s.marble["parameters"].(map[string]any)
+	if !ok {
+		parameters = map[string]any{}
+		s.marble["parameters"] = parameters
+	}
+	parameters["argv"] = append([]string{s.Program}, s.Args...)
 }
 
 // names returns the services' names in order of the alphabet.
