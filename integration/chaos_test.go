@@ -1,3 +1,5 @@
+//go:build linux
+
 package integration
 
 import (
@@ -21,6 +23,21 @@ func (d *deployment) crash() {
 		d.t.Fatal(err)
 	}
 	<-d.Coordinator().Done()
+}
+
+// terminate asks the coordinator to end, and returns how long that took.
+func (d *deployment) terminate() time.Duration {
+	d.t.Helper()
+	began := time.Now()
+	if err := d.Coordinator().Signal(syscall.SIGTERM); err != nil {
+		d.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(d.t.Context(), 15*time.Second)
+	defer cancel()
+	if code, err := d.Coordinator().Wait(ctx); err != nil || code != 0 {
+		d.t.Fatalf("after SIGTERM: got exit code %d, %v, want 0", code, err)
+	}
+	return time.Since(began)
 }
 
 // start starts the coordinator again and waits until it answers.
@@ -93,11 +110,14 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 		d.start()
 		shop.more(50)
 	}
+	took := d.terminate()
+	shop.more(50)
+	d.start()
 	restarted := time.Now()
 	c := d.client()
 	d.awaitSettled(c)
-	t.Logf("every marble and its Envoy were back %s after the coordinator", time.Since(restarted).Round(10*time.Millisecond))
-	shop.flawless("the coordinator was killed three times")
+	t.Logf("an orderly end took %s; every marble and its Envoy were back %s after the coordinator", took.Round(time.Millisecond), time.Since(restarted).Round(10*time.Millisecond))
+	shop.flawless("the coordinator was killed three times and terminated once")
 
 	t.Run("nothing is lost", func(t *testing.T) {
 		if now := d.serials(c); fmt.Sprint(now) != fmt.Sprint(leaves) {
@@ -108,8 +128,8 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 			t.Errorf("got manifest %s revision %d, %v, want %s revision %d", m.Digest, m.Revision, err, manifest.Digest, manifest.Revision)
 		}
 		now := audit(t, c)
-		if len(now) < len(log)+3 {
-			t.Fatalf("the log has %d records, want the %d before and three starts", len(now), len(log))
+		if len(now) < len(log)+4 {
+			t.Fatalf("the log has %d records, want the %d before and four starts", len(now), len(log))
 		}
 		for i, r := range log {
 			if now[i].Hash.String() != r.Hash.String() {

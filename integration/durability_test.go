@@ -1,6 +1,9 @@
+//go:build linux
+
 package integration
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -86,6 +89,9 @@ func (a *activators) one(ctx context.Context, id string) {
 		Instance: &marblepb.Instance{Marble: "probe", Id: id, Address: "10.77.0.1"}})
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if ctx.Err() != nil && err != nil {
+		return // given up by this test
+	}
 	if err != nil {
 		a.failed = append(a.failed, err)
 		return
@@ -212,17 +218,7 @@ func TestTerminatedWhileActivating(t *testing.T) {
 	d := set(t, nil)
 	a := d.activate(16)
 	a.more(200)
-	began := time.Now()
-	if err := d.Coordinator().Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	code, err := d.Coordinator().Wait(ctx)
-	if err != nil || code != 0 {
-		t.Fatalf("got exit code %d, %v, want 0", code, err)
-	}
-	took := time.Since(began)
+	took := d.terminate()
 	a.halt()
 	refused := 0
 	for _, err := range a.failed {
@@ -266,11 +262,33 @@ func (d *deployment) smallVolume(size string) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		raw, err := os.ReadFile(filepath.Join(kept, f.Name()))
-		if err != nil {
-			t.Fatal(err)
+		sparseCopy(t, filepath.Join(kept, f.Name()), filepath.Join(d.StateDir(), f.Name()))
+	}
+}
+
+// sparseCopy leaves holes where a file is zero, so that it takes no more space
+// than it has content: the next write already needs some.
+func sparseCopy(t *testing.T, from, to string) {
+	t.Helper()
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(len(raw))); err != nil {
+		t.Fatal(err)
+	}
+	zero := make([]byte, 4096)
+	for at := 0; at < len(raw); at += len(zero) {
+		block := raw[at:min(at+len(zero), len(raw))]
+		if bytes.Equal(block, zero[:len(block)]) {
+			continue
 		}
-		if err := os.WriteFile(filepath.Join(d.StateDir(), f.Name()), raw, 0o600); err != nil {
+		if _, err := f.WriteAt(block, int64(at)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -308,7 +326,7 @@ func TestFullDisk(t *testing.T) {
 	d.Coordinator().Stop()
 	d.smallVolume("32m")
 	d.start()
-	a := d.activate(4)
+	a := d.activate(16)
 	a.more(50)
 	free := fill(t, d.StateDir())
 	c := d.client()

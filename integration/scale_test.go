@@ -1,13 +1,20 @@
+//go:build linux
+
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -59,13 +66,18 @@ func TestStatusDuringActivations(t *testing.T) {
 	c := d.client()
 	statusTimes(t, c, 100) // warm
 	during := func(pause time.Duration) latencies {
-		a := d.activatePaced(16, pause)
-		a.more(20)
-		began, before := time.Now(), a.count()
+		stop := d.load(t, pause)
+		before := checkpoint(t, c)
+		eventually(t, 20*time.Second, func() string {
+			if checkpoint(t, c) < before+20 {
+				return "no activations are recorded"
+			}
+			return ""
+		})
+		began, before := time.Now(), checkpoint(t, c)
 		l := statusTimes(t, c, samples())
-		t.Logf("status during %.0f activations a second: %s", float64(a.count()-before)/time.Since(began).Seconds(), l)
-		a.halt()
-		a.kept(c)
+		t.Logf("status during %.0f activations a second: %s", float64(checkpoint(t, c)-before)/time.Since(began).Seconds(), l)
+		stop()
 		return l
 	}
 	for try := 1; ; try++ {
@@ -81,6 +93,67 @@ func TestStatusDuringActivations(t *testing.T) {
 		}
 	}
 	during(0)
+}
+
+func checkpoint(t *testing.T, c *client.Client) uint64 {
+	t.Helper()
+	st, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Checkpoint.Size
+}
+
+// Environment of a process that only activates: the folder of the platform, and
+// how long each worker pauses.
+const (
+	loadPlatformEnv = "ASHLAR_LOAD_PLATFORM"
+	loadPauseEnv    = "ASHLAR_LOAD_PAUSE"
+)
+
+// load activates from a process of its own, of the lowest priority: what is
+// measured beside it is the coordinator. The function returned ends it.
+func (d *deployment) load(t *testing.T, pause time.Duration) (stop func()) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "nice", "-n", "19", os.Args[0], "-test.run=^TestLoad$", "-test.count=1")
+	cmd.Env = append(os.Environ(), loadPlatformEnv+"="+d.PlatformDir(), loadPauseEnv+"="+pause.String())
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	hold, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		hold.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the process that activates: %v\n%s", err, said.Bytes())
+		}
+	}
+}
+
+// TestLoad is the process that load starts. It ends with its standard input.
+func TestLoad(t *testing.T) {
+	dir := os.Getenv(loadPlatformEnv)
+	if dir == "" {
+		t.Skip("this is a part of TestStatusDuringActivations")
+	}
+	pause, err := time.ParseDuration(os.Getenv(loadPauseEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tee, err := platform.New(platform.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := (&deployment{t: t, tee: tee}).activatePaced(16, pause)
+	_, _ = io.Copy(io.Discard, os.Stdin) // until it is closed
+	a.halt()
+	for _, err := range a.failed {
+		t.Error(err)
+	}
 }
 
 // types adds marble types until there are n.
