@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strings"
 	"testing"
@@ -261,6 +262,43 @@ func TestLargeBodyIsRefusedBeforeItIsRead(t *testing.T) {
 }
 
 // A chunked body has no declared size: it is cut off at the limit.
+// Over HTTP/2 the stream ends and the connection stays: with it the answer would
+// be lost to clients that are still sending.
+func TestLargeBodyOverHTTP2KeepsTheConnection(t *testing.T) {
+	s := newStack(t, stackConfig{})
+	c := browse(t, true, nil)
+	reused := false
+	trace := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+	for i, resource := range []string{"manifest", "status", "manifest"} {
+		const size = 300 << 20
+		req, err := http.NewRequestWithContext(trace, http.MethodPut, "https://"+s.client+"/v1/"+resource, io.LimitReader(zeros{}, size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = size
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.ProtoMajor != 2 || resp.StatusCode/100 != 4 || !bytes.Contains(body, []byte(`"code":"CRD-11`)) {
+			t.Errorf("%s: got %s %d, %q, %v, want a coded refusal", resource, resp.Proto, resp.StatusCode, body, err)
+		}
+		if reused != (i > 0) {
+			t.Errorf("request %d: got a reused connection %t", i, reused)
+		}
+	}
+}
+
+// zeros is an endless body.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
 func TestEndlessBodyIsCutOff(t *testing.T) {
 	s := newStack(t, stackConfig{})
 	conn := rawTLS(t, s.client)

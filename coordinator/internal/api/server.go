@@ -247,9 +247,18 @@ func (s *clientAPI) resource(rt route) http.Handler {
 // refuseUnread answers a request whose body, if any, is not wanted.
 func (s *clientAPI) refuseUnread(w http.ResponseWriter, r *http.Request, err error) {
 	if r.ContentLength != 0 {
-		w.Header().Set("Connection", "close")
+		unwanted(w, r)
 	}
 	s.fail(w, r, err)
+}
+
+// unwanted says that the rest of a request's body will not be read. HTTP/1.1
+// can only end the connection; HTTP/2 resets the stream by itself once it is
+// answered (RFC 9113, 8.1), and with the connection it would lose the answer.
+func unwanted(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 func newID() string {

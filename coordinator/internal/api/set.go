@@ -22,7 +22,7 @@ func (s *clientAPI) setManifest(w http.ResponseWriter, r *http.Request) error {
 		req.Raw, err = s.body(w, r)
 	}
 	if err != nil {
-		w.Header().Set("Connection", "close") // the rest of the body is not wanted
+		unwanted(w, r)
 		return err
 	}
 	result, err := s.c.SetManifest(r.Context(), req)
