@@ -195,7 +195,7 @@ func (a *app) printCert(c certInfo) {
 	}
 	if c.Evidence != nil {
 		a.p.Printf("evidence  %s, %s, %d bytes\n", c.Evidence.TEE, c.Evidence.Form, c.Evidence.Size)
-		a.stepTable(c.Evidence.Steps)
+		a.stepRows(c.Evidence.Steps)
 	}
 	a.p.Printf("\n")
 }

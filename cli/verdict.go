@@ -26,17 +26,27 @@ func isDecisive(s attest.Step) bool {
 // stepTable writes steps as field, wanted, got and mark. Wide output lists
 // every step, text counts those that hold and leave nothing to compare.
 func (a *app) stepTable(steps []attest.Step) {
-	rows := [][]string{{"field", "wanted", "got", ""}}
-	held := 0
+	var shown []attest.Step
 	for _, s := range steps {
-		if a.p.Format != term.Wide && !isDecisive(s) {
-			held++
-			continue
+		if a.p.Format == term.Wide || isDecisive(s) {
+			shown = append(shown, s)
 		}
-		rows = append(rows, []string{s.Field, a.p.Value(s.Want), a.p.Value(s.Got), term.Mark(s.OK)})
 	}
+	held := len(steps) - len(shown)
 	if held > 0 {
 		a.p.Printf("%s %d more checks hold: signatures, validity, binding … (-o wide)\n", a.p.Green(term.OK), held)
+	}
+	a.stepRows(shown)
+}
+
+// stepRows writes each step as a row.
+func (a *app) stepRows(steps []attest.Step) {
+	if len(steps) == 0 {
+		return
+	}
+	rows := [][]string{{"field", "wanted", "got", ""}}
+	for _, s := range steps {
+		rows = append(rows, []string{s.Field, a.p.Value(s.Want), a.p.Value(s.Got), term.Mark(s.OK)})
 	}
 	a.p.Columns(rows)
 }
