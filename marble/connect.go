@@ -101,6 +101,9 @@ func (m *Marble) dial(ctx context.Context, lease *Lease, roots []*x509.Certifica
 	return newLink(conn, m.cfg.Coordinator)
 }
 
+// window is what the coordinator may send ahead, in bytes.
+const window = 1 << 20
+
 // newLink runs gRPC over exactly this connection.
 func newLink(conn *tls.Conn, address string) (*link, error) {
 	once := make(chan net.Conn, 1)
@@ -116,6 +119,9 @@ func newLink(conn *tls.Conn, address string) (*link, error) {
 				return nil, errors.New("the connection to the coordinator ended")
 			}
 		}),
+		// A window that is never measured saves both ends two messages for each
+		// connection, and TLS buffers what it reads.
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window), grpc.WithReadBufferSize(0),
 		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(marblepb.MaxMessage), grpc.MaxCallSendMsgSize(marblepb.MaxMessage)),
 	)

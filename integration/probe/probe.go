@@ -21,6 +21,10 @@ import (
 	"github.com/ashlar-mesh/ashlar/ratls"
 )
 
+// window is what the coordinator may send ahead, in bytes. A marble has the
+// same.
+const window = 1 << 20
+
 // Options of a connection.
 type Options struct {
 	Certificate *tls.Certificate // client certificate; nil for none
@@ -61,6 +65,7 @@ func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 	handed := make(chan net.Conn, 1)
 	handed <- conn
 	cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithReadBufferSize(0), grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			select {
 			case c := <-handed:

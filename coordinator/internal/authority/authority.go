@@ -2,8 +2,8 @@
 // root (P-384, made once) and the mesh CA (P-256, rotated under the same root),
 // the profiles of the certificates that they sign, and the way to a signature:
 //
-//	template → signed by a throw-away key → lint → the same bytes signed by the
-//	mesh CA, once → judged by a second function
+//	template → encoded, unsigned → lint → the same bytes signed by the mesh CA,
+//	once → judged by a second function
 //
 // What was linted is, byte for byte, what is signed. Names come from the
 // caller, who takes them from the manifest alone; the package refuses to put
@@ -72,10 +72,9 @@ type ca struct {
 // Authority is a root and the mesh CA under it. It is immutable and safe for
 // concurrent use.
 type Authority struct {
-	root      ca
-	mesh      ca
-	throwaway key // signs what is linted; never leaves the process, trusted by nobody
-	random    io.Reader
+	root   ca
+	mesh   ca
+	random io.Reader
 }
 
 // New makes a root and a mesh CA that are valid from at on.
@@ -94,9 +93,6 @@ func New(at time.Time, random io.Reader) (*Authority, error) {
 		return nil, fmt.Errorf("signing the root: %w", err)
 	}
 	a := &Authority{root: ca{cert: cert, key: rootKey}, random: random}
-	if a.throwaway, err = newKey(elliptic.P256(), random); err != nil {
-		return nil, fmt.Errorf("making the throw-away key: %w", err)
-	}
 	return a.Rotated(at)
 }
 
@@ -215,11 +211,7 @@ func Restore(state []byte, random io.Reader) (*Authority, error) {
 	if err := mesh.cert.CheckSignatureFrom(root.cert); err != nil {
 		return nil, fmt.Errorf("restoring the mesh CA: not signed by the root: %w", err)
 	}
-	throwaway, err := newKey(elliptic.P256(), random)
-	if err != nil {
-		return nil, fmt.Errorf("making the throw-away key: %w", err)
-	}
-	return &Authority{root: root, mesh: mesh, throwaway: throwaway, random: random}, nil
+	return &Authority{root: root, mesh: mesh, random: random}, nil
 }
 
 func restoreCA(certDER, keyDER []byte) (ca, error) {

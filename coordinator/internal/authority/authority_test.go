@@ -186,7 +186,6 @@ func TestLints(t *testing.T) {
 		lint, what string
 		change     func(*x509.Certificate)
 	}{
-		{"algorithm", "SHA-384", func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA384 }},
 		{"serial", "small", func(c *x509.Certificate) { c.SerialNumber = big.NewInt(77) }},
 		{"subject", "other name", func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "db"} }},
 		{"subject", "more than a name", func(c *x509.Certificate) { c.Subject.Organization = []string{"Intel"} }},
@@ -230,6 +229,24 @@ func TestLints(t *testing.T) {
 				t.Errorf("got %v, want an error of lint %s", err, c.lint)
 			}
 		})
+	}
+}
+
+// TestOtherAlgorithm has a template encoded for an algorithm that is not the one
+// it would be signed with.
+func TestOtherAlgorithm(t *testing.T) {
+	a := newAuthority(t)
+	p, err := a.leafProfile(leafRequest(t), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := p.template(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl.SignatureAlgorithm = x509.ECDSAWithSHA384
+	if _, err := a.lintTemplate(p, tmpl); err == nil || !strings.Contains(err.Error(), "algorithm") {
+		t.Errorf("got %v, want a complaint about the algorithm", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 )
@@ -67,12 +68,13 @@ func (a *Authority) prepare(p profile) (*Token, error) {
 	return a.lintTemplate(p, tmpl)
 }
 
-// lintTemplate signs the template with the throw-away key, in the mesh CA's
-// name, and lints what came out.
+// lintTemplate encodes the template and lints what came out.
 func (a *Authority) lintTemplate(p profile, tmpl *x509.Certificate) (*Token, error) {
-	named := *a.mesh.cert
-	named.PublicKey = nil // the throw-away key's is another
-	der, err := x509.CreateCertificate(a.random, tmpl, &named, p.public, a.throwaway.signer)
+	d := &drafter{public: a.mesh.cert.PublicKey}
+	if _, err := x509.CreateCertificate(a.random, tmpl, a.mesh.cert, p.public, d); d.tbs == nil {
+		return nil, fmt.Errorf("preparing a %s certificate: %w", p.kind, err)
+	}
+	der, err := certificate(d.tbs, []byte("unsigned"))
 	if err != nil {
 		return nil, fmt.Errorf("preparing a %s certificate: %w", p.kind, err)
 	}
@@ -83,7 +85,25 @@ func (a *Authority) lintTemplate(p profile, tmpl *x509.Certificate) (*Token, err
 	if err := lint(p, cert, a.mesh.cert); err != nil {
 		return nil, fmt.Errorf("a %s certificate fails its lint: %w", p.kind, err)
 	}
-	return &Token{issuer: a.mesh.cert, profile: p, tbs: cert.RawTBSCertificate, serial: Serial(cert)}, nil
+	return &Token{issuer: a.mesh.cert, profile: p, tbs: d.tbs, serial: Serial(cert)}, nil
+}
+
+// drafter is a crypto.MessageSigner that signs nothing: it keeps what it was to
+// sign, and so has a template encoded without a signature.
+type drafter struct {
+	public crypto.PublicKey
+	tbs    []byte
+}
+
+var errDraft = errors.New("a draft is not signed")
+
+func (d *drafter) Public() crypto.PublicKey { return d.public }
+
+func (d *drafter) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errDraft }
+
+func (d *drafter) SignMessage(_ io.Reader, tbs []byte, _ crypto.SignerOpts) ([]byte, error) {
+	d.tbs = bytes.Clone(tbs)
+	return nil, errDraft
 }
 
 var (
@@ -113,14 +133,18 @@ func (a *Authority) Issue(t *Token) (Issued, error) {
 // ecdsaWithSHA256 is the algorithm identifier of RFC 5758, section 3.2.
 var ecdsaWithSHA256 = pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}
 
-// sign puts the mesh CA's signature to the very bytes that were linted
-// (Certificate, RFC 5280 section 4.1).
+// sign puts the mesh CA's signature to the very bytes that were linted.
 func (a *Authority) sign(tbs []byte) ([]byte, error) {
 	digest := sha256.Sum256(tbs)
 	sig, err := a.mesh.key.signer.Sign(a.random, digest[:], crypto.SHA256)
 	if err != nil {
 		return nil, err
 	}
+	return certificate(tbs, sig)
+}
+
+// certificate is Certificate of RFC 5280, section 4.1.
+func certificate(tbs, sig []byte) ([]byte, error) {
 	return asn1.Marshal(struct {
 		TBS       asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
