@@ -1,4 +1,4 @@
-# Everything here runs on a bare machine with Go, Python 3 and a C compiler.
+# Everything here runs on a bare machine with Go, Python 3, Node.js and a C compiler.
 # Results go to build/.
 
 GO        ?= go
@@ -44,8 +44,8 @@ generate:
 
 # check-generated fails if generating changes what is there.
 check-generated:
-	@before=$$(cat $(GENERATED) | cksum); $(MAKE) --no-print-directory generate; \
-	test "$$before" = "$$(cat $(GENERATED) | cksum)" || { echo "generated files were out of date: commit $(GENERATED)"; exit 1; }
+	@before=$$(cat $(GENERATED) | cksum); $(MAKE) --no-print-directory generate && \
+	{ test "$$before" = "$$(cat $(GENERATED) | cksum)" || { echo "generated files were out of date: commit $(GENERATED)"; exit 1; }; }
 
 # fuzz runs every fuzz target for FUZZTIME, one after the other.
 fuzz:

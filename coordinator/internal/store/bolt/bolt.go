@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -142,7 +143,11 @@ func prepare(name string, mode fs.FileMode, create bool) (*os.File, error) {
 // guard turns a panic or a fault inside bbolt, which is what damaged or
 // truncated files cause, into STO-005. The caller has set PanicOnFault.
 func guard(err *error) {
-	if p := recover(); p != nil {
+	switch p := recover().(type) {
+	case nil:
+	case runtime.Error: // a page that is not there, or not what another says it is
+		*err = problem.New("STO-005", "the database's pages do not fit together: it was cut short or changed")
+	default:
 		*err = problem.New("STO-005", "the database's structure does not hold: %.200s", fmt.Sprint(p))
 	}
 }

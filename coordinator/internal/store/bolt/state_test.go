@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
@@ -114,6 +115,11 @@ func TestOpenRefusals(t *testing.T) {
 		}},
 		{"creation not quite finished", "", "a", func(t *testing.T, dir string) { rename(t, sealed(dir), sealed(dir)+".new") }},
 		{"empty database", "STO-005", "a", func(t *testing.T, dir string) { write(t, state(dir), nil) }},
+		{"database cut short", "STO-005", "a", func(t *testing.T, dir string) {
+			if err := os.Truncate(state(dir), 8192); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"foreign database", "STO-003", "a", func(t *testing.T, dir string) { write(t, state(dir), make([]byte, 100_000)) }},
 		{"seal of another state", "STO-004", "a", func(t *testing.T, dir string) {
 			other := filepath.Join(t.TempDir(), "other")
@@ -131,6 +137,9 @@ func TestOpenRefusals(t *testing.T) {
 			s, err := bolt.Open(t.Context(), bolt.Config{Dir: dir, Source: source(c.seed)})
 			if got := problem.CodeOf(err); got != c.want || (err == nil) != (c.want == "") {
 				t.Fatalf("got %v, want code %q", err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "runtime error") {
+				t.Errorf("got %q, want words for people", err)
 			}
 			if err == nil {
 				if got := get(t, s, "k"); got != "v" {
