@@ -101,7 +101,7 @@ func (a *app) devUp(ctx context.Context, dir, envoy string) error {
 		return err
 	}
 	d, err := dev.Start(ctx, cfg)
-	defer d.Close()
+	defer func() { d.Close() }() // also what was started before an error
 	if err != nil {
 		return err
 	}
