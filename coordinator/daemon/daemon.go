@@ -82,8 +82,8 @@ type daemon struct {
 // lets running requests finish within the grace, and closes the state. State
 // that is missing is STO-002.
 func Run(ctx context.Context, c Config) error {
-	floor := make([]byte, heapFloor)
-	defer runtime.KeepAlive(floor)
+	held := floor()
+	defer runtime.KeepAlive(held)
 	s, err := c.check()
 	if err != nil {
 		return err
