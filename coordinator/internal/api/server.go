@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -13,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
@@ -139,28 +141,42 @@ func connState(c net.Conn, state http.ConnState) {
 	}
 }
 
+// serving is what connections are served with until the certificate changes or
+// the trust anchor does.
+type serving struct {
+	cert   *tls.Certificate
+	root   []byte
+	key    []byte // of the certificate, PKIX DER
+	config *tls.Config
+}
+
 // servingConfig asks for the current certificate at each handshake, and keeps
 // on the connection which key it was served with.
 func servingConfig(c *coordinator.Coordinator, protocols []string, auth tls.ClientAuthType) *tls.Config {
 	base := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, ClientAuth: auth, SessionTicketsDisabled: true}
+	var current atomic.Pointer[serving]
 	config := base.Clone()
 	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		cert, err := c.ServerCertificate()
 		if err != nil {
 			return nil, err
 		}
-		if g, ok := hello.Conn.(*gated); ok && cert.Leaf != nil {
-			key := cert.Leaf.RawSubjectPublicKeyInfo
-			g.served.Store(&key)
+		root := c.Bundle()[0]
+		s := current.Load()
+		if s == nil || s.cert != cert || !bytes.Equal(s.root, root) {
+			s = &serving{cert: cert, root: root, key: cert.Leaf.RawSubjectPublicKeyInfo, config: base.Clone()}
+			s.config.Certificates = []tls.Certificate{*cert}
+			if auth == tls.VerifyClientCertIfGiven {
+				// Not for users: their certificates are pinned, and a hint at CAs would
+				// keep TLS libraries from showing them.
+				s.config.ClientCAs = c.Roots()
+			}
+			current.Store(s)
 		}
-		own := base.Clone()
-		own.Certificates = []tls.Certificate{*cert}
-		if auth == tls.VerifyClientCertIfGiven {
-			// Not for users: their certificates are pinned, and a hint at CAs would
-			// keep TLS libraries from showing them.
-			own.ClientCAs = c.Roots()
+		if g, ok := hello.Conn.(*gated); ok {
+			g.served.Store(&s.key)
 		}
-		return own, nil
+		return s.config, nil
 	}
 	return config
 }
