@@ -65,7 +65,7 @@ func uncalled(marble string) func(map[string]any) {
 // closed waits until a hop gives no page any more.
 func closed(t *testing.T, url string) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() string {
+	eventually(t, 20*time.Second, func() string {
 		if status, body, err := get(t.Context(), url); err == nil && status == http.StatusOK {
 			return fmt.Sprintf("%s still answers %d %.100s", url, status, body)
 		}
