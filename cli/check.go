@@ -210,7 +210,7 @@ func checkMarbles(ctx context.Context, cl *client.Client) check.Finding {
 		}
 		for _, m := range page.Marbles {
 			total++
-			if len(m.Instances) == 0 {
+			if running(m) == 0 {
 				idle = append(idle, m.Name)
 			}
 			for _, i := range m.Instances {

@@ -102,13 +102,28 @@ func (a *app) marbleTable(marbles []apiv1.Marble) {
 	}
 	rows := make([][]string, 0, len(marbles))
 	for _, m := range marbles {
-		row := []string{m.Name, teesOf(m), fmt.Sprint(len(m.Instances)), a.certOf(m), orDash(strings.Join(m.Calls, " ")), orDash(a.noteOf(m))}
+		row := []string{m.Name, teesOf(m), fmt.Sprint(running(m)), a.certOf(m), orDash(strings.Join(m.Calls, " ")), orDash(a.noteOf(m))}
 		if a.p.Format == term.Wide {
 			row = append(row, wideCells(m)...)
 		}
 		rows = append(rows, row)
 	}
 	a.p.Table(header, rows)
+}
+
+// disconnected is the stage of an instance whose session has ended: its leaf
+// still counts, but nothing is heard of its program.
+const disconnected = "disconnected"
+
+// running counts the instances that are connected.
+func running(m apiv1.Marble) int {
+	n := 0
+	for _, i := range m.Instances {
+		if i.Stage != disconnected {
+			n++
+		}
+	}
+	return n
 }
 
 // wideCells are what -o wide shows besides.
