@@ -106,22 +106,27 @@ func ready(ctx context.Context) bool {
 	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusServiceUnavailable
 }
 
-// ticksPerSecond is the unit of /proc/PID/stat: USER_HZ, 100 on every Linux.
-const ticksPerSecond = 100
-
-// cpu is the CPU time that the coordinator has used.
+// cpu is the CPU time that the coordinator's threads have used. Go keeps its
+// threads, so none is missing.
 func (d *daemon) cpu() (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.Coordinator().Pid()))
+	dir := fmt.Sprintf("/proc/%d/task", d.Coordinator().Pid())
+	threads, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, err
 	}
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, err
+	var sum time.Duration
+	for _, t := range threads {
+		raw, err := os.ReadFile(dir + "/" + t.Name() + "/schedstat")
+		if err != nil {
+			return 0, err
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(raw), &ns); err != nil {
+			return 0, fmt.Errorf("reading the CPU time of thread %s: %w", t.Name(), err)
+		}
+		sum += time.Duration(ns)
 	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * time.Second / ticksPerSecond, err
+	return sum, nil
 }
 
 // rss is the coordinator's resident memory in MB, all of it: also what the

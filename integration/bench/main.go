@@ -12,6 +12,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"strconv"
 	"text/tabwriter"
 )
 
@@ -22,6 +23,31 @@ type Figure struct {
 	Unit      string  `json:"unit"`
 	Limit     float64 `json:"limit"`
 	LimitName string  `json:"limitName"`
+}
+
+// printTable prints what docs/performance.md shows.
+func printTable(path string) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var figures []Figure
+	if err := json.Unmarshal(raw, &figures); err != nil {
+		return err
+	}
+	fmt.Print("| figure | value | limit or goal | of |\n|---|---:|---:|---|\n")
+	for _, f := range figures {
+		fmt.Printf("| `%s` | %s %s | %s | %s |\n", f.Name, short(f.Value), f.Unit, short(f.Limit), f.LimitName)
+	}
+	return nil
+}
+
+// short shows three digits, and all in front of the point.
+func short(v float64) string {
+	if v >= 100 || v <= -100 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 3, 64)
 }
 
 // bench collects the figures of one run.
@@ -39,7 +65,14 @@ func main() {
 	out := flag.String("o", "build/bench.json", "where to write the figures")
 	bin := flag.String("bin", envOr("ASHLAR_BIN", "build/bin"), "directory with the binaries")
 	only := flag.String("only", "", "verdict, activation or push; empty for all")
+	table := flag.String("doc", "", "print the figures of this file as a Markdown table, and measure nothing")
 	flag.Parse()
+	if *table != "" {
+		if err := printTable(*table); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	b := &bench{limits: measureLimits()}

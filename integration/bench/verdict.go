@@ -5,11 +5,18 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
@@ -19,9 +26,15 @@ import (
 
 // limits are what no implementation on this machine can beat.
 type limits struct {
-	verifyUS float64 // one P-256 verification
-	fsyncUS  float64 // one small write with fdatasync
+	verifyUS    float64 // one P-256 verification
+	handshakeUS float64 // one TLS 1.3 handshake, both ends, no client certificate
+	fsyncUS     float64 // one small write with fsync
 }
+
+// activationUS is what an activation costs at least: the serving half of a
+// handshake, two verifications (the quote, the leaf as it was signed) and a
+// signature.
+func (l limits) activationUS() float64 { return l.handshakeUS/2 + 2.4*l.verifyUS }
 
 // evidenceDir holds the golden evidence, from the root of the repository.
 const evidenceDir = "attest/attesttest/testdata/evidence/"
@@ -63,7 +76,30 @@ func measureLimits() limits {
 	if err != nil {
 		panic(err)
 	}
-	return limits{verifyUS: perOp(func() { ecdsa.VerifyASN1(&key.PublicKey, digest[:], sig) }), fsyncUS: fsyncCost()}
+	return limits{verifyUS: perOp(func() { ecdsa.VerifyASN1(&key.PublicKey, digest[:], sig) }), fsyncUS: fsyncCost(),
+		handshakeUS: perOp(handshake(key))}
+}
+
+// handshake returns a function that makes one TLS handshake in memory, as Go
+// does by default: X25519 with ML-KEM-768, and a P-256 certificate.
+func handshake(key *ecdsa.PrivateKey) func() {
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	server := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	client := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
+	return func() {
+		a, b := net.Pipe()
+		defer a.Close()
+		defer b.Close()
+		var g errgroup.Group
+		g.Go(tls.Server(a, server).Handshake)
+		if err := errors.Join(tls.Client(b, client).Handshake(), g.Wait()); err != nil {
+			panic(err)
+		}
+	}
 }
 
 // fsyncCost is the median wall time of a 4 KiB append with fsync, in
@@ -94,6 +130,7 @@ func fsyncCost() float64 {
 // has seen nothing.
 func (b *bench) verdicts() error {
 	b.add("limit.p256.verify_us", b.limits.verifyUS, "us CPU", b.limits.verifyUS, "one P-256 verification")
+	b.add("limit.tls.handshake_us", b.limits.handshakeUS, "us CPU", b.limits.handshakeUS, "one TLS 1.3 handshake, both ends")
 	b.add("limit.fsync_us", b.limits.fsyncUS, "us", b.limits.fsyncUS, "one fsync of 4 KiB")
 	cases := []struct {
 		name, set string
