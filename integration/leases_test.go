@@ -145,7 +145,7 @@ func (d *deployment) outOfDate(t *testing.T, c *client.Client) {
 	}
 	closed(t, gatewayToWeb+"/page")
 	t.Logf("the hop ended %s after the platform went out of date, leases are of %s", time.Since(began).Round(100*time.Millisecond), shortLease)
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, 2*shortLease, func() string {
 		status, body, err := get(t.Context(), "http://"+d.service("web").Ready+"/ready")
 		if err != nil || status != http.StatusServiceUnavailable {
 			return fmt.Sprintf("web's probe says %d %s, %v after the end of its lease", status, body, err)
