@@ -28,7 +28,8 @@ const (
 	retryView        = time.Second
 	lookAgain        = 10 * time.Second // a lease that just ends announces nothing
 	defaultDebounce  = 50 * time.Millisecond
-	pause            = 4 // times as long as a push took before the next: a large deployment that keeps changing costs a fifth of a core
+	maxPause         = time.Second // however long a push took
+	pause            = 4           // times as long as a push took before the next: a large deployment that keeps changing costs a fifth of a core
 )
 
 // Config is what a Distributor is made of. All functions are needed, and are
@@ -107,7 +108,7 @@ func (d *Distributor) Run(ctx context.Context) error {
 		case <-d.changed:
 		case <-again.C:
 		}
-		wait := max(d.config.Debounce, pause*took) - time.Since(last)
+		wait := max(d.config.Debounce, min(pause*took, maxPause)) - time.Since(last)
 		if err := sleep(ctx, wait); err != nil {
 			return err
 		}

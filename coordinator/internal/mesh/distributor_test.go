@@ -372,7 +372,7 @@ func TestStreamsOfOneInstanceAreLimited(t *testing.T) {
 // hold up the others.
 func TestStuckProxyDelaysNobody(t *testing.T) {
 	v := shopView()
-	for i := range 3000 {
+	for i := range 1000 {
 		v.Instances = append(v.Instances, coordinator.ViewInstance{Marble: "cart", ID: fmt.Sprintf("x%d", i), Address: fmt.Sprintf("127.1.%d.%d", i/250, i%250+1)})
 	}
 	f := newFixture(t, v)
