@@ -25,6 +25,8 @@ func (p Policy) packageSteps(c Claims) []Step {
 		k.sgx(c, p.Package.SGX)
 	case c.TEE == TDX && p.Package.TDX != nil:
 		k.tdx(c, p.Package.TDX)
+	case c.TEE == SNP && p.Package.SNP != nil:
+		k.snp(c, p.Package.SNP)
 	default:
 		key := string(c.TEE)
 		if c.TEE.Simulated() {

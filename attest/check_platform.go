@@ -11,6 +11,12 @@ import (
 // it, except what depends on the time.
 func (p Policy) platformSteps(c Claims) []Step {
 	k := check{source: section("platforms", p.PlatformName)}
+	unchecked := p.Platform.Endorsements.AllowUncheckedRevocation
+	if c.TEE == SNP {
+		k.snpPlatform(c, p.Platform.SNP)
+		k.revocation(c.TCB, unchecked, "supply the CRL of AMD's product root (crl.der)")
+		return k.steps
+	}
 	rules := p.Platform.rules(c.TEE)
 	k.status(c.TCB, rules)
 	k.advisories(c.TCB, rules)
@@ -19,7 +25,7 @@ func (p Policy) platformSteps(c Claims) []Step {
 			Want: fmt.Sprintf("%d or higher", rules.MinTCBEvaluation), Got: fmt.Sprint(c.TCB.EvaluationNumber),
 			Fix: Fix{Operator, "fetch newer endorsements"}})
 	}
-	k.revocation(c.TCB, p.Platform.Endorsements.AllowUncheckedRevocation)
+	k.revocation(c.TCB, unchecked, "supply the CRLs of the root CA and of the PCK CA")
 	return k.steps
 }
 
@@ -76,9 +82,9 @@ func (k *check) advisories(t TCBClaims, rules DCAPPlatform) {
 		Fix: Fix{HostOwner, "apply the vendor's mitigation, or have the manifest's author accept the advisory"}})
 }
 
-func (k *check) revocation(t TCBClaims, allowUnchecked bool) {
+func (k *check) revocation(t TCBClaims, allowUnchecked bool, fix string) {
 	s := Step{Code: CodeNoRevocation, Field: "tcb.revocationChecked", OK: t.RevocationChecked,
-		Want: "true", Got: fmt.Sprint(t.RevocationChecked), Fix: Fix{Operator, "supply the CRLs of the root CA and of the PCK CA"}}
+		Want: "true", Got: fmt.Sprint(t.RevocationChecked), Fix: Fix{Operator, fix}}
 	if allowUnchecked && !t.RevocationChecked {
 		s.OK, s.Want, s.Got = true, "true, unless no CRL is at hand", "false: revocation was NOT checked"
 	}

@@ -26,13 +26,14 @@ func (h *Hex) UnmarshalText(t []byte) error {
 }
 
 // Claims is what evidence says. Which parts are filled depends on the TEE's
-// shape: exactly one of SGX and TDX for the DCAP family.
+// shape: exactly one of SGX, TDX and SNP.
 type Claims struct {
 	TEE        TEE        `json:"tee"`
 	ReportData Hex        `json:"reportData"` // 64 bytes
 	Debug      bool       `json:"debug"`
 	SGX        *SGXClaims `json:"sgx,omitempty"`
 	TDX        *TDXClaims `json:"tdx,omitempty"`
+	SNP        *SNPClaims `json:"snp,omitempty"`
 	TCB        TCBClaims  `json:"tcb"`
 }
 
@@ -86,7 +87,9 @@ const (
 	Revoked                           TCBStatus = "Revoked"
 )
 
-// TCBClaims is the platform's patch level, as data: policy decides.
+// TCBClaims is the platform's patch level, as data: policy decides. AMD has no
+// statuses: for SNP the patch level is in SNPClaims, and of these fields only
+// revocation and times are filled.
 type TCBClaims struct {
 	Status           TCBStatus `json:"status"` // converged over platform, QE and TDX module
 	Platform         TCBStatus `json:"platform,omitempty"`

@@ -34,4 +34,7 @@ const (
 	CodeNoReference     = "ATT-029" // package names no reference values for this TEE
 	CodeCertWindow      = "ATT-030" // certificate outside its validity window
 	CodeSecurityVersion = "ATT-031" // security version below the minimum
+	CodeTCBFloor        = "ATT-032" // firmware or microcode below the platform's floor
+	CodeGuestPolicy     = "ATT-033" // guest's privilege level or policy not accepted
+	CodeMachine         = "ATT-034" // machine, or how it is configured, not accepted
 )

@@ -14,6 +14,10 @@ const (
 	KindQEIdentity = "qe_identity.json" // Intel QE identity v2, body as served, chain = issuer chain PEM
 	KindPCKCRL     = "pck_crl.der"      // CRL of the PCK CA, DER, chain = issuer chain PEM
 	KindRootCRL    = "root_ca_crl.der"  // CRL of the Intel SGX root CA, DER
+	KindVCEK       = "vcek.der"         // AMD's certificate of a chip's key (VCEK), DER
+	KindVLEK       = "vlek.der"         // AMD's certificate of a provider's key (VLEK), DER
+	KindAMDChain   = "cert_chain.pem"   // AMD's ASK or ASVK, then the ARK, PEM as served; optional
+	KindAMDCRL     = "crl.der"          // CRL of the product's ARK, DER as served
 )
 
 // Endorsement is one document of a vendor, with the PEM chain of its signer

@@ -20,6 +20,7 @@ type Policy struct {
 type Package struct {
 	SGX *SGXReference `json:"sgx,omitempty"`
 	TDX *TDXReference `json:"tdx,omitempty"`
+	SNP *SNPReference `json:"snp,omitempty"`
 	Sim *SimReference `json:"sim,omitempty"`
 	// AllowDebug accepts debug enclaves and guests, whose memory the host can
 	// read. Verify prints it in red.
@@ -72,9 +73,12 @@ type SimReference struct {
 // Platform is the hardware and TCB floor. The zero Platform accepts only
 // platforms that are UpToDate, with fresh CRLs.
 type Platform struct {
-	// SGX, TDX and Sim each hold the rules for that TEE; nil means the default.
+	// SGX, TDX, SNP and Sim each hold the rules for that TEE; nil means the
+	// default, which for SNP accepts no machine: AMD publishes no statuses, so
+	// there is no floor but the one that is given.
 	SGX *DCAPPlatform `json:"sgx,omitempty"`
 	TDX *DCAPPlatform `json:"tdx,omitempty"`
+	SNP *SNPPlatform  `json:"snp,omitempty"`
 	Sim *DCAPPlatform `json:"sim,omitempty"`
 	// Endorsements rules the age of what the vendor says.
 	Endorsements EndorsementRules `json:"endorsements,omitzero"`

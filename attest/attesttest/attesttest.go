@@ -30,8 +30,9 @@ type Set struct {
 }
 
 // Expect is what a set must give at its own instant (evidence.Set.VerifyAt),
-// under its own root where it has one and else under Intel's, by a policy that
-// accepts any measurement, no debug and only UpToDate.
+// under its own root where it has one and else under the vendor's, by a policy
+// that accepts any measurement, no debug and only UpToDate; of AMD any patch
+// level, with SMT and provisional firmware.
 type Expect struct {
 	Genuine    bool
 	Status     attest.TCBStatus

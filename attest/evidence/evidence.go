@@ -1,9 +1,9 @@
 // Package evidence reads archived evidence from a folder and judges it offline.
 //
-// It owns the layout of such folders: quote.bin or cert.pem, beside it the
-// endorsements of the vendor, and meta.json, which may say when to verify. It
+// It owns the layout of such folders: quote.bin, report.bin or cert.pem, beside
+// it the endorsements of the vendor, and meta.json, which may say when to verify. It
 // refuses to trust a root certificate that lies in the folder (the caller names
-// a root, or Intel's counts), and to fetch anything. It never writes.
+// a root, or the vendor's own counts), and to fetch anything. It never writes.
 package evidence
 
 import (
@@ -61,6 +61,10 @@ var chainFile = map[string]string{
 	attest.KindQEIdentity: "qe_identity_issuer_chain.pem",
 	attest.KindPCKCRL:     "pck_crl_issuer_chain.pem",
 	attest.KindRootCRL:    "",
+	attest.KindVCEK:       "",
+	attest.KindVLEK:       "",
+	attest.KindAMDChain:   "",
+	attest.KindAMDCRL:     "",
 }
 
 // Load reads a folder. Endorsements may be missing: the verdict says what that
@@ -94,7 +98,7 @@ func Load(fsys fs.FS) (Set, error) {
 		if chain != "" {
 			it.Chain = f.read(chain)
 		}
-		s.HasCRL = s.HasCRL || kind == attest.KindPCKCRL || kind == attest.KindRootCRL
+		s.HasCRL = s.HasCRL || kind == attest.KindPCKCRL || kind == attest.KindRootCRL || kind == attest.KindAMDCRL
 		items = append(items, it)
 	}
 	s.Endorsements = attest.NewEndorsements(items...)
@@ -195,11 +199,11 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 func (f *folder) nothing() error {
 	for _, name := range []string{"evidence.json", "report.hex"} {
 		if _, err := fs.Stat(f.fsys, name); err == nil {
-			return problem.New("ATT-041", "%s is evidence of another kind than SGX and TDX quotes", name)
+			return problem.New("ATT-041", "%s is evidence of another kind than SGX and TDX quotes and SEV-SNP reports", name)
 		}
 	}
 	if _, err := fs.Stat(f.fsys, "."); err != nil {
 		return problem.Because(err, "ATT-040", "reading the folder")
 	}
-	return problem.New("ATT-040", "neither %s nor %s is in the folder", QuoteFile, CertificateFile)
+	return problem.New("ATT-040", "neither %s, %s nor %s is in the folder", QuoteFile, ReportFile, CertificateFile)
 }

@@ -67,7 +67,7 @@ func TestLoadRefuses(t *testing.T) {
 		code problem.Code
 		text string
 	}{
-		{"empty folder", fstest.MapFS{"readme": file("")}, "ATT-040", "neither quote.bin nor cert.pem"},
+		{"empty folder", fstest.MapFS{"readme": file("")}, "ATT-040", "neither quote.bin, report.bin nor cert.pem"},
 		{"GPU evidence", fstest.MapFS{"evidence.json": file("{}")}, "ATT-041", "evidence.json"},
 		{"GPU report", fstest.MapFS{"report.hex": file("00")}, "ATT-041", "report.hex"},
 		{"meta.json damaged", fstest.MapFS{"quote.bin": file("x"), "meta.json": file("{")}, "ATT-040", "meta.json"},
@@ -97,7 +97,9 @@ func TestLoadIsTolerant(t *testing.T) {
 		{"an empty quote", fstest.MapFS{"quote.bin": &fstest.MapFile{}}, attest.CodeNoVerifier},
 		{"a quote of 100 KB", fstest.MapFS{"quote.bin": &fstest.MapFile{Data: append(append([]byte(nil), quote.Data...), make([]byte, 100<<10)...)}}, attest.CodeSize},
 		{"no quote, but meta.json names the TEE", fstest.MapFS{"quote.bin": &fstest.MapFile{Data: make([]byte, 5000)}, "meta.json": &fstest.MapFile{Data: []byte(`{"tee":"tdx"}`)}}, attest.CodeVersion},
-		{"an SNP report", fstest.MapFS{"report.bin": &fstest.MapFile{Data: make([]byte, 1184)}}, attest.CodeNoVerifier},
+		{"an SNP report of zeros", fstest.MapFS{"report.bin": &fstest.MapFile{Data: make([]byte, 1184)}}, attest.CodeVersion},
+		{"an SNP report alone", fstest.MapFS{"report.bin": folder(t, "snp/msft-turin-v5-vcek")["report.bin"]}, attest.CodeNoEndorsement},
+		{"an SNP report cut short", fstest.MapFS{"report.bin": &fstest.MapFile{Data: make([]byte, 1183)}}, attest.CodeFormat},
 		{"endorsements of garbage", fstest.MapFS{"quote.bin": quote, "tcb_info.json": quote, "pck_crl.der": quote}, attest.CodeNoEndorsement},
 		{"a certificate alone", fstest.MapFS{"cert.pem": &fstest.MapFile{Data: []byte("PEM")}}, attest.CodeNoVerifier},
 	} {

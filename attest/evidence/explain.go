@@ -6,48 +6,89 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// Options say how to judge a set. The zero Options with a time judge it by
-// Intel's root, any measurement, no debug, UpToDate only.
+// Options say how to judge a set. The zero Options with a time judge it by the
+// vendor's root, any measurement, no debug, UpToDate only; of AMD, which has no
+// statuses, any patch level, with SMT and provisional firmware.
 type Options struct {
 	At time.Time
-	// Root is the trust anchor; nil means Intel's.
+	// Root is the trust anchor; nil means Intel's, or AMD's for SEV-SNP.
 	Root *x509.Certificate
 	// Package is the software that is accepted; nil accepts any measurement,
 	// but no debug enclave or guest.
 	Package *attest.Package
-	// Platform is the floor of the hardware.
+	// Platform is the floor of the hardware. Where Package is nil and the
+	// platform has no rules for SNP, AnySNPPlatform counts.
 	Platform attest.Platform
 	// Binding is what the report data must be; nil if nobody knows.
 	Binding *attest.Binding
+}
+
+// AnyPackage accepts any measurement in hardware, but no debug enclave or guest.
+func AnyPackage() attest.Package {
+	return attest.Package{SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}, SNP: &attest.SNPReference{AllowAny: true}}
+}
+
+// AnySNPPlatform accepts every SEV-SNP machine: any patch level of the known
+// products, SMT, and firmware that is not committed. For judging archives.
+func AnySNPPlatform() *attest.SNPPlatform {
+	floors := map[string]attest.SNPTCB{}
+	for _, product := range snp.Products() {
+		floors[product] = attest.SNPTCB{}
+	}
+	return &attest.SNPPlatform{MinTCB: floors, AllowSMT: true, AllowProvisionalFirmware: true}
 }
 
 // Explain judges a set. Where the set has no CRL at all, revocation is not
 // demanded, and the verdict says that it was not checked. A root that cannot be
 // a trust anchor is an error with code ATT-042.
 func Explain(s Set, o Options) (attest.Verdict, error) {
-	if o.Root == nil {
-		o.Root = dcap.IntelRoot()
-	}
-	verifiers := make(attest.Verifiers)
-	for _, tee := range []attest.TEE{attest.SGX, attest.TDX} {
-		v, err := dcap.New(dcap.Config{TEE: tee, Root: o.Root})
-		if err != nil {
-			return attest.Verdict{}, problem.Because(err, "ATT-042", "root %q", o.Root.Subject.CommonName)
-		}
-		verifiers[tee] = v
+	verifiers, err := verifiersOf(s.Evidence.TEE, o.Root)
+	if err != nil {
+		return attest.Verdict{}, problem.Because(err, "ATT-042", "root %q", o.Root.Subject.CommonName)
 	}
 	p := attest.Policy{Platform: o.Platform}
 	if o.Package != nil {
 		p.Package = *o.Package
 	} else {
-		p.Package = attest.Package{SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}}
+		p.Package = AnyPackage()
+		if p.Platform.SNP == nil {
+			p.Platform.SNP = AnySNPPlatform()
+		}
 	}
 	p.Platform.Endorsements.AllowUncheckedRevocation = !s.HasCRL
 	if o.Binding != nil {
 		return attest.Judge(verifiers, s.Evidence, *o.Binding, s.Endorsements, p, o.At), nil
 	}
 	return attest.JudgeUnbound(verifiers, s.Evidence, s.Endorsements, p, o.At), nil
+}
+
+// verifiersOf returns the verifier of a hardware TEE under a root, nil meaning
+// the vendor's own; none for any other TEE.
+func verifiersOf(tee attest.TEE, root *x509.Certificate) (attest.Verifiers, error) {
+	switch {
+	case tee == attest.SNP && root == nil:
+		return attest.NewVerifiers(snp.NewVerifier()), nil
+	case tee == attest.SNP:
+		v, err := snp.New(snp.Config{Roots: []*x509.Certificate{root}})
+		if err != nil {
+			return nil, err
+		}
+		return attest.NewVerifiers(v), nil
+	}
+	if root == nil {
+		root = dcap.IntelRoot()
+	}
+	verifiers := make(attest.Verifiers)
+	for _, t := range []attest.TEE{attest.SGX, attest.TDX} {
+		v, err := dcap.New(dcap.Config{TEE: t, Root: root})
+		if err != nil {
+			return nil, err
+		}
+		verifiers[t] = v
+	}
+	return verifiers, nil
 }

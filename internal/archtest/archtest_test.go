@@ -54,7 +54,7 @@ func load(t *testing.T, args ...string) []pkg {
 var layers = [][]string{
 	{"internal/..."},
 	{"attest"},
-	{"attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/evidence", "attest/sim", "attest/sim/platform", "attest/attesttest",
+	{"attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/snp", "attest/evidence", "attest/sim", "attest/sim/platform", "attest/attesttest",
 		"manifest", "ratls",
 		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
@@ -111,6 +111,7 @@ var exclusive = map[string][]string{
 	"github.com/spf13/pflag":                 {"cli"},
 	"sigs.k8s.io/yaml":                       {"cli"},
 	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
+	"github.com/google/go-sev-guest":         {"attest/snp"},
 	"github.com/google/btree":                {"coordinator/internal/store"},
 	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
 }

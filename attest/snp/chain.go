@@ -1,0 +1,225 @@
+package snp
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// Prefixes of the common names of AMD's CAs; the product follows.
+const (
+	rootPrefix = "ARK-"
+	askPrefix  = "SEV-"
+	asvkPrefix = "SEV-VLEK-"
+)
+
+// maxCertificates in cert_chain.pem; real ones have two.
+const maxCertificates = 8
+
+// chain is an endorsement key's certificate whose signatures hold up to a root.
+type chain struct {
+	leaf, ca, root *x509.Certificate
+	key            *ecdsa.PublicKey
+	product        string
+	extension      *extension
+	valid          window
+}
+
+// issuerPrefix returns the prefix of the name of the CA of a kind of key.
+func issuerPrefix(key signer) string {
+	if key == vlek {
+		return asvkPrefix
+	}
+	return askPrefix
+}
+
+// chain verifies a certificate up to the root of its product. The CA is taken
+// from pemChain where that has it, and else from what was configured.
+func (v *Verifier) chain(key signer, der, pemChain []byte) (*chain, error) {
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	issuer := leaf.Issuer.CommonName
+	product, ok := strings.CutPrefix(issuer, issuerPrefix(key))
+	root := v.roots[product]
+	if !ok || root == nil || leaf.Subject.CommonName != askPrefix+string(key) {
+		return nil, fmt.Errorf("certificate %q issued by %q is no %s of a product that is trusted here", leaf.Subject.CommonName, issuer, key)
+	}
+	ca := v.intermediates[issuer]
+	if pemChain != nil {
+		given, err := chainCA(pemChain, product, leaf, root)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", attest.KindAMDChain, err)
+		}
+		if given != nil {
+			ca = given
+		}
+	}
+	if ca == nil {
+		return nil, fmt.Errorf("the certificate of %q is missing: supply %s", issuer, attest.KindAMDChain)
+	}
+	if err := issued(ca, root, true); err != nil {
+		return nil, err
+	}
+	if err := issued(leaf, ca, false); err != nil {
+		return nil, err
+	}
+	public, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P384() {
+		return nil, fmt.Errorf("key of %q is not ECDSA P-384", leaf.Subject.CommonName)
+	}
+	x, err := parseExtension(leaf, key, product)
+	if err != nil {
+		return nil, err
+	}
+	return &chain{leaf: leaf, ca: ca, root: root, key: public, product: product, extension: x, valid: validity(leaf, ca, root)}, nil
+}
+
+// chainCA returns leaf's issuer from AMD's chain, nil if another of the
+// product's CAs is in it. A root in it must have the key of root, and an
+// endorsement key's certificate must be leaf itself, which Azure puts there;
+// certificates of other products and roles, and two of one name, are refused.
+func chainCA(data []byte, product string, leaf, root *x509.Certificate) (*x509.Certificate, error) {
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]*x509.Certificate{}
+	for _, c := range certs {
+		name := c.Subject.CommonName
+		switch {
+		case byName[name] != nil:
+			return nil, fmt.Errorf("certificate %q comes twice", name)
+		case name == leaf.Subject.CommonName && !c.Equal(leaf):
+			return nil, fmt.Errorf("%q is another certificate than that of the key", name)
+		case name == rootPrefix+product && !sameKey(c, root):
+			return nil, fmt.Errorf("%q has another key than the pinned root", name)
+		case name != rootPrefix+product && name != askPrefix+product && name != asvkPrefix+product && name != leaf.Subject.CommonName:
+			return nil, fmt.Errorf("certificate %q has no role here", name)
+		}
+		byName[name] = c
+	}
+	return byName[leaf.Issuer.CommonName], nil
+}
+
+// parseCertificates reads a PEM chain strictly: nothing but CERTIFICATE blocks
+// and white space.
+func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	rest := bytes.TrimSpace(data)
+	for len(rest) > 0 {
+		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
+			return nil, errors.New("no PEM certificate where one is expected")
+		}
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
+			return nil, errors.New("damaged PEM")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		if certs = append(certs, c); len(certs) > maxCertificates {
+			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
+		}
+		rest = bytes.TrimSpace(rest)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	return certs, nil
+}
+
+// issued checks that parent issued child: names, CA flag and key, usage and
+// signature. Unknown critical extensions are refused.
+func issued(child, parent *x509.Certificate, ca bool) error {
+	name := child.Subject.CommonName
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return fmt.Errorf("%q was issued by %q, not by %q", name, child.Issuer.CommonName, parent.Subject.CommonName)
+	}
+	if child.IsCA != ca {
+		return fmt.Errorf("CA flag of %q is %t", name, child.IsCA)
+	}
+	if len(child.UnhandledCriticalExtensions) > 0 {
+		return fmt.Errorf("%q has unknown critical extensions", name)
+	}
+	if _, isRSA := child.PublicKey.(*rsa.PublicKey); ca && !isRSA {
+		return fmt.Errorf("key of %q is not RSA", name)
+	}
+	if child.SignatureAlgorithm != x509.SHA384WithRSAPSS {
+		return fmt.Errorf("signature of %q is %s, want RSA-PSS with SHA-384", name, child.SignatureAlgorithm)
+	}
+	if err := child.CheckSignatureFrom(parent); err != nil {
+		return fmt.Errorf("signature of %q: %w", name, err)
+	}
+	return nil
+}
+
+// crl is a revocation list whose signature holds.
+type crl struct {
+	valid   window
+	revoked map[string]bool // serial numbers, decimal
+}
+
+// parseCRL reads a DER CRL of a product's root. Critical extensions (delta and
+// partial lists) are refused. A list without nextUpdate is valid at no time.
+func parseCRL(der []byte, root *x509.Certificate) (*crl, error) {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(list.RawIssuer, root.RawSubject) {
+		return nil, fmt.Errorf("issued by %q, not by %q", list.Issuer.CommonName, root.Subject.CommonName)
+	}
+	if err := list.CheckSignatureFrom(root); err != nil {
+		return nil, fmt.Errorf("signature: %w", err)
+	}
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return nil, fmt.Errorf("critical extension %v", e.Id)
+		}
+	}
+	c := &crl{valid: window{list.ThisUpdate, list.NextUpdate}, revoked: make(map[string]bool, len(list.RevokedCertificateEntries))}
+	for _, r := range list.RevokedCertificateEntries {
+		c.revoked[r.SerialNumber.String()] = true
+	}
+	return c, nil
+}
+
+// revokes reports whether the list names the certificate, which its issuer must
+// have issued: AMD's chip certificates all have serial number 0.
+func (c *crl) revokes(cert *x509.Certificate) bool { return c.revoked[cert.SerialNumber.String()] }
+
+// window is a validity window; both ends belong to it.
+type window struct{ from, until time.Time }
+
+func (w window) contains(at time.Time) bool { return !at.Before(w.from) && !at.After(w.until) }
+
+func (w window) String() string { return stamp(w.from) + " to " + stamp(w.until) }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// validity is what the windows of certificates have in common.
+func validity(certs ...*x509.Certificate) window {
+	w := window{certs[0].NotBefore, certs[0].NotAfter}
+	for _, c := range certs[1:] {
+		if c.NotBefore.After(w.from) {
+			w.from = c.NotBefore
+		}
+		if c.NotAfter.Before(w.until) {
+			w.until = c.NotAfter
+		}
+	}
+	return w
+}
