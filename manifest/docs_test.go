@@ -48,8 +48,9 @@ func TestReferenceIsCurrent(t *testing.T) {
 	var b strings.Builder
 	table(&b, "The document", root, root.Defs)
 	for _, s := range []struct{ title, def string }{
-		{"packages.NAME", "package"}, {"packages.NAME.sgx", "sgxReference"}, {"packages.NAME.tdx", "tdxReference"}, {"packages.NAME.sim", "simReference"},
-		{"platforms.NAME", "platform"}, {"platforms.NAME.sgx, .tdx, .sim", "dcapPlatform"}, {"platforms.NAME.endorsements", "endorsementRules"},
+		{"packages.NAME", "package"}, {"packages.NAME.sgx", "sgxReference"}, {"packages.NAME.tdx", "tdxReference"}, {"packages.NAME.snp", "snpReference"}, {"packages.NAME.sim", "simReference"},
+		{"platforms.NAME", "platform"}, {"platforms.NAME.sgx, .tdx, .sim", "dcapPlatform"}, {"platforms.NAME.snp", "snpPlatform"}, {"platforms.NAME.snp.minTCB", "snpFloors"},
+		{"platforms.NAME.snp.minTCB.Milan, .Genoa, .Turin", "snpTCB"}, {"platforms.NAME.endorsements", "endorsementRules"},
 		{"marbles.NAME", "marble"}, {"marbles.NAME.serves.PORT", "servedPort"}, {"marbles.NAME.calls[]", "call"}, {"marbles.NAME.parameters", "parameters"},
 		{"secrets.NAME", "secret"}, {"users.NAME", "user"}, {"roles.NAME", "role"}, {"tests[]", "test"},
 	} {

@@ -115,7 +115,7 @@ func (c *checker) pkg(m *jsonpos.Member, p *path) {
 // reference checks a package's reference values, in a manifest or policy file.
 func (w *walker) reference(n *jsonpos.Node, p *path, pkg attest.Package) {
 	tees := 0
-	for _, tee := range []string{"sgx", "tdx", "sim"} {
+	for _, tee := range []string{"sgx", "tdx", "snp", "sim"} {
 		m := n.Member(tee)
 		if m == nil {
 			continue
@@ -134,6 +134,11 @@ func (w *walker) reference(n *jsonpos.Node, p *path, pkg attest.Package) {
 				missing = "mrtd"
 			}
 			w.uncompared(m, at, pkg.TDX)
+		case "snp":
+			anyOK, missing = pkg.SNP != nil && pkg.SNP.AllowAny, ""
+			if pkg.SNP == nil || len(pkg.SNP.Measurement) == 0 {
+				missing = "measurement"
+			}
 		case "sim":
 			anyOK, missing = pkg.Sim != nil && pkg.Sim.AllowAny, ""
 			if pkg.Sim == nil || len(pkg.Sim.Program) == 0 {
@@ -151,7 +156,7 @@ func (w *walker) reference(n *jsonpos.Node, p *path, pkg attest.Package) {
 		}
 	}
 	if tees == 0 && !w.incomplete(n) {
-		w.report(p, spanOf(n), finding{code: "MAN-021", message: "the package names no TEE, so nothing can meet it", suggest: "add sgx, tdx or sim with reference values"})
+		w.report(p, spanOf(n), finding{code: "MAN-021", message: "the package names no TEE, so nothing can meet it", suggest: "add sgx, tdx, snp or sim with reference values"})
 	}
 	if pkg.AllowDebug {
 		w.report(p.member("allowDebug"), keySpan(n.Member("allowDebug")), finding{code: "MAN-043", warning: true, message: "debug enclaves and guests are accepted: their hosts can read their memory"})

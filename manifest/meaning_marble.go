@@ -48,6 +48,7 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 	} else if _, ok := c.m.Platforms[mb.Platform]; !ok {
 		c.noSuch("MAN-016", p.member("platform"), m.Value.Get("platform"), fmt.Sprintf("marbles.%s has platform %q, which does not exist", m.Key, mb.Platform), c.platformNames)
 	}
+	c.snpRules(m, p, mb)
 	for _, item := range c.dnsNames(m.Value, p) {
 		if other, taken := c.dns[item.Text]; taken && other != m.Key {
 			c.report(p.member("dnsNames"), spanOf(item), finding{code: "MAN-026", message: fmt.Sprintf("DNS name %q belongs to marble %s already", item.Text, other)})
@@ -63,6 +64,17 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 	c.ports(m, p, &mb)
 	c.parameters(m, p, &mb)
 	c.m.Marbles[m.Key] = mb
+}
+
+// snpRules warns of a marble that may run in SEV-SNP guests, but on no machine.
+func (c *checker) snpRules(m *jsonpos.Member, p *path, mb Marble) {
+	platform, known := c.m.Platforms[mb.Platform]
+	if !known && mb.Platform != DefaultPlatform || c.m.Packages[mb.Package].SNP == nil || platform.SNP != nil {
+		return
+	}
+	c.report(p, keySpan(m), finding{code: "MAN-050", warning: true,
+		message: fmt.Sprintf("package %s may run in SEV-SNP guests, but platform %s has no snp rules, so no such machine is accepted", mb.Package, mb.Platform),
+		suggest: fmt.Sprintf("add snp with a minTCB to platforms.%s", mb.Platform)})
 }
 
 // dnsNames returns the well-formed names of an object's dnsNames and reports

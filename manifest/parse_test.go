@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -156,7 +158,17 @@ func TestParseRefuses(t *testing.T) {
 		{"validity", `"validity": "720h"`, `"validity": "999999h"`, "MAN-037", "secrets.cartTLS.validity", "8760h", ""},
 		{"test that must not", `"to": "db", "allow": true`, `"to": "db", "allow": false`, "MAN-040", "tests[0]", "web must not reach db, but it does: web → cart (line 34) → db (line 45)", ""},
 		{"test that must", `"to": "web", "allow": false`, `"to": "web", "allow": true`, "MAN-040", "tests[1]", "db must reach web, but no chain", "db calls nobody"},
-		{"SNP", `"sim": {`, `"snp": {`, "MAN-047", "packages.db.snp", "SEV-SNP is not offered", "sgx, tdx or sim"},
+		{"SNP with the fields of sim", `"sim": {`, `"snp": {`, "MAN-002", "packages.db.snp.program", `"program"`, ""},
+		{"SNP without measurement", `"packages": {`, `"packages": { "vm": { "snp": { "vmpl": 1 } },`, "MAN-020", "packages.vm.snp", "measurement is missing", ""},
+		{"SNP with an empty list", `"packages": {`, `"packages": { "vm": { "snp": { "measurement": [] } },`, "MAN-006", "packages.vm.snp.measurement", "at least 1", ""},
+		{"SNP with half a measurement", `"packages": {`, `"packages": { "vm": { "snp": { "measurement": ["1111"] } },`, "MAN-007", "packages.vm.snp.measurement[0]", "48 bytes", ""},
+		{"SNP at VMPL 4", `"packages": {`, `"packages": { "vm": { "snp": { "allowAnyMeasurement": true, "vmpl": 4 } },`, "MAN-006", "packages.vm.snp.vmpl", "between 0 and 3", ""},
+		{"SNP without floor", `"platforms": {`, `"platforms": { "amd": { "snp": { "allowSMT": true } },`, "MAN-005", "platforms.amd.snp", `"minTCB"`, ""},
+		{"SNP with an empty floor", `"platforms": {`, `"platforms": { "amd": { "snp": { "minTCB": {} } },`, "MAN-006", "platforms.amd.snp.minTCB", "at least 1", ""},
+		{"SNP with a floor of an unknown product", `"platforms": {`, `"platforms": { "amd": { "snp": { "minTCB": { "milan": {} } } },`, "MAN-002", "platforms.amd.snp.minTCB.milan", `"milan"`, "Milan"},
+		{"SNP with a level above 255", `"platforms": {`, `"platforms": { "amd": { "snp": { "minTCB": { "Milan": { "microcode": 256 } } } },`, "MAN-006", "platforms.amd.snp.minTCB.Milan.microcode", "between 0 and 255", ""},
+		{"SNP with firmware 1.256", `"platforms": {`, `"platforms": { "amd": { "snp": { "minTCB": { "Milan": {} }, "minFirmware": "1.256" } },`, "MAN-007", "platforms.amd.snp.minFirmware", "1.55", "1.55"},
+		{"SNP with no machine", `"platforms": {`, `"platforms": { "amd": { "snp": { "minTCB": { "Milan": {} }, "chipIDs": [] } },`, "MAN-006", "platforms.amd.snp.chipIDs", "at least 1", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, ds := Parse(edit(t, c.old, c.new))
@@ -201,6 +213,9 @@ func TestParseWarnings(t *testing.T) {
       "sgx"`, `"web": { "allowDebug": true,
       "sgx"`, "MAN-043", "packages.web.allowDebug"},
 		{"young endorsements", `"720h"`, `"168h"`, "MAN-044", "platforms.default.endorsements.maxAge"},
+		{"SNP on no machine", `"db": {
+      "sim"`, `"db": { "snp": { "measurement": ["` + strings.Repeat("11", 48) + `"] },
+      "sim"`, "MAN-050", "marbles.db"},
 		{"unused package", `"packages": {`, `"packages": { "old": { "sim": { "program": ["1111111111111111111111111111111111111111111111111111111111111111"], "agent": ["1111111111111111111111111111111111111111111111111111111111111111"] } },`, "MAN-045", "packages.old"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -301,5 +316,33 @@ func TestDocumentsCannotSteerTheTerminal(t *testing.T) {
 	ds.Render(&b, "m.json", false)
 	if strings.ContainsAny(b.String(), "\x1b\u009b\u202e") {
 		t.Errorf("got %q", b.String())
+	}
+}
+
+// TestParseSNP checks that every field arrives.
+func TestParseSNP(t *testing.T) {
+	hex := func(n int) string { return `["` + strings.Repeat("1a", n) + `"]` }
+	m, ds := Parse([]byte(`{"version":1,"trustDomain":"t","packages":{"p":{"snp":{"measurement":` + hex(48) + `,"hostData":` + hex(32) +
+		`,"idKeyDigest":` + hex(48) + `,"authorKeyDigest":` + hex(48) + `,"familyID":` + hex(16) + `,"imageID":` + hex(16) +
+		`,"vmpl":1,"minGuestSVN":4294967295,"allowMigration":true}}},"platforms":{"default":{"snp":{"minTCB":{"Turin":{"fmc":1,"bootloader":2,"tee":3,"snp":4,"microcode":255}},` +
+		`"minFirmware":"1.55.29","allowSMT":true,"allowProvisionalFirmware":true,"chipIDs":` + hex(64) + `}}},"marbles":{"a":{"package":"p"}}}`))
+	if m == nil {
+		t.Fatalf("got %v, want a manifest", ds)
+	}
+	list := func(n int) []attest.Hex { return []attest.Hex{bytes.Repeat([]byte{0x1a}, n)} }
+	vmpl, svn := uint32(1), uint32(4294967295)
+	want := attest.SNPReference{Measurement: list(48), HostData: list(32), IDKeyDigest: list(48), AuthorKeyDigest: list(48), FamilyID: list(16),
+		ImageID: list(16), VMPL: &vmpl, MinGuestSVN: &svn, AllowMigration: true}
+	p, _ := m.PolicyFor("a")
+	if !reflect.DeepEqual(*p.Package.SNP, want) {
+		t.Errorf("got %+v, want %+v", *p.Package.SNP, want)
+	}
+	rules := attest.SNPPlatform{MinTCB: map[string]attest.SNPTCB{"Turin": {FMC: 1, Bootloader: 2, TEE: 3, SNP: 4, Microcode: 255}},
+		MinFirmware: &attest.SNPFirmware{Major: 1, Minor: 55, Build: 29}, AllowSMT: true, AllowProvisionalFirmware: true, ChipIDs: list(64)}
+	if !reflect.DeepEqual(*p.Platform.SNP, rules) {
+		t.Errorf("got %+v, want %+v", *p.Platform.SNP, rules)
+	}
+	if c := Compare(m, m); !c.Empty() {
+		t.Errorf("got %+v, want no change", c)
 	}
 }

@@ -15,7 +15,7 @@ const MaxPolicyFile = 1 << 20
 // ParsePolicyFile makes a valid one; the zero PolicyFile accepts nothing.
 type PolicyFile struct {
 	Schema         string          `json:"$schema,omitempty"`
-	TEE            string          `json:"tee"` // "sgx", "tdx" or "sim"
+	TEE            string          `json:"tee"` // "sgx", "tdx", "snp" or "sim"
 	Package        attest.Package  `json:"package"`
 	Platform       attest.Platform `json:"platform,omitzero"`
 	SimulationRoot string          `json:"simulationRoot,omitempty"` // PEM; only, and always, with TEE "sim"
@@ -33,6 +33,8 @@ func (f PolicyFile) Policy() attest.Policy {
 		p.Package.SGX = f.Package.SGX
 	case "tdx":
 		p.Package.TDX = f.Package.TDX
+	case "snp":
+		p.Package.SNP = f.Package.SNP
 	case "sim":
 		p.Package.Sim = f.Package.Sim
 	}
@@ -64,7 +66,7 @@ func (w *walker) policyFile(root *jsonpos.Node, f PolicyFile) {
 	if pkg != nil && !w.bad[pkg.Value] {
 		p := (*path)(nil).member("package")
 		w.reference(pkg.Value, p, f.Package)
-		for _, tee := range []string{"sgx", "tdx", "sim"} {
+		for _, tee := range []string{"sgx", "tdx", "snp", "sim"} {
 			m := pkg.Value.Member(tee)
 			switch {
 			case f.TEE == "":
@@ -75,7 +77,11 @@ func (w *walker) policyFile(root *jsonpos.Node, f PolicyFile) {
 			}
 		}
 	}
-	if platform := root.Get("platform"); platform != nil && !w.bad[platform] {
+	platform := root.Get("platform")
+	if f.TEE == "snp" && (platform == nil || !w.bad[platform] && platform.Get("snp") == nil) {
+		w.report(nil, keySpan(root.Member("tee")), finding{code: "MAN-046", message: "tee is \"snp\", but platform has no snp rules, so no machine is accepted", suggest: "add platform.snp with a minTCB"})
+	}
+	if platform != nil && !w.bad[platform] {
 		if e := platform.Get("endorsements"); e != nil && !w.bad[e] {
 			w.duration(e, (*path)(nil).member("platform").member("endorsements"), "maxAge", 24*time.Hour, 8760*time.Hour)
 		}

@@ -18,6 +18,8 @@ func TestParsePolicyFile(t *testing.T) {
 	}
 	sim := `{"sim": {"program": ["` + strings.Repeat("11", 32) + `"], "agent": ["` + strings.Repeat("11", 32) + `"]}}`
 	sgx := `{"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}}`
+	snp := `{"snp": {"measurement": ["` + strings.Repeat("11", 48) + `"]}}`
+	floor := `{"snp": {"minTCB": {"Milan": {"snp": 24}}}}`
 	both := strings.Replace(sgx, `}}`, `}, `, 1) + sim[1:]
 	for _, c := range []struct{ name, raw, code string }{
 		{"sgx", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"sgx": {"minTCBEvaluation": 18}}}`, ""},
@@ -26,7 +28,13 @@ func TestParsePolicyFile(t *testing.T) {
 		{"sgx with root", `{"tee": "sgx", "package": ` + sgx + `, "simulationRoot": ` + string(root) + `}`, "MAN-046"},
 		{"sgx and sim", `{"tee": "sgx", "package": ` + both + `}`, "MAN-046"},
 		{"other TEE", `{"tee": "tdx", "package": ` + sgx + `}`, "MAN-046"},
-		{"snp", `{"tee": "snp", "package": ` + sgx + `}`, "MAN-004"},
+		{"snp", `{"tee": "snp", "package": ` + snp + `, "platform": ` + floor + `}`, ""},
+		{"snp without measurement", `{"tee": "snp", "package": {"snp": {"vmpl": 0}}, "platform": ` + floor + `}`, "MAN-020"},
+		{"snp without platform", `{"tee": "snp", "package": ` + snp + `}`, "MAN-046"},
+		{"snp without rules", `{"tee": "snp", "package": ` + snp + `, "platform": {"sgx": {}}}`, "MAN-046"},
+		{"snp without floor", `{"tee": "snp", "package": ` + snp + `, "platform": {"snp": {"allowSMT": true}}}`, "MAN-005"},
+		{"snp with reference values of sgx", `{"tee": "snp", "package": ` + sgx + `, "platform": ` + floor + `}`, "MAN-046"},
+		{"sev", `{"tee": "sev", "package": ` + snp + `}`, "MAN-004"},
 		{"sim:sgx", `{"tee": "sim:sgx", "package": ` + sgx + `}`, "MAN-004"},
 		{"no tee", `{"package": ` + sgx + `}`, "MAN-005"},
 		{"no measurement", `{"tee": "sgx", "package": {"sgx": {}}}`, "MAN-020"},
@@ -42,7 +50,7 @@ func TestParsePolicyFile(t *testing.T) {
 				if ds.HasErrors() || f.TEE == "" {
 					t.Fatalf("got %v, want a policy", ds)
 				}
-				if p := f.Policy(); (p.Package.SGX != nil) == f.Simulated() || (p.Package.Sim != nil) != f.Simulated() {
+				if p := f.Policy(); (p.Package.SGX != nil) != (f.TEE == "sgx") || (p.Package.SNP != nil) != (f.TEE == "snp") || (p.Package.Sim != nil) != f.Simulated() {
 					t.Errorf("got policy %+v for %s", p.Package, f.TEE)
 				}
 				return
@@ -56,7 +64,7 @@ func TestParsePolicyFile(t *testing.T) {
 			}
 		})
 	}
-	if p := (PolicyFile{}).Policy(); p.Package.SGX != nil || p.Package.TDX != nil || p.Package.Sim != nil {
+	if p := (PolicyFile{}).Policy(); p.Package.SGX != nil || p.Package.TDX != nil || p.Package.SNP != nil || p.Package.Sim != nil {
 		t.Error("the zero policy file must accept nothing")
 	}
 }

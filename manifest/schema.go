@@ -125,13 +125,7 @@ func (w *walker) object(s *jsonschema.Schema, n *jsonpos.Node, p *path) {
 
 func (w *walker) unknown(s *jsonschema.Schema, m *jsonpos.Member, p *path) {
 	w.bad[m.Value] = true
-	f := finding{code: "MAN-002", message: fmt.Sprintf("unknown field %q", clip(m.Key))}
-	if _, isPackage := s.Properties["allowDebug"]; isPackage && strings.EqualFold(m.Key, "snp") {
-		f = finding{code: "MAN-047", message: "AMD SEV-SNP is not offered by manifest version 1", suggest: "use sgx, tdx or sim"}
-	} else {
-		f.suggest = w.didYouMean(m.Key, propertyNames(s))
-	}
-	w.report(p, keySpan(m), f)
+	w.report(p, keySpan(m), finding{code: "MAN-002", message: fmt.Sprintf("unknown field %q", clip(m.Key)), suggest: w.didYouMean(m.Key, propertyNames(s))})
 }
 
 func propertyNames(s *jsonschema.Schema) []string {

@@ -46,7 +46,7 @@ var manifestCodes = []Entry{
 	{"MAN-044", Invalid, "endorsements may be too young to find", "allow at least 192h: vendors re-issue at times only after 7.4 days"},
 	{"MAN-045", Invalid, "no marble uses the package", "remove the package, or use it"},
 	{"MAN-046", Invalid, "policy file contradicts itself", "name one TEE in \"tee\" and give its reference values"},
-	{"MAN-047", Invalid, "TEE is not offered", "use sgx, tdx or sim"},
 	{"MAN-048", Invalid, "TDX package leaves the kernel open", "name rtmr1 and rtmr2 of the released image"},
 	{"MAN-049", Invalid, "too many problems", "mend those listed and validate again"},
+	{"MAN-050", Invalid, "package may run in SEV-SNP guests, but on no machine", "add snp rules with a minTCB to the marble's platform"},
 }
