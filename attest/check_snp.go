@@ -118,7 +118,7 @@ func (k *check) floors(c SNPClaims, floors map[string]SNPTCB) {
 			s.Want = "none: minTCB names no product"
 		}
 		if c.Product == "" {
-			s.Got = "not known"
+			s.Got, s.Fix = "not known", Fix{Operator, "supply the key's certificate: a report of version 2 does not say on what it was made"}
 		}
 		k.add(s)
 		return

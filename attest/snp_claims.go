@@ -84,9 +84,13 @@ type SNPTCB struct {
 	Microcode  uint8 `json:"microcode"`
 }
 
-// String lists the components.
+// String lists the components, FMC only where it is not zero.
 func (t SNPTCB) String() string {
-	return fmt.Sprintf("fmc %d, bootloader %d, tee %d, snp %d, microcode %d", t.FMC, t.Bootloader, t.TEE, t.SNP, t.Microcode)
+	s := fmt.Sprintf("bootloader %d, tee %d, snp %d, microcode %d", t.Bootloader, t.TEE, t.SNP, t.Microcode)
+	if t.FMC != 0 {
+		s = fmt.Sprintf("fmc %d, ", t.FMC) + s
+	}
+	return s
 }
 
 // Below names the components in which t is below floor: "microcode is 69, the

@@ -15,6 +15,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
@@ -82,7 +83,7 @@ func (a *app) loadPolicy(name string) (trustInput, error) {
 }
 
 func productionVerifiers() attest.Verifiers {
-	return attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier())
+	return attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())
 }
 
 // addSimulation adds the verifiers of the software TEE under a root.

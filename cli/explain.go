@@ -33,10 +33,13 @@ func (a *app) explainCmd() *cobra.Command {
 		Example: "  ashlar explain evidence/ --at 2025-08-30T05:09:06Z\n  ashlar explain pay/7f2c\n  ashlar explain ATT-012",
 		Long: `DIR is a folder with quote.bin (or cert.pem) and the vendor's endorsements
 beside it: tcb_info.json and qe_identity.json as served, their issuer chains,
-pck_crl.der and root_ca_crl.der. It is judged offline: by default any
-measurement is accepted, debug is refused, and the TCB must be UpToDate;
---manifest and --marble judge by a manifest instead. Without --at, the time in
-the folder's meta.json counts, or now. Exit code 3 if the evidence is refused.
+pck_crl.der and root_ca_crl.der; or with report.bin of an AMD SEV-SNP guest and
+vcek.der or vlek.der, and if at hand cert_chain.pem and crl.der. It is judged
+offline: by default any measurement is accepted, debug is refused, and the TCB
+must be UpToDate. AMD has no statuses: of SEV-SNP any TCB, SMT and provisional
+firmware are accepted, and the steps say so. --manifest and --marble judge by a
+manifest instead. Without --at, the time in the folder's meta.json counts, or
+now. Exit code 3 if the evidence is refused.
 
 DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
 newest refusal of that marble, or else its newest decision.`,
@@ -44,7 +47,7 @@ newest refusal of that marble, or else its newest decision.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.explain(c.Context(), args[0], f) },
 	}
 	c.Flags().StringVar(&f.at, "at", "", "judge as of this time, RFC 3339 or a date")
-	c.Flags().StringVar(&f.root, "root", "", "trust anchor, a PEM file, instead of Intel's")
+	c.Flags().StringVar(&f.root, "root", "", "trust anchor, a PEM file, instead of the vendor's")
 	c.Flags().StringSliceVar(&f.acceptTCB, "accept-tcb", nil, "accept this TCB status too (repeatable)")
 	c.Flags().BoolVar(&f.allowDebug, "allow-debug", false, "accept debug enclaves and guests")
 	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
@@ -237,8 +240,10 @@ func (a *app) explainOptions(set evidence.Set, f explainFlags) (evidence.Options
 		accepted[i] = attest.TCBStatus(s)
 	}
 	floor := &attest.DCAPPlatform{AcceptedTCBStatuses: accepted}
-	o.Platform = attest.Platform{SGX: floor, TDX: floor}
-	o.Package = &attest.Package{AllowDebug: f.allowDebug, SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}}
+	o.Platform = attest.Platform{SGX: floor, TDX: floor, SNP: evidence.AnySNPPlatform()}
+	software := evidence.AnyPackage()
+	software.AllowDebug = f.allowDebug
+	o.Package = &software
 	return o, nil
 }
 

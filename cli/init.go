@@ -30,9 +30,9 @@ func (a *app) initCmd() *cobra.Command {
 	c := &cobra.Command{Use: "init [DIR]", Short: "Write a first manifest.json from what exists",
 		Example: "  ashlar init --trust-domain shop.example --marble web=./web\n  ashlar init --trust-domain shop.example --marble cart=evidence/cart",
 		Long: `Each --marble is NAME=BINARY, measured for the software TEE, or NAME=DIR with
-evidence of an SGX enclave or a TDX guest, whose measurements are taken only if
-the evidence is genuine. DIR is made if it is missing. No existing file is
-overwritten.`,
+evidence of an SGX enclave, a TDX guest or an SEV-SNP guest, whose measurements
+are taken only if the evidence is genuine. DIR is made if it is missing. No
+existing file is overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := "."
@@ -145,9 +145,26 @@ func (a *app) measureEvidence(dir string) (attest.Package, string, error) {
 	case v.Claims.SGX != nil:
 		c := v.Claims.SGX
 		return attest.Package{SGX: &attest.SGXReference{UniqueID: []attest.Hex{c.UniqueID}}}, "SGX enclave  uniqueID " + a.p.Digest(c.UniqueID.String()), nil
+	case v.Claims.SNP != nil:
+		c := v.Claims.SNP
+		ref := &attest.SNPReference{Measurement: []attest.Hex{c.Measurement}}
+		if c.VMPL != 0 {
+			ref.VMPL = &c.VMPL
+		}
+		return attest.Package{SNP: ref}, "SEV-SNP guest  measurement " + a.p.Digest(c.Measurement.String()) +
+			"; give its platform snp rules, such as " + floorOf(c), nil
 	default:
 		c := v.Claims.TDX
 		return attest.Package{TDX: &attest.TDXReference{MRTD: []attest.Hex{c.MRTD}, RTMR1: []attest.Hex{c.RTMR1}, RTMR2: []attest.Hex{c.RTMR2}}},
 			"TDX guest  mrtd " + a.p.Digest(c.MRTD.String()), nil
 	}
+}
+
+// floorOf renders the patch level that a report shows as a minTCB.
+func floorOf(c *attest.SNPClaims) string {
+	raw, err := json.Marshal(map[string]map[string]attest.SNPTCB{"minTCB": {c.Product: c.ReportedTCB}})
+	if err != nil {
+		return "minTCB" // plain numbers always encode
+	}
+	return string(raw)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -12,7 +13,7 @@ import (
 
 // decisive are the fields that a person compares; the other checks (formats,
 // signatures, chains, revocation, windows, binding) are counted where they hold.
-var decisive = []string{"sgx.", "tdx.", "sim.", "tcb.status", "tcb.advisories"}
+var decisive = []string{"sgx.", "tdx.", "snp.", "sim.", "tcb.status", "tcb.advisories"}
 
 func isDecisive(s attest.Step) bool {
 	for _, prefix := range decisive {
@@ -72,7 +73,7 @@ func (a *app) verdictReport(v attest.Verdict) {
 	if !v.Genuine {
 		genuine = a.p.Red("not genuine")
 	}
-	a.p.Printf("%s evidence, %s, TCB status %s%s%s\n", v.TEE, genuine, orDash(string(v.TCBStatus)), advisories(v.Advisories), debugNote(v.Debug))
+	a.p.Printf("%s evidence, %s, %s%s%s\n", v.TEE, genuine, patchLevel(v), advisories(v.Advisories), debugNote(v.Debug))
 	a.stepTable(v.Steps)
 	a.findings(v)
 	if v.OK() {
@@ -80,6 +81,16 @@ func (a *app) verdictReport(v attest.Verdict) {
 	} else {
 		a.p.Printf("%s refused: %d of %d checks do not hold\n", a.p.Red(term.Bad), len(v.Failed()), len(v.Steps))
 	}
+}
+
+// patchLevel says how current a platform is: Intel's status, or of AMD, which
+// has none, the reported TCB.
+func patchLevel(v attest.Verdict) string {
+	c := v.Claims.SNP
+	if v.TEE != attest.SNP || c == nil {
+		return "TCB status " + orDash(string(v.TCBStatus))
+	}
+	return fmt.Sprintf("%s, signed by a %s, reported TCB %s", orDash(c.Product), c.Signer, c.ReportedTCB)
 }
 
 func orDash(s string) string {

@@ -24,6 +24,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
@@ -126,7 +127,7 @@ func (d *Deployment) Dial(ctx context.Context, asAlice bool) (*client.Client, er
 		return nil, err
 	}
 	o := client.Options{Policy: file.Policy(), Timeout: 5 * time.Second,
-		Verifiers: attest.NewVerifiers(append(sims, sgx.NewVerifier(), tdx.NewVerifier())...)}
+		Verifiers: attest.NewVerifiers(append(sims, sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())...)}
 	if asAlice {
 		cert, err := tls.LoadX509KeyPair(d.CertFile(), d.KeyFile())
 		if err != nil {

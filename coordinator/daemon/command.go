@@ -84,7 +84,7 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	text(&o.Seal, "seal", "product", "who may open the state: product (any release) or unique (this very program)")
 	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
 	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")
-	text(&o.Endorsements, "endorsements", "", "folder TEE/FMSPC/ with the vendors' documents")
+	text(&o.Endorsements, "endorsements", "", "folder with the vendors' documents: TEE/FMSPC/, snp/CHIPID/ and snp/vlek/")
 	text(&o.Owner, "owner", "", "certificate of who alone may set the first manifest, PEM file")
 	text(&o.ClientAddr, "client-addr", DefaultClientAddr, "where the client API listens")
 	text(&o.MeshAddr, "mesh-addr", DefaultMeshAddr, "where the marble API listens")

@@ -41,7 +41,7 @@ type Config struct {
 	Seal         string     // --seal: "product" or "unique"; "product" if empty
 	SimSocket    string     // --sim-socket: of the simulation platform
 	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted
-	Endorsements string     // --endorsements: folder TEE/FMSPC/ with the vendor's documents
+	Endorsements string     // --endorsements: folder TEE/FMSPC/, snp/CHIPID/, snp/vlek/ with the vendors' documents
 	Owner        string     // --owner: PEM certificate of who alone may set the first manifest
 	ClientAddr   string     // --client-addr
 	MeshAddr     string     // --mesh-addr

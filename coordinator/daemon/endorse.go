@@ -83,8 +83,10 @@ func (r *refresher) get(ctx context.Context, tee attest.TEE) (attest.Endorsement
 	}
 }
 
-// folder finds a vendor's documents in files: ROOT/TEE/FMSPC/ with the names of
-// an evidence folder. A set is read again when one of its files has changed.
+// folder finds a vendor's documents in files with the names of an evidence
+// folder: Intel's in ROOT/TEE/FMSPC/, AMD's in ROOT/snp/CHIPID/ (128 digits, as in
+// the report) and for keys of a provider in ROOT/snp/vlek/. A set is read again
+// when one of its files has changed.
 type folder struct {
 	root      string
 	verifiers attest.Verifiers
@@ -105,6 +107,10 @@ var documents = []struct{ kind, chain string }{
 	{attest.KindQEIdentity, "qe_identity_issuer_chain.pem"},
 	{attest.KindPCKCRL, "pck_crl_issuer_chain.pem"},
 	{attest.KindRootCRL, ""},
+	{attest.KindVCEK, ""},
+	{attest.KindVLEK, ""},
+	{attest.KindAMDChain, ""},
+	{attest.KindAMDCRL, ""},
 }
 
 func (f *folder) get(e attest.Evidence) (attest.Endorsements, error) {
@@ -114,20 +120,30 @@ func (f *folder) get(e attest.Evidence) (attest.Endorsements, error) {
 	}
 	// What platform it is, the evidence says; whether that is true, the verdict.
 	claims, _ := verifier.Verify(e, attest.Endorsements{}, f.now())
-	if len(claims.TCB.FMSPC) == 0 {
+	machine := machineOf(claims)
+	if machine == "" {
 		return attest.Endorsements{}, nil
 	}
-	fmspc := hex.EncodeToString(claims.TCB.FMSPC)
 	if f.root == "" {
-		return attest.Endorsements{}, problem.New("CRD-133", "platform %s/%s: no folder of endorsements is configured", e.TEE, fmspc).
+		return attest.Endorsements{}, problem.New("CRD-133", "platform %s/%s: no folder of endorsements is configured", e.TEE, machine).
 			WithNext("start the coordinator with --endorsements DIR")
 	}
-	dir := filepath.Join(f.root, string(e.TEE), fmspc)
-	set, err := f.load(dir)
+	set, err := f.load(filepath.Join(f.root, string(e.TEE), machine))
 	if err != nil {
-		return attest.Endorsements{}, problem.Because(err, "CRD-133", "platform %s/%s", e.TEE, fmspc)
+		return attest.Endorsements{}, problem.Because(err, "CRD-133", "platform %s/%s", e.TEE, machine)
 	}
 	return set, nil
+}
+
+// machineOf names the folder of what the claims are of; "" if they do not say.
+func machineOf(c attest.Claims) string {
+	switch {
+	case c.SNP != nil && c.SNP.Signer == "VLEK":
+		return "vlek"
+	case c.SNP != nil:
+		return hex.EncodeToString(c.SNP.ChipID)
+	}
+	return hex.EncodeToString(c.TCB.FMSPC)
 }
 
 func (f *folder) load(dir string) (attest.Endorsements, error) {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/attesttest"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -58,6 +60,7 @@ func TestFolderOfEndorsements(t *testing.T) {
 	if _, err := f.get(e); problem.CodeOf(err) != "CRD-133" {
 		t.Errorf("too large: got %v, want CRD-133", err)
 	}
+	snpFolders(t, root)
 	// Evidence that names no platform, or of a TEE that nobody verifies, is for
 	// the verdict to refuse.
 	for _, odd := range []attest.Evidence{{TEE: attest.SGX}, {TEE: attest.TDX, Raw: e.Raw}, {TEE: "../..", Raw: e.Raw}} {
@@ -67,5 +70,34 @@ func TestFolderOfEndorsements(t *testing.T) {
 	}
 	if _, err := (&folder{verifiers: f.verifiers, now: time.Now}).get(e); problem.CodeOf(err) != "CRD-133" {
 		t.Errorf("no folder configured: got %v, want CRD-133", err)
+	}
+}
+
+// snpFolders checks where the documents of real SEV-SNP reports are looked for.
+func snpFolders(t *testing.T, root string) {
+	t.Helper()
+	f := &folder{root: root, verifiers: attest.NewVerifiers(snp.NewVerifier()), now: time.Now}
+	for name, want := range map[string]string{
+		"snp/virtee-milan-v2-vcek": "snp/d49554ec717f4e5b0fe6b143bcf0405bd7ae304727edf46603f2a76aef6a3abc15d7af38db757039029f0efacfd08e244324884738c72b082e2f87a44d541eb6",
+		"snp/msft-turin-v5-vcek":   "snp/59790fb1c39f35c1" + strings.Repeat("0", 112),
+		"snp/trustee-vlek":         "snp/vlek",
+	} {
+		s := attesttest.Load(t, name)
+		if _, err := f.get(s.Evidence); problem.CodeOf(err) != "CRD-133" || !strings.Contains(err.Error(), want+":") {
+			t.Errorf("%s: got %v, want CRD-133 naming %s", name, err, want)
+		}
+		dir := filepath.Join(root, filepath.FromSlash(want))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, it := range s.Endorsements.Items() {
+			if err := os.WriteFile(filepath.Join(dir, it.Kind), it.Body, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set, err := f.get(s.Evidence)
+		if err != nil || set.Digest() != s.Endorsements.Digest() {
+			t.Errorf("%s: got %d documents, %v, want those of the folder", name, len(set.Items()), err)
+		}
 	}
 }

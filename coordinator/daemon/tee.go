@@ -6,6 +6,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
@@ -14,7 +15,7 @@ import (
 // verifiers returns those of the hardware vendors, and those of the simulation
 // only under the root that the configuration names.
 func (s *settings) verifiers() (attest.Verifiers, error) {
-	all := []attest.Verifier{sgx.NewVerifier(), tdx.NewVerifier()}
+	all := []attest.Verifier{sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier()}
 	if s.simRoot != nil {
 		simulated, err := sim.NewVerifiers(s.simRoot)
 		if err != nil {

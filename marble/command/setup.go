@@ -18,6 +18,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -49,7 +50,7 @@ func (o *options) trust() (marble.Trust, error) {
 	if err := diagnostics.Err(); err != nil {
 		return marble.Trust{}, err
 	}
-	verifiers := attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier())
+	verifiers := attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())
 	if file.Simulated() {
 		root, err := evidence.ParseRoot([]byte(file.SimulationRoot))
 		if err != nil {
