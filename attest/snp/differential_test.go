@@ -90,8 +90,7 @@ func library(t *testing.T, raw []byte, en attest.Endorsements, s attesttest.Set)
 }
 
 // TestAgainstTheLibrary compares verdicts with go-sev-guest's on every set and on
-// mutations of it. It cannot read Turin's certificates; the other exceptions are
-// listed with their reasons.
+// mutations of it, but for Turin, whose certificates it cannot read.
 func TestAgainstTheLibrary(t *testing.T) {
 	logger.Init("go-sev-guest", false, false, io.Discard)
 	for _, s := range attesttest.All(t) {
