@@ -84,13 +84,13 @@ func (a *app) verdictReport(v attest.Verdict) {
 }
 
 // patchLevel says how current a platform is: Intel's status, or of AMD, which
-// has none, the reported TCB.
+// has none, product, key and microcode.
 func patchLevel(v attest.Verdict) string {
 	c := v.Claims.SNP
 	if v.TEE != attest.SNP || c == nil {
 		return "TCB status " + orDash(string(v.TCBStatus))
 	}
-	return fmt.Sprintf("%s, signed by a %s, reported TCB %s", orDash(c.Product), c.Signer, c.ReportedTCB)
+	return fmt.Sprintf("%s, signed by a %s, microcode %d", orDash(c.Product), c.Signer, c.ReportedTCB.Microcode)
 }
 
 func orDash(s string) string {

@@ -309,8 +309,8 @@ func FuzzVerify(f *testing.F) {
 		}
 		chain, _ := s.Endorsements.Get(attest.KindTCBInfo)
 		f.Add(s.Evidence.Raw, parts[0], parts[1], parts[2], parts[3], chain.Chain, s.At().Unix())
-		if s.Genuine && s.Root == nil {
-			c, _ := verifiers[s.Evidence.TEE].Verify(s.Evidence, s.Endorsements, s.At())
+		if v := verifiers[s.Evidence.TEE]; v != nil && s.Genuine && s.Root == nil {
+			c, _ := v.Verify(s.Evidence, s.Endorsements, s.At())
 			known[identity(c)] = true
 		}
 	}
