@@ -196,6 +196,42 @@ func TestRoot(t *testing.T) {
 	}
 }
 
+// TestRootSNP judges an SEV-SNP report under a named root: AMD's own of the right
+// product, of another one, and a certificate that is none.
+func TestRootSNP(t *testing.T) {
+	s := attesttest.Load(t, "snp/virtee-milan-v2-vcek")
+	root := func(set string, n int) *x509.Certificate {
+		t.Helper()
+		rest := folder(t, set)["cert_chain.pem"].Data
+		var block *pem.Block
+		for range n + 1 {
+			block, rest = pem.Decode(rest)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	for _, c := range []struct {
+		name     string
+		root     *x509.Certificate
+		accepted bool
+		code     problem.Code
+	}{
+		{"Milan's", root("snp/virtee-milan-v2-vcek", 1), true, ""},
+		{"Genoa's", root("snp/azure-genoa-hcl", 1), false, ""},
+		{"an ASK", root("snp/virtee-milan-v2-vcek", 0), false, "ATT-042"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v, err := evidence.Explain(s.Set, evidence.Options{At: s.At(), Root: c.root})
+			if problem.CodeOf(err) != c.code || v.OK() != c.accepted {
+				t.Errorf("got accepted=%t, %v; want %t, %q", v.OK(), err, c.accepted, c.code)
+			}
+		})
+	}
+}
+
 func TestParseTime(t *testing.T) {
 	for text, want := range map[string]string{
 		"2026-01-15": "2026-01-15T00:00:00Z", "2026-01-15T10:00:00+02:00": "2026-01-15T08:00:00Z", "2025-08-30T05:09:06+00:00": "2025-08-30T05:09:06Z",
