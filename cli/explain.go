@@ -149,6 +149,9 @@ func (a *app) explainCode(code problem.Code) error {
 
 func (a *app) explainFolder(dir string, f explainFlags) error {
 	set, err := evidence.Load(os.DirFS(dir))
+	if problem.CodeOf(err) == "ATT-041" {
+		return a.notJudged(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -184,6 +187,23 @@ func (a *app) explainFolder(dir string, f explainFlags) error {
 		return exitError(problem.Refused.ExitCode())
 	}
 	return nil
+}
+
+// notJudged answers for evidence of a kind that there is no verifier for: in a
+// machine format, a verdict like any other.
+func (a *app) notJudged(err error) error {
+	e := problem.From(err)
+	v := attest.Verdict{Advisories: []string{}, Claims: attest.Claims{TCB: attest.TCBClaims{Advisories: []string{}}}, Verdict: attest.Refused,
+		Steps: []attest.Step{{Code: string(e.Code), Field: "evidence.kind", Want: "a quote or report of SGX, TDX or SEV-SNP", Got: e.Detail,
+			Source: "folder", Fix: attest.Fix{Who: attest.Operator, How: e.Next}}}}
+	done, werr := a.p.Structured(v)
+	if werr != nil {
+		return werr
+	}
+	if done {
+		return exitError(problem.Refused.ExitCode())
+	}
+	return err
 }
 
 // fromCertificate takes the evidence out of an RA-TLS certificate and checks

@@ -150,7 +150,7 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 	a.stepTable(v.Verdict.Steps)
 	switch {
 	case len(s.Manifest) == 0:
-		p.Printf("manifest      %s none is set yet; without an owner, anybody may set it\n", p.Yellow(term.Warn))
+		p.Printf("manifest      %s none is set yet: unless the coordinator has an owner, whoever comes first may set it\n", p.Yellow(term.Warn))
 	case f.manifest != "":
 		p.Printf("manifest      %s %s is %s, byte for byte\n", p.Green(term.OK), p.Digest(s.Manifest.String()), f.manifest)
 	default:

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -45,10 +46,10 @@ func Main(args []string, getenv func(string) string, stdout, stderr io.Writer) i
 }
 
 func dispatch(args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	name := "help"
-	if len(args) > 0 {
-		name, args = args[0], args[1:]
+	if len(args) == 0 {
+		return problem.New("CRD-130", "no command was given; wanted init, run or version").WithNext("ashlar-coordinator help")
 	}
+	name, args := args[0], args[1:]
 	switch name {
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)
@@ -60,7 +61,11 @@ func dispatch(args []string, getenv func(string) string, stdout, stderr io.Write
 	case "init", "run":
 		return execute(name, args, getenv, stdout, stderr)
 	}
-	return problem.New("CRD-130", "unknown command %q; wanted init, run or version", name).WithNext("ashlar-coordinator help")
+	e := problem.New("CRD-130", "unknown command %q; wanted init, run or version", name).WithNext("ashlar-coordinator help")
+	if best := nearest.Word(name, []string{"init", "run", "version", "help"}); best != "" {
+		e = e.WithNext("did you mean %q?", best)
+	}
+	return e
 }
 
 // options are the flags of init and run.
@@ -103,7 +108,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	case errors.Is(err, flag.ErrHelp):
 		return o, err
 	case err != nil:
-		return o, problem.New("CRD-130", "%v", err).WithNext("ashlar-coordinator help")
+		return o, flagError(flags, err)
 	case flags.NArg() > 0:
 		return o, problem.New("CRD-130", "unexpected argument %q", flags.Arg(0)).WithNext("ashlar-coordinator help")
 	case o.logFormat != "text" && o.logFormat != "json":
@@ -125,10 +130,25 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	return o, nil
 }
 
+// flagError adds the nearest flag to the message about an unknown one.
+func flagError(flags *flag.FlagSet, err error) error {
+	e := problem.New("CRD-130", "%v", err).WithNext("ashlar-coordinator help")
+	_, unknown, found := strings.Cut(err.Error(), "flag provided but not defined: -")
+	if !found {
+		return e
+	}
+	var names []string
+	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	if best := nearest.Word(unknown, names); best != "" {
+		e = e.WithNext("did you mean --%s?", best)
+	}
+	return e
+}
+
 func execute(name string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	o, err := parse(args, getenv, stderr)
 	if errors.Is(err, flag.ErrHelp) {
-		return dispatch(nil, getenv, stdout, stderr)
+		return dispatch([]string{"help"}, getenv, stdout, stderr)
 	}
 	if err != nil {
 		return err
@@ -145,7 +165,7 @@ func execute(name string, args []string, getenv func(string) string, stdout, std
 	o.Force = force
 	err = Run(ctx, o.Config)
 	if problem.CodeOf(err) == "STO-002" {
-		return problem.Because(err, "STO-002", "nothing to run").WithNext("ashlar-coordinator init --state %s makes it, once", o.State)
+		return problem.New("STO-002", "nothing to run: %s", problem.From(err).Detail).WithNext("ashlar-coordinator init --state %s makes it, once", o.State)
 	}
 	return err
 }

@@ -191,11 +191,12 @@ func TestCommandLine(t *testing.T) {
 		exit int
 		want string
 	}{
-		"help":             {args: nil, exit: 0, want: "ashlar-coordinator init"},
+		"nothing":          {args: nil, exit: 2, want: "next: ashlar-coordinator help"},
+		"help":             {args: []string{"help"}, exit: 0, want: "ashlar-coordinator init"},
 		"help flag":        {args: []string{"run", "-h"}, exit: 0, want: "-sim-root"},
 		"version":          {args: []string{"version"}, exit: 0, want: Version},
-		"unknown command":  {args: []string{"rnu"}, exit: 2, want: "wanted init, run or version"},
-		"unknown flag":     {args: []string{"run", "--stat", "x"}, exit: 2, want: "CRD-130"},
+		"unknown command":  {args: []string{"rnu"}, exit: 2, want: `did you mean "run"?`},
+		"unknown flag":     {args: []string{"run", "--stat", "x"}, exit: 2, want: "did you mean --state?"},
 		"argument":         {args: []string{"run", "x"}, exit: 2, want: "unexpected argument"},
 		"no state":         {args: m.flags("run"), exit: 1, want: "ashlar-coordinator init --state"},
 		"init":             {args: m.flags("init"), exit: 0, want: "Made the state"},
