@@ -9,7 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // maxCertificates in one PEM chain; real ones have two or three.
@@ -85,54 +86,12 @@ func (v *Verifier) byRole(certs []*x509.Certificate) (map[role]*x509.Certificate
 	return out, nil
 }
 
-// issued checks that parent issued child: names, key kinds, CA flag, usage and
-// signature. Unknown critical extensions are refused.
+// issued checks that parent issued child, whose key is ECDSA P-256.
 func issued(child, parent *x509.Certificate, ca bool) error {
-	name := child.Subject.CommonName
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return fmt.Errorf("%q was issued by %q, not by %q", name, child.Issuer.CommonName, parent.Subject.CommonName)
-	}
-	if child.IsCA != ca {
-		return fmt.Errorf("CA flag of %q is %t", name, child.IsCA)
-	}
-	if len(child.UnhandledCriticalExtensions) > 0 {
-		return fmt.Errorf("%q has unknown critical extensions", name)
-	}
 	if key, ok := child.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return fmt.Errorf("key of %q is not ECDSA P-256", name)
+		return fmt.Errorf("key of %q is not ECDSA P-256", child.Subject.CommonName)
 	}
-	if err := child.CheckSignatureFrom(parent); err != nil {
-		return fmt.Errorf("signature of %q: %w", name, err)
-	}
-	return nil
-}
-
-// window is a validity window; both ends belong to it.
-type window struct{ from, until time.Time }
-
-func (w window) contains(at time.Time) bool { return !at.Before(w.from) && !at.After(w.until) }
-
-// meet narrows the window to what it has in common with o.
-func (w window) meet(o window) window {
-	if o.from.After(w.from) {
-		w.from = o.from
-	}
-	if o.until.Before(w.until) {
-		w.until = o.until
-	}
-	return w
-}
-
-func (w window) String() string { return stamp(w.from) + " to " + stamp(w.until) }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
-func validity(certs ...*x509.Certificate) window {
-	w := window{certs[0].NotBefore, certs[0].NotAfter}
-	for _, c := range certs[1:] {
-		w = w.meet(window{c.NotBefore, c.NotAfter})
-	}
-	return w
+	return pki.Issued(child, parent, ca)
 }
 
 // chain is a PCK chain whose signatures hold up to the root.
@@ -141,7 +100,7 @@ type chain struct {
 	key      *ecdsa.PublicKey // the leaf's
 	platform platform
 	serial   string // the leaf's, hexadecimal
-	valid    window
+	valid    pki.Window
 	name     string // of who issued the leaf
 }
 
@@ -175,7 +134,7 @@ func (v *Verifier) pckChain(data []byte) (*chain, error) {
 		return nil, fmt.Errorf("%w: %w", errExtension, err)
 	}
 	return &chain{leaf: leaf, ca: ca, key: leaf.PublicKey.(*ecdsa.PublicKey), platform: p, serial: fmt.Sprintf("%x", leaf.SerialNumber),
-		valid: validity(leaf, ca, v.root), name: ca.Subject.CommonName}, nil
+		valid: pki.Validity(leaf, ca, v.root), name: ca.Subject.CommonName}, nil
 }
 
 // signerChain reads and verifies the chain of a signer of TCB info or of a QE

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // collateral is a set of endorsements after loading. What is nil is missing or
@@ -16,7 +17,7 @@ type collateral struct {
 	qe              *qeIdentity
 	tcbSigner       *x509.Certificate
 	qeSigner        *x509.Certificate
-	rootCRL, pckCRL *crl
+	rootCRL, pckCRL *pki.CRL
 	steps           []attest.Step
 	usable          bool // every step holds
 }
@@ -34,7 +35,7 @@ func (v *Verifier) load(en attest.Endorsements, ca *x509.Certificate) *collatera
 	if ca != nil {
 		digest := en.Digest()
 		key = sha256.Sum256(append(digest[:], ca.Raw...))
-		if c, ok := v.collateral.get(key); ok {
+		if c, ok := v.collateral.Get(key); ok {
 			return c
 		}
 	}
@@ -51,7 +52,7 @@ func (v *Verifier) load(en attest.Endorsements, ca *x509.Certificate) *collatera
 		c.usable = c.usable && s.OK
 	}
 	if c.usable && ca != nil {
-		v.collateral.put(key, c)
+		v.collateral.Put(key, c)
 	}
 	return c
 }
@@ -124,7 +125,7 @@ func (v *Verifier) loadQEIdentity(c *collateral, en attest.Endorsements) {
 
 // loadCRL reads a CRL. A missing one is no failure here: policy decides
 // whether revocation must have been checked.
-func (c *collateral) loadCRL(en attest.Endorsements, kind string, issuer *x509.Certificate) *crl {
+func (c *collateral) loadCRL(en attest.Endorsements, kind string, issuer *x509.Certificate) *pki.CRL {
 	s := attest.Step{Code: attest.CodeCRL, Field: crlField[kind], Want: "CRL signed by " + issuer.Subject.CommonName, Got: "holds",
 		Source: kind, Fix: fixCRL}
 	item, ok := en.Get(kind)
@@ -133,9 +134,9 @@ func (c *collateral) loadCRL(en attest.Endorsements, kind string, issuer *x509.C
 		c.add(s, nil)
 		return nil
 	}
-	list, err := (*crl)(nil), fmt.Errorf("larger than %d bytes", maxDocument)
+	list, err := (*pki.CRL)(nil), fmt.Errorf("larger than %d bytes", maxDocument)
 	if len(item.Body) <= maxDocument {
-		list, err = parseCRL(item.Body, issuer)
+		list, err = pki.ParseCRL(item.Body, issuer)
 	}
 	c.add(s, err)
 	return list

@@ -23,6 +23,7 @@ import (
 	"fmt"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // IntelNames is the prefix of the common names in Intel's PKI.
@@ -52,9 +53,9 @@ type Verifier struct {
 	names  string
 	source string // the root's common name, for Step.Source
 
-	chains     cache[*chain]
-	reports    cache[struct{}]
-	collateral cache[*collateral]
+	chains     pki.Cache[*chain]
+	reports    pki.Cache[struct{}]
+	collateral pki.Cache[*collateral]
 }
 
 var _ attest.Verifier = (*Verifier)(nil)

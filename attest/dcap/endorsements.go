@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // Limits of endorsements, in bytes. Real documents are below 20 KB and real
@@ -49,7 +50,7 @@ type header struct {
 	Evaluation uint32    `json:"tcbEvaluationDataNumber"`
 }
 
-func (h header) valid() window { return window{h.IssueDate, h.NextUpdate} }
+func (h header) valid() pki.Window { return pki.Window{From: h.IssueDate, Until: h.NextUpdate} }
 
 func (h header) check(id string, version int) error {
 	switch {

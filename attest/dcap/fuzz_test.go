@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 const golden = "../attesttest/testdata/evidence"
@@ -141,9 +142,9 @@ func FuzzCRL(f *testing.F) {
 	add(f, attest.KindPCKCRL)
 	root := IntelRoot()
 	f.Fuzz(func(_ *testing.T, der []byte) {
-		_, _ = parseCRL(der, root)
+		_, _ = pki.ParseCRL(der, root)
 		if list, err := x509.ParseRevocationList(der); err == nil {
-			_, _ = parseCRL(der, &x509.Certificate{RawSubject: list.RawIssuer})
+			_, _ = pki.ParseCRL(der, &x509.Certificate{RawSubject: list.RawIssuer})
 		}
 	})
 }

@@ -99,21 +99,3 @@ func TestParseSGXExtension(t *testing.T) {
 		t.Error("a trailing byte was accepted")
 	}
 }
-
-// TestCacheIsBounded checks that the oldest entry goes first.
-func TestCacheIsBounded(t *testing.T) {
-	var c cache[int]
-	at := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8)} }
-	for i := range cacheSize + 10 {
-		c.put(at(i), i)
-		c.put(at(i), i) // again changes nothing
-	}
-	if len(c.m) != cacheSize || len(c.order) != cacheSize {
-		t.Errorf("got %d entries in %d places, want %d", len(c.m), len(c.order), cacheSize)
-	}
-	for i := range cacheSize + 10 {
-		if v, ok := c.get(at(i)); ok != (i >= 10) || ok && v != i {
-			t.Errorf("entry %d: got %d, %t", i, v, ok)
-		}
-	}
-}

@@ -88,11 +88,11 @@ func (r *run) parse(raw []byte) bool {
 // pck verifies the quote's certificate chain.
 func (r *run) pck() {
 	key := sha256.Sum256(r.quote.certs)
-	c, known := r.v.chains.get(key)
+	c, known := r.v.chains.Get(key)
 	var err error
 	if !known {
 		if c, err = r.v.pckChain(r.quote.certs); err == nil {
-			r.v.chains.put(key, c)
+			r.v.chains.Put(key, c)
 		}
 	}
 	s := attest.Step{Code: attest.CodeChain, Field: "pck.chain", Want: "chain to the pinned " + r.v.source, Source: r.v.source, Fix: fixQuote}
@@ -119,10 +119,10 @@ func (r *run) qeSigned() {
 			h.Write(part)
 		}
 		key := [32]byte(h.Sum(nil))
-		_, ok := r.v.reports.get(key)
+		_, ok := r.v.reports.Get(key)
 		if !ok {
 			if ok = verifyP256(r.chain.key, q.qeReport, q.qeSig); ok {
-				r.v.reports.put(key, struct{}{})
+				r.v.reports.Put(key, struct{}{})
 			}
 		}
 		r.signed = r.check(attest.Step{Code: attest.CodeQESignature, Field: "qe.signature", Want: "signed by the PCK", Got: holds(ok),

@@ -6,18 +6,19 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 var fixRevoked = attest.Fix{Who: attest.Nobody, How: "the vendor has revoked it: move to another machine"}
 
 // revocation looks every certificate up in the CRL that covers it.
 func (r *run) revocation() {
-	look := func(field, kind string, list *crl, cert *x509.Certificate) {
+	look := func(field, kind string, list *pki.CRL, cert *x509.Certificate) {
 		if list == nil || cert == nil {
 			return
 		}
 		s := attest.Step{Code: attest.CodeRevoked, Field: field, Want: "not revoked", Got: "not revoked", Source: kind, Fix: fixRevoked}
-		revoked := list.revokes(cert)
+		revoked := list.Revokes(cert)
 		if revoked {
 			s.Got = cert.Subject.CommonName + " is revoked"
 		}
@@ -31,27 +32,27 @@ func (r *run) revocation() {
 	look("qeIdentity.revocation", attest.KindRootCRL, r.col.rootCRL, r.col.qeSigner)
 }
 
-// windows judges every validity window by the time of the verification.
+// windows judges every validity pki.Window by the time of the verification.
 func (r *run) windows() {
-	look := func(code, field, source string, w window) {
-		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + stamp(r.at), Source: source, Fix: fixClock}, w.contains(r.at))
+	look := func(code, field, source string, w pki.Window) {
+		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock}, w.Contains(r.at))
 	}
 	if r.chain != nil {
 		look(attest.CodeCertWindow, "pck.validity", "PCK certificate", r.chain.valid)
 	}
 	if r.col.tcb != nil {
-		look(attest.CodeCertWindow, "tcbInfo.signerValidity", attest.KindTCBInfo, validity(r.col.tcbSigner))
+		look(attest.CodeCertWindow, "tcbInfo.signerValidity", attest.KindTCBInfo, pki.Validity(r.col.tcbSigner))
 		look(attest.CodeWindow, "tcbInfo.validity", attest.KindTCBInfo, r.col.tcb.valid())
 	}
 	if r.col.qe != nil {
-		look(attest.CodeCertWindow, "qeIdentity.signerValidity", attest.KindQEIdentity, validity(r.col.qeSigner))
+		look(attest.CodeCertWindow, "qeIdentity.signerValidity", attest.KindQEIdentity, pki.Validity(r.col.qeSigner))
 		look(attest.CodeWindow, "qeIdentity.validity", attest.KindQEIdentity, r.col.qe.valid())
 	}
 	if r.col.pckCRL != nil {
-		look(attest.CodeCRLWindow, "pckCRL.validity", attest.KindPCKCRL, r.col.pckCRL.valid)
+		look(attest.CodeCRLWindow, "pckCRL.validity", attest.KindPCKCRL, r.col.pckCRL.Valid)
 	}
 	if r.col.rootCRL != nil {
-		look(attest.CodeCRLWindow, "rootCRL.validity", attest.KindRootCRL, r.col.rootCRL.valid)
+		look(attest.CodeCRLWindow, "rootCRL.validity", attest.KindRootCRL, r.col.rootCRL.Valid)
 	}
 }
 
@@ -85,18 +86,18 @@ func (r *run) bounds(t *attest.TCBClaims) {
 		}
 	}
 	if c := r.col.pckCRL; c != nil {
-		issued(c.valid.from)
-		ends(c.valid.until)
+		issued(c.Valid.From)
+		ends(c.Valid.Until)
 	}
 	if c := r.col.rootCRL; c != nil {
-		ends(c.valid.until)
+		ends(c.Valid.Until)
 	}
 	if r.chain == nil {
 		return
 	}
 	p := r.chain.platform
 	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = bytes.Clone(p.fmspc), bytes.Clone(p.pceID), bytes.Clone(p.ppid), bytes.Clone(p.instance)
-	t.PCKSerial, t.NotAfter = r.chain.serial, r.chain.valid.until
-	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.valid.contains(r.at) &&
-		r.col.rootCRL != nil && r.col.rootCRL.valid.contains(r.at)
+	t.PCKSerial, t.NotAfter = r.chain.serial, r.chain.valid.Until
+	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.Valid.Contains(r.at) &&
+		r.col.rootCRL != nil && r.col.rootCRL.Valid.Contains(r.at)
 }

@@ -10,9 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // Prefixes of the common names of AMD's CAs; the product follows.
@@ -31,7 +31,7 @@ type chain struct {
 	key            *ecdsa.PublicKey
 	product        string
 	extension      *extension
-	valid          window
+	valid          pki.Window
 }
 
 // issuerPrefix returns the prefix of the name of the CA of a kind of key.
@@ -82,7 +82,7 @@ func (v *Verifier) chain(key signer, der, pemChain []byte) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &chain{leaf: leaf, ca: ca, root: root, key: public, product: product, extension: x, valid: validity(leaf, ca, root)}, nil
+	return &chain{leaf: leaf, ca: ca, root: root, key: public, product: product, extension: x, valid: pki.Validity(leaf, ca, root)}, nil
 }
 
 // chainCA returns leaf's issuer from AMD's chain, nil if another of the
@@ -141,85 +141,15 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// issued checks that parent issued child: names, CA flag and key, usage and
-// signature. Unknown critical extensions are refused.
+// issued checks that parent issued child, signed RSA-PSS with SHA-384; CAs have
+// RSA keys.
 func issued(child, parent *x509.Certificate, ca bool) error {
 	name := child.Subject.CommonName
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return fmt.Errorf("%q was issued by %q, not by %q", name, child.Issuer.CommonName, parent.Subject.CommonName)
-	}
-	if child.IsCA != ca {
-		return fmt.Errorf("CA flag of %q is %t", name, child.IsCA)
-	}
-	if len(child.UnhandledCriticalExtensions) > 0 {
-		return fmt.Errorf("%q has unknown critical extensions", name)
-	}
 	if _, isRSA := child.PublicKey.(*rsa.PublicKey); ca && !isRSA {
 		return fmt.Errorf("key of %q is not RSA", name)
 	}
 	if child.SignatureAlgorithm != x509.SHA384WithRSAPSS {
 		return fmt.Errorf("signature of %q is %s, want RSA-PSS with SHA-384", name, child.SignatureAlgorithm)
 	}
-	if err := child.CheckSignatureFrom(parent); err != nil {
-		return fmt.Errorf("signature of %q: %w", name, err)
-	}
-	return nil
-}
-
-// crl is a revocation list whose signature holds.
-type crl struct {
-	valid   window
-	revoked map[string]bool // serial numbers, decimal
-}
-
-// parseCRL reads a DER CRL of a product's root. Critical extensions (delta and
-// partial lists) are refused. A list without nextUpdate is valid at no time.
-func parseCRL(der []byte, root *x509.Certificate) (*crl, error) {
-	list, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(list.RawIssuer, root.RawSubject) {
-		return nil, fmt.Errorf("issued by %q, not by %q", list.Issuer.CommonName, root.Subject.CommonName)
-	}
-	if err := list.CheckSignatureFrom(root); err != nil {
-		return nil, fmt.Errorf("signature: %w", err)
-	}
-	for _, e := range list.Extensions {
-		if e.Critical {
-			return nil, fmt.Errorf("critical extension %v", e.Id)
-		}
-	}
-	c := &crl{valid: window{list.ThisUpdate, list.NextUpdate}, revoked: make(map[string]bool, len(list.RevokedCertificateEntries))}
-	for _, r := range list.RevokedCertificateEntries {
-		c.revoked[r.SerialNumber.String()] = true
-	}
-	return c, nil
-}
-
-// revokes reports whether the list names the certificate, which its issuer must
-// have issued: AMD's chip certificates all have serial number 0.
-func (c *crl) revokes(cert *x509.Certificate) bool { return c.revoked[cert.SerialNumber.String()] }
-
-// window is a validity window; both ends belong to it.
-type window struct{ from, until time.Time }
-
-func (w window) contains(at time.Time) bool { return !at.Before(w.from) && !at.After(w.until) }
-
-func (w window) String() string { return stamp(w.from) + " to " + stamp(w.until) }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
-// validity is what the windows of certificates have in common.
-func validity(certs ...*x509.Certificate) window {
-	w := window{certs[0].NotBefore, certs[0].NotAfter}
-	for _, c := range certs[1:] {
-		if c.NotBefore.After(w.from) {
-			w.from = c.NotBefore
-		}
-		if c.NotAfter.Before(w.until) {
-			w.until = c.NotAfter
-		}
-	}
-	return w
+	return pki.Issued(child, parent, ca)
 }

@@ -22,6 +22,7 @@ import (
 	"strings"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 // The product lines, as they stand in the names of AMD's certificates. Bergamo
@@ -53,8 +54,8 @@ type Verifier struct {
 	roots         map[string]*x509.Certificate // by product
 	intermediates map[string]*x509.Certificate // by common name
 
-	chains cache[*chain]
-	crls   cache[*crl]
+	chains pki.Cache[*chain]
+	crls   pki.Cache[*pki.CRL]
 }
 
 var _ attest.Verifier = (*Verifier)(nil)

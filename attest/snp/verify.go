@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-sev-guest/abi"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
 var (
@@ -27,8 +28,8 @@ type run struct {
 	steps []attest.Step
 
 	report *report
-	chain  *chain // nil if it does not hold
-	crl    *crl   // nil if there is none that can be used
+	chain  *chain   // nil if it does not hold
+	crl    *pki.CRL // nil if there is none that can be used
 }
 
 func (r *run) check(s attest.Step, ok bool) bool {
@@ -90,11 +91,11 @@ func (r *run) certificate(en attest.Endorsements) {
 		parts = append(parts, pemChain)
 	}
 	id := digest(parts...)
-	c, found := r.v.chains.get(id)
+	c, found := r.v.chains.Get(id)
 	var err error
 	if !found {
 		if c, err = r.v.chain(key, leaf.Body, pemChain); err == nil {
-			r.v.chains.put(id, c)
+			r.v.chains.Put(id, c)
 		}
 	}
 	switch {
@@ -134,11 +135,11 @@ func (r *run) revocationList(en attest.Endorsements) {
 	}
 	root := r.chain.root
 	id := digest(root.Raw, item.Body)
-	list, found := r.v.crls.get(id)
+	list, found := r.v.crls.Get(id)
 	var err error
 	if !found {
-		if list, err = parseCRL(item.Body, root); err == nil {
-			r.v.crls.put(id, list)
+		if list, err = pki.ParseCRL(item.Body, root); err == nil {
+			r.v.crls.Put(id, list)
 		}
 	}
 	s := attest.Step{Code: attest.CodeCRL, Field: "crl.signature", Want: "signed by " + root.Subject.CommonName, Got: "holds", Source: attest.KindAMDCRL,
@@ -157,7 +158,7 @@ func (r *run) revocation() {
 	if r.crl == nil {
 		return
 	}
-	revoked := r.crl.revokes(r.chain.ca)
+	revoked := r.crl.Revokes(r.chain.ca)
 	s := attest.Step{Code: attest.CodeRevoked, Field: "ca.revocation", Want: "not revoked", Got: "not revoked", Source: attest.KindAMDCRL, Fix: fixRevoked}
 	if revoked {
 		s.Got = r.chain.ca.Subject.CommonName + " is revoked"
@@ -165,16 +166,16 @@ func (r *run) revocation() {
 	r.check(s, !revoked)
 }
 
-// windows judges every validity window by the time of the verification.
+// windows judges every validity pki.Window by the time of the verification.
 func (r *run) windows() {
-	look := func(code, field, source string, w window) {
-		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + stamp(r.at), Source: source, Fix: fixClock}, w.contains(r.at))
+	look := func(code, field, source string, w pki.Window) {
+		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock}, w.Contains(r.at))
 	}
 	if r.chain != nil {
 		look(attest.CodeCertWindow, r.report.signer.field("validity"), r.report.signer.kind(), r.chain.valid)
 	}
 	if r.crl != nil {
-		look(attest.CodeCRLWindow, "crl.validity", attest.KindAMDCRL, r.crl.valid)
+		look(attest.CodeCRLWindow, "crl.validity", attest.KindAMDCRL, r.crl.Valid)
 	}
 }
 
@@ -241,11 +242,11 @@ func (r *run) claims() attest.Claims {
 	c := r.report.claims(r.product())
 	if r.chain != nil {
 		c.SNP.Provider = r.chain.extension.provider
-		c.TCB.NotAfter = r.chain.valid.until
+		c.TCB.NotAfter = r.chain.valid.Until
 	}
 	if r.crl != nil {
-		c.TCB.OldestIssue, c.TCB.NextUpdate = r.crl.valid.from, r.crl.valid.until
-		c.TCB.RevocationChecked = r.crl.valid.contains(r.at)
+		c.TCB.OldestIssue, c.TCB.NextUpdate = r.crl.Valid.From, r.crl.Valid.Until
+		c.TCB.RevocationChecked = r.crl.Valid.Contains(r.at)
 	}
 	return c
 }
