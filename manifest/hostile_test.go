@@ -324,3 +324,30 @@ func TestOpenKernelIsWarnedOf(t *testing.T) {
 		})
 	}
 }
+
+// TestOpenArgumentsAreWarnedOf checks that measured files without pinned
+// arguments are not taken in silence: the host could name another file.
+func TestOpenArgumentsAreWarnedOf(t *testing.T) {
+	sum := `"` + strings.Repeat("5c", 32) + `"`
+	for name, c := range map[string]struct {
+		files, parameters string
+		want              bool
+	}{
+		"no files":                {``, ``, false},
+		"files alone":             {`,"files":{"app.py":` + sum + `}`, ``, true},
+		"files and argv":          {`,"files":{"app.py":` + sum + `}`, `,"parameters":{"argv":["python3","app.py"]}`, false},
+		"files, other parameters": {`,"files":{"app.py":` + sum + `}`, `,"parameters":{"env":{"A":"b"}}`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, got := Parse([]byte(`{"version":1,"trustDomain":"shop.example","packages":{"p":{"sim":{"program":[` + sum + `],"agent":[` + sum + `]` + c.files +
+				`}}},"marbles":{"m":{"package":"p"` + c.parameters + `}}}`))
+			warned := false
+			for _, d := range got {
+				warned = warned || d.Code == "MAN-051"
+			}
+			if got.HasErrors() || warned != c.want {
+				t.Errorf("got %v, want a warning: %t", got, c.want)
+			}
+		})
+	}
+}

@@ -49,6 +49,7 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 		c.noSuch("MAN-016", p.member("platform"), m.Value.Get("platform"), fmt.Sprintf("marbles.%s has platform %q, which does not exist", m.Key, mb.Platform), c.platformNames)
 	}
 	c.snpRules(m, p, mb)
+	c.openArguments(m, p, mb)
 	for _, item := range c.dnsNames(m.Value, p) {
 		if other, taken := c.dns[item.Text]; taken && other != m.Key {
 			c.report(p.member("dnsNames"), spanOf(item), finding{code: "MAN-026", message: fmt.Sprintf("DNS name %q belongs to marble %s already", item.Text, other)})
@@ -75,6 +76,19 @@ func (c *checker) snpRules(m *jsonpos.Member, p *path, mb Marble) {
 	c.report(p, keySpan(m), finding{code: "MAN-050", warning: true,
 		message: fmt.Sprintf("package %s may run in SEV-SNP guests, but platform %s has no snp rules, so no such machine is accepted", mb.Package, mb.Platform),
 		suggest: fmt.Sprintf("add snp with a minTCB to platforms.%s", mb.Platform)})
+}
+
+// openArguments warns of a marble whose package measures files beside the
+// program, as interpreters need it, while the host chooses the arguments: it
+// could name another file.
+func (c *checker) openArguments(m *jsonpos.Member, p *path, mb Marble) {
+	ref := c.m.Packages[mb.Package].Sim
+	if ref == nil || len(ref.Files) == 0 || len(mb.Parameters.Argv) > 0 {
+		return
+	}
+	c.report(p, keySpan(m), finding{code: "MAN-051", warning: true,
+		message: fmt.Sprintf("package %s measures files beside its program, but marbles.%s names no arguments: the host chooses them, and may run another file", mb.Package, m.Key),
+		suggest: `give the whole command line in parameters.argv`})
 }
 
 // dnsNames returns the well-formed names of an object's dnsNames and reports

@@ -49,4 +49,5 @@ var manifestCodes = []Entry{
 	{"MAN-048", Invalid, "TDX package leaves the kernel open", "name rtmr1 and rtmr2 of the released image"},
 	{"MAN-049", Invalid, "too many problems", "mend those listed and validate again"},
 	{"MAN-050", Invalid, "package may run in SEV-SNP guests, but on no machine", "add snp rules with a minTCB to the marble's platform"},
+	{"MAN-051", Invalid, "files are measured, but the host chooses the arguments", "give the whole command line in parameters.argv"},
 }
