@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Gate bounds the connections of one port, in all and for each remote address.
@@ -44,12 +45,23 @@ func (g *Gate) Counts() (open int, refused, evicted uint64) {
 	return len(g.conns), g.refused, g.evicted
 }
 
-// Drain lets nobody in any more and closes connections that have not shown yet
-// what they want: a server that stops gracefully would wait for them. Others are
-// the server's to end: a request may be on its way.
-func (g *Gate) Drain() {
+// drainGrace is how long a stopping server waits for the first request of
+// connections that have not shown yet what they want: it may be on its way.
+const drainGrace = 300 * time.Millisecond
+
+// Drain lets nobody in any more and, unless the server has stopped by then,
+// closes connections that stay silent for the grace: a server that stops
+// gracefully would wait for them. Others are the server's to end.
+func (g *Gate) Drain(stopped <-chan struct{}) {
 	g.mu.Lock()
 	g.closed = true
+	g.mu.Unlock()
+	select {
+	case <-stopped:
+		return
+	case <-time.After(drainGrace):
+	}
+	g.mu.Lock()
 	var silent []*gated
 	for e := g.idle.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*gated); !c.spoke {

@@ -104,7 +104,7 @@ func (s *MarbleServer) Stop(ctx context.Context) {
 		defer close(done)
 		s.grpc.GracefulStop()
 	}()
-	s.gate.Drain()
+	s.gate.Drain(done)
 	select {
 	case <-done:
 	case <-ctx.Done():

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,10 +115,16 @@ func ServeClient(s *http.Server, l net.Listener, g *Gate) error {
 // StopClient takes no new requests and lets running ones finish until ctx ends;
 // then it cuts them.
 func StopClient(ctx context.Context, s *http.Server, g *Gate) {
-	g.Drain()
-	if s.Shutdown(ctx) != nil {
-		_ = s.Close() // what is left is cut
-	}
+	done := make(chan struct{})
+	var stopping sync.WaitGroup
+	stopping.Go(func() {
+		defer close(done)
+		if s.Shutdown(ctx) != nil {
+			_ = s.Close() // what is left is cut
+		}
+	})
+	g.Drain(done)
+	stopping.Wait()
 }
 
 func underlying(c net.Conn) *gated {
