@@ -5,16 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
-
-// maxCertificates in one PEM chain; real ones have two or three.
-const maxCertificates = 8
 
 // role is what a certificate is for, told by its common name.
 type role string
@@ -27,34 +23,10 @@ const (
 	roleSigner    role = " TCB Signing"
 )
 
-// parseCertificates reads a PEM chain strictly: nothing but CERTIFICATE blocks,
-// white space, and the zero byte that real quotes end with.
+// parseCertificates reads a PEM chain, which in real quotes ends with a zero
+// byte.
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	rest := bytes.TrimRight(data, "\x00 \t\r\n")
-	for len(rest) > 0 {
-		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, errors.New("no PEM certificate where one is expected")
-		}
-		var block *pem.Block
-		block, rest = pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
-			return nil, errors.New("damaged PEM")
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, c)
-		if len(certs) > maxCertificates {
-			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
-		}
-		rest = bytes.TrimLeft(rest, " \t\r\n")
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	return certs, nil
+	return pki.ParseCertificates(bytes.TrimRight(data, "\x00 \t\r\n"))
 }
 
 // byRole sorts certificates into their roles. Two of one role, or one of none,

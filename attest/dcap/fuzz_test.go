@@ -131,7 +131,7 @@ func FuzzPCKExtension(f *testing.F) {
 func FuzzCertificates(f *testing.F) {
 	add(f, "tcb_info_issuer_chain.pem")
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if certs, err := parseCertificates(data); err == nil && (len(certs) == 0 || len(certs) > maxCertificates) {
+		if certs, err := parseCertificates(data); err == nil && (len(certs) == 0 || len(certs) > pki.MaxCertificates) {
 			t.Errorf("%d certificates", len(certs))
 		}
 	})

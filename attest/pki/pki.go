@@ -1,4 +1,5 @@
-// Package pki holds what checking the vendors' certificates has in common: who
+// Package pki holds what checking the vendors' certificates has in common: PEM
+// chains, who
 // issued whom, revocation lists, validity windows, and bounded memory of what was verified.
 //
 // It judges no time and trusts no root: its callers do.

@@ -1,13 +1,10 @@
 package snp
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -21,9 +18,6 @@ const (
 	askPrefix  = "SEV-"
 	asvkPrefix = "SEV-VLEK-"
 )
-
-// maxCertificates in cert_chain.pem; real ones have two.
-const maxCertificates = 8
 
 // chain is an endorsement key's certificate whose signatures hold up to a root.
 type chain struct {
@@ -90,7 +84,7 @@ func (v *Verifier) chain(key signer, der, pemChain []byte) (*chain, error) {
 // endorsement key's certificate must be leaf itself, which Azure puts there;
 // certificates of other products and roles, and two of one name, are refused.
 func chainCA(data []byte, product string, leaf, root *x509.Certificate) (*x509.Certificate, error) {
-	certs, err := parseCertificates(data)
+	certs, err := pki.ParseCertificates(data)
 	if err != nil {
 		return nil, err
 	}
@@ -110,35 +104,6 @@ func chainCA(data []byte, product string, leaf, root *x509.Certificate) (*x509.C
 		byName[name] = c
 	}
 	return byName[leaf.Issuer.CommonName], nil
-}
-
-// parseCertificates reads a PEM chain strictly: nothing but CERTIFICATE blocks
-// and white space.
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	rest := bytes.TrimSpace(data)
-	for len(rest) > 0 {
-		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, errors.New("no PEM certificate where one is expected")
-		}
-		var block *pem.Block
-		block, rest = pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
-			return nil, errors.New("damaged PEM")
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if certs = append(certs, c); len(certs) > maxCertificates {
-			return nil, fmt.Errorf("more than %d certificates", maxCertificates)
-		}
-		rest = bytes.TrimSpace(rest)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	return certs, nil
 }
 
 // issued checks that parent issued child, signed RSA-PSS with SHA-384; CAs have
