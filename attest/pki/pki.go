@@ -1,6 +1,6 @@
 // Package pki holds what checking the vendors' certificates has in common: PEM
-// chains, who
-// issued whom, revocation lists, validity windows, and bounded memory of what was verified.
+// chains, who issued whom, revocation lists, validity windows, and bounded
+// memory of what was verified.
 //
 // It judges no time and trusts no root: its callers do.
 package pki
