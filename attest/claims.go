@@ -26,15 +26,62 @@ func (h *Hex) UnmarshalText(t []byte) error {
 }
 
 // Claims is what evidence says. Which parts are filled depends on the TEE's
-// shape: exactly one of SGX, TDX and SNP.
+// shape: one of SGX, TDX and SNP, for Azure's forms with TPM beside it; TPM
+// alone; GPU; or Registers for a TEE that has no fields of its own here.
 type Claims struct {
 	TEE        TEE        `json:"tee"`
-	ReportData Hex        `json:"reportData"` // 64 bytes
+	ReportData Hex        `json:"reportData"` // 64 bytes: what the evidence binds
 	Debug      bool       `json:"debug"`
 	SGX        *SGXClaims `json:"sgx,omitempty"`
 	TDX        *TDXClaims `json:"tdx,omitempty"`
 	SNP        *SNPClaims `json:"snp,omitempty"`
-	TCB        TCBClaims  `json:"tcb"`
+	TPM        *TPMClaims `json:"tpm,omitempty"`
+	GPU        *GPUClaims `json:"gpu,omitempty"`
+	// Registers are the measurements of a TEE without fields of its own, by the
+	// names that its verifier documents: "rim", "rem0" of Arm CCA.
+	Registers map[string]Hex `json:"registers,omitempty"`
+	// Events are those of the event log, where it replays to the registers.
+	Events []Event   `json:"-"`
+	TCB    TCBClaims `json:"tcb"`
+}
+
+// Event is one measurement in an event log whose replay gave the registers that
+// the evidence vouches for.
+type Event struct {
+	Register string `json:"register"` // "rtmr1", "pcr4"
+	Type     string `json:"type"`     // name of the TCG event type: "EV_EFI_BOOT_SERVICES_APPLICATION"
+	Digest   Hex    `json:"digest"`   // as it was extended
+	Name     string `json:"name"`     // what was measured, as far as the event says: "grub command line", a path, a variable
+}
+
+// TPMClaims is what a TPM's quote says (TPM 2.0 Library, part 2, TPMS_ATTEST).
+type TPMClaims struct {
+	// PCRs that the quote covers, "0" to "23", of the SHA-256 bank.
+	PCRs map[string]Hex `json:"pcrs"`
+	// AttestationKey is SHA-256 of the key that signed, PKIX DER.
+	AttestationKey Hex `json:"attestationKey"`
+	// Vouched says who stands for the key: the common name of the root that its
+	// certificate leads to, "snp" or "tdx" for hardware that reports its hash,
+	// or "" for nobody.
+	Vouched      string `json:"vouched"`
+	Firmware     Hex    `json:"firmware"` // 8 bytes: firmwareVersion
+	ResetCount   uint32 `json:"resetCount"`
+	RestartCount uint32 `json:"restartCount"`
+	Safe         bool   `json:"safe"` // the clock never went back
+}
+
+// GPUClaims is what a GPU of NVIDIA says (SPDM 1.1 MEASUREMENTS, DMTF DSP0274).
+type GPUClaims struct {
+	Architecture string         `json:"architecture"` // "Hopper", "Blackwell"
+	Nonce        Hex            `json:"nonce"`        // 32 bytes, of the request
+	Driver       string         `json:"driver"`       // version
+	VBIOS        string         `json:"vbios"`        // version
+	Measurements map[string]Hex `json:"measurements"` // by index, "1" to "64"
+	Serial       string         `json:"serial"`       // of the device's certificate
+	// RIMChecked and OCSPChecked say whether the vendor's reference
+	// measurements and its word on revocation were looked at.
+	RIMChecked  bool `json:"rimChecked"`
+	OCSPChecked bool `json:"ocspChecked"`
 }
 
 // SGXClaims are the fields of an SGX report body (Intel SGX DCAP quote format).

@@ -22,6 +22,15 @@ type Package struct {
 	TDX *TDXReference `json:"tdx,omitempty"`
 	SNP *SNPReference `json:"snp,omitempty"`
 	Sim *SimReference `json:"sim,omitempty"`
+	// Azure names what may run in an Azure confidential VM.
+	Azure *AzureReference `json:"azure,omitempty"`
+	TPM   *TPMReference   `json:"tpm,omitempty"`
+	// Plugins are reference values for TEEs without fields of their own here,
+	// such as "cca".
+	Plugins map[TEE]*RegisterReference `json:"plugins,omitempty"`
+	// Devices that must be there, by name. A device that is not named is
+	// refused, and so is evidence that lacks a named one.
+	Devices map[string]DeviceReference `json:"devices,omitempty"`
 	// AllowDebug accepts debug enclaves and guests, whose memory the host can
 	// read. Verify prints it in red.
 	AllowDebug bool `json:"allowDebug,omitempty"`
@@ -51,6 +60,51 @@ type TDXReference struct {
 	MROwnerConfig []Hex `json:"mrOwnerConfig,omitempty"`
 	MRSEAM        []Hex `json:"mrSEAM,omitempty"`
 	AllowAny      bool  `json:"allowAnyMeasurement,omitempty"`
+}
+
+// AzureReference are reference values for an Azure confidential VM: for what
+// the hardware measured, which is Microsoft's firmware, and for the PCRs of its
+// vTPM, which measured the guest. SNP or TDX must be given, and PCRs.
+type AzureReference struct {
+	SNP      *SNPReference    `json:"snp,omitempty"`
+	TDX      *TDXReference    `json:"tdx,omitempty"`
+	PCRs     map[string][]Hex `json:"pcrs,omitempty"`                // "0" to "23": accepted values of the SHA-256 bank, 32 bytes each
+	AllowAny bool             `json:"allowAnyMeasurement,omitempty"` // of PCRs
+}
+
+// TPMReference are reference values for a machine that has only a TPM. PCRs
+// must be given, and what makes its key worth something: AttestationKeys, or a
+// root that the verifier was made with.
+type TPMReference struct {
+	PCRs            map[string][]Hex `json:"pcrs,omitempty"`
+	AttestationKeys []Hex            `json:"attestationKeys,omitempty"`     // SHA-256 of PKIX DER, 32 bytes each
+	AllowAny        bool             `json:"allowAnyMeasurement,omitempty"` // of PCRs
+}
+
+// RegisterReference are accepted values by register. At least one register must
+// be given.
+type RegisterReference struct {
+	Registers map[string][]Hex `json:"registers,omitempty"`
+	AllowAny  bool             `json:"allowAnyMeasurement,omitempty"`
+}
+
+// DeviceReference says what a device must be; exactly one kind must be given.
+type DeviceReference struct {
+	NVIDIA *GPUReference `json:"nvidia,omitempty"`
+}
+
+// GPUReference are reference values for a GPU of NVIDIA.
+type GPUReference struct {
+	Architectures []string         `json:"architectures,omitempty"` // "Hopper", "Blackwell"; nil accepts any
+	Drivers       []string         `json:"drivers,omitempty"`       // accepted versions; nil accepts any
+	VBIOS         []string         `json:"vbios,omitempty"`         // accepted versions; nil accepts any
+	Measurements  map[string][]Hex `json:"measurements,omitempty"`  // accepted values by index
+	// AllowUncheckedMeasurements accepts a GPU whose measurements neither the
+	// vendor's reference values (RIM) nor Measurements were held against.
+	AllowUncheckedMeasurements bool `json:"allowUncheckedMeasurements,omitempty"`
+	// AllowUncheckedRevocation accepts a GPU about which the vendor's OCSP was
+	// not asked.
+	AllowUncheckedRevocation bool `json:"allowUncheckedRevocation,omitempty"`
 }
 
 // SimReference are reference values for a process under the software TEE, in

@@ -53,7 +53,19 @@ type Verdict struct {
 	Debug      bool      `json:"debug"`
 	Claims     Claims    `json:"claims"`
 	Steps      []Step    `json:"steps"`
-	Verdict    Decision  `json:"verdict"`
+	// Devices are the verdicts over devices, in the order of the evidence. One
+	// that is refused makes a step of Steps fail.
+	Devices []DeviceVerdict `json:"devices,omitempty"`
+	Verdict Decision        `json:"verdict"`
+}
+
+// DeviceVerdict is the judgement of one device.
+type DeviceVerdict struct {
+	Name    string `json:"name"`
+	TEE     TEE    `json:"tee"`
+	Genuine bool   `json:"genuine"` // as in Verdict
+	Claims  Claims `json:"claims"`
+	Steps   []Step `json:"steps"`
 }
 
 // OK reports whether the evidence was accepted.

@@ -13,10 +13,8 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
-	"github.com/ashlar-mesh/ashlar/attest/sgx"
+	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/attest/snp"
-	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -72,7 +70,7 @@ func (a *app) loadPolicy(name string) (trustInput, error) {
 		diags.Render(a.p.Err, name, a.p.Color)
 		return trustInput{}, err
 	}
-	in := trustInput{raw: raw, policy: file.Policy(), verifiers: productionVerifiers()}
+	in := trustInput{raw: raw, policy: file.Policy(), verifiers: hardware.Verifiers()}
 	if file.Simulated() {
 		a.p.Simulation = true
 		if err := addSimulation(in.verifiers, []byte(file.SimulationRoot)); err != nil {
@@ -80,10 +78,6 @@ func (a *app) loadPolicy(name string) (trustInput, error) {
 		}
 	}
 	return in, nil
-}
-
-func productionVerifiers() attest.Verifiers {
-	return attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())
 }
 
 // addSimulation adds the verifiers of the software TEE under a root.

@@ -22,10 +22,8 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
-	"github.com/ashlar-mesh/ashlar/attest/sgx"
+	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/attest/snp"
-	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -126,8 +124,10 @@ func (d *Deployment) Dial(ctx context.Context, asAlice bool) (*client.Client, er
 	if err != nil {
 		return nil, err
 	}
-	o := client.Options{Policy: file.Policy(), Timeout: 5 * time.Second,
-		Verifiers: attest.NewVerifiers(append(sims, sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())...)}
+	o := client.Options{Policy: file.Policy(), Timeout: 5 * time.Second, Verifiers: hardware.Verifiers()}
+	for _, v := range sims {
+		o.Verifiers[v.TEE()] = v
+	}
 	if asAlice {
 		cert, err := tls.LoadX509KeyPair(d.CertFile(), d.KeyFile())
 		if err != nil {

@@ -4,10 +4,8 @@ import (
 	"context"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/sgx"
+	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/attest/snp"
-	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 )
@@ -15,15 +13,17 @@ import (
 // verifiers returns those of the hardware vendors, and those of the simulation
 // only under the root that the configuration names.
 func (s *settings) verifiers() (attest.Verifiers, error) {
-	all := []attest.Verifier{sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier()}
+	all := hardware.Verifiers()
 	if s.simRoot != nil {
 		simulated, err := sim.NewVerifiers(s.simRoot)
 		if err != nil {
 			return nil, invalid("sim-root", "%v", err)
 		}
-		all = append(all, simulated...)
+		for _, v := range simulated {
+			all[v.TEE()] = v
+		}
 	}
-	return attest.NewVerifiers(all...), nil
+	return all, nil
 }
 
 func (s *settings) issuer() (attest.Issuer, error) {

@@ -54,7 +54,8 @@ func load(t *testing.T, args ...string) []pkg {
 var layers = [][]string{
 	{"internal/..."},
 	{"attest"},
-	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/snp", "attest/evidence", "attest/sim", "attest/sim/platform", "attest/attesttest",
+	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/eventlog", "attest/snp", "attest/tpm", "attest/azure", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/evidence",
+		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/platform", "attest/attesttest",
 		"manifest", "ratls",
 		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},

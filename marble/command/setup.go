@@ -14,12 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
-	"github.com/ashlar-mesh/ashlar/attest/sgx"
+	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/attest/snp"
-	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble"
@@ -50,7 +47,7 @@ func (o *options) trust() (marble.Trust, error) {
 	if err := diagnostics.Err(); err != nil {
 		return marble.Trust{}, err
 	}
-	verifiers := attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())
+	verifiers := hardware.Verifiers()
 	if file.Simulated() {
 		root, err := evidence.ParseRoot([]byte(file.SimulationRoot))
 		if err != nil {

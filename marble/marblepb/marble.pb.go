@@ -126,6 +126,8 @@ type Evidence struct {
 	Tee           string                 `protobuf:"bytes,1,opt,name=tee,proto3" json:"tee,omitempty"`                                       // attest.TEE
 	Raw           []byte                 `protobuf:"bytes,2,opt,name=raw,proto3" json:"raw,omitempty"`                                       // at most 64 KiB
 	ClaimsBuffer  []byte                 `protobuf:"bytes,3,opt,name=claims_buffer,json=claimsBuffer,proto3" json:"claims_buffer,omitempty"` // package binding; at most 4 KiB
+	EventLog      []byte                 `protobuf:"bytes,4,opt,name=event_log,json=eventLog,proto3" json:"event_log,omitempty"`             // TCG event log, at most 512 KiB; may be empty
+	Devices       []*Device              `protobuf:"bytes,5,rep,name=devices,proto3" json:"devices,omitempty"`                               // evidence of devices, at most 16
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -181,6 +183,81 @@ func (x *Evidence) GetClaimsBuffer() []byte {
 	return nil
 }
 
+func (x *Evidence) GetEventLog() []byte {
+	if x != nil {
+		return x.EventLog
+	}
+	return nil
+}
+
+func (x *Evidence) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// Device is evidence of a device, for which the TEE's claims buffer vouches.
+type Device struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as the package calls it
+	Tee           string                 `protobuf:"bytes,2,opt,name=tee,proto3" json:"tee,omitempty"`   // attest.TEE
+	Raw           []byte                 `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`   // at most 64 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Device) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Device) GetTee() string {
+	if x != nil {
+		return x.Tee
+	}
+	return ""
+}
+
+func (x *Device) GetRaw() []byte {
+	if x != nil {
+		return x.Raw
+	}
+	return nil
+}
+
 type Instance struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Marble        string                 `protobuf:"bytes,1,opt,name=marble,proto3" json:"marble,omitempty"`     // role in the manifest
@@ -193,7 +270,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[3]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +282,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[3]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +295,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{3}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Instance) GetMarble() string {
@@ -261,7 +338,7 @@ type ActivateRequest struct {
 
 func (x *ActivateRequest) Reset() {
 	*x = ActivateRequest{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[4]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +350,7 @@ func (x *ActivateRequest) String() string {
 func (*ActivateRequest) ProtoMessage() {}
 
 func (x *ActivateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[4]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +363,7 @@ func (x *ActivateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateRequest.ProtoReflect.Descriptor instead.
 func (*ActivateRequest) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{4}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ActivateRequest) GetInstance() *Instance {
@@ -329,7 +406,7 @@ type ActivateResponse struct {
 
 func (x *ActivateResponse) Reset() {
 	*x = ActivateResponse{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[5]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +418,7 @@ func (x *ActivateResponse) String() string {
 func (*ActivateResponse) ProtoMessage() {}
 
 func (x *ActivateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[5]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +431,7 @@ func (x *ActivateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateResponse.ProtoReflect.Descriptor instead.
 func (*ActivateResponse) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{5}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ActivateResponse) GetLease() *Lease {
@@ -401,7 +478,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[6]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +490,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[6]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +503,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{6}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Lease) GetCertificates() [][]byte {
@@ -489,7 +566,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[7]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +578,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[7]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +591,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{7}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Secret) GetValue() []byte {
@@ -550,7 +627,7 @@ type Parameters struct {
 
 func (x *Parameters) Reset() {
 	*x = Parameters{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[8]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +639,7 @@ func (x *Parameters) String() string {
 func (*Parameters) ProtoMessage() {}
 
 func (x *Parameters) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[8]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +652,7 @@ func (x *Parameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
 func (*Parameters) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{8}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Parameters) GetArgv() []string {
@@ -614,7 +691,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +703,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +716,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{9}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -723,7 +800,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +812,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +825,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{10}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Hello) GetInstance() *Instance {
@@ -776,7 +853,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +865,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +878,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{11}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Renewal) GetEvidence() *Evidence {
@@ -835,7 +912,7 @@ type StageReport struct {
 
 func (x *StageReport) Reset() {
 	*x = StageReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +924,7 @@ func (x *StageReport) String() string {
 func (*StageReport) ProtoMessage() {}
 
 func (x *StageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +937,7 @@ func (x *StageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageReport.ProtoReflect.Descriptor instead.
 func (*StageReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{12}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StageReport) GetStage() string {
@@ -887,7 +964,7 @@ type ProxyReport struct {
 
 func (x *ProxyReport) Reset() {
 	*x = ProxyReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +976,7 @@ func (x *ProxyReport) String() string {
 func (*ProxyReport) ProtoMessage() {}
 
 func (x *ProxyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +989,7 @@ func (x *ProxyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReport.ProtoReflect.Descriptor instead.
 func (*ProxyReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{13}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProxyReport) GetUp() bool {
@@ -943,7 +1020,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1032,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1045,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{14}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -1037,7 +1114,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1126,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1139,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{15}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Demand) GetNonce() []byte {
@@ -1089,7 +1166,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1178,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1191,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Refusal) GetCode() string {
@@ -1140,11 +1217,17 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"G\n" +
 	"\x11ChallengeResponse\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1c\n" +
-	"\tstatement\x18\x02 \x01(\fR\tstatement\"S\n" +
+	"\tstatement\x18\x02 \x01(\fR\tstatement\"\xa4\x01\n" +
 	"\bEvidence\x12\x10\n" +
 	"\x03tee\x18\x01 \x01(\tR\x03tee\x12\x10\n" +
 	"\x03raw\x18\x02 \x01(\fR\x03raw\x12#\n" +
-	"\rclaims_buffer\x18\x03 \x01(\fR\fclaimsBuffer\"h\n" +
+	"\rclaims_buffer\x18\x03 \x01(\fR\fclaimsBuffer\x12\x1b\n" +
+	"\tevent_log\x18\x04 \x01(\fR\beventLog\x122\n" +
+	"\adevices\x18\x05 \x03(\v2\x18.ashlar.marble.v1.DeviceR\adevices\"@\n" +
+	"\x06Device\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03tee\x18\x02 \x01(\tR\x03tee\x12\x10\n" +
+	"\x03raw\x18\x03 \x01(\fR\x03raw\"h\n" +
 	"\bInstance\x12\x16\n" +
 	"\x06marble\x18\x01 \x01(\tR\x06marble\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -1239,58 +1322,60 @@ func file_marble_marblepb_marble_proto_rawDescGZIP() []byte {
 	return file_marble_marblepb_marble_proto_rawDescData
 }
 
-var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_marble_marblepb_marble_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),  // 0: ashlar.marble.v1.ChallengeRequest
 	(*ChallengeResponse)(nil), // 1: ashlar.marble.v1.ChallengeResponse
 	(*Evidence)(nil),          // 2: ashlar.marble.v1.Evidence
-	(*Instance)(nil),          // 3: ashlar.marble.v1.Instance
-	(*ActivateRequest)(nil),   // 4: ashlar.marble.v1.ActivateRequest
-	(*ActivateResponse)(nil),  // 5: ashlar.marble.v1.ActivateResponse
-	(*Lease)(nil),             // 6: ashlar.marble.v1.Lease
-	(*Secret)(nil),            // 7: ashlar.marble.v1.Secret
-	(*Parameters)(nil),        // 8: ashlar.marble.v1.Parameters
-	(*SessionRequest)(nil),    // 9: ashlar.marble.v1.SessionRequest
-	(*Hello)(nil),             // 10: ashlar.marble.v1.Hello
-	(*Renewal)(nil),           // 11: ashlar.marble.v1.Renewal
-	(*StageReport)(nil),       // 12: ashlar.marble.v1.StageReport
-	(*ProxyReport)(nil),       // 13: ashlar.marble.v1.ProxyReport
-	(*SessionResponse)(nil),   // 14: ashlar.marble.v1.SessionResponse
-	(*Demand)(nil),            // 15: ashlar.marble.v1.Demand
-	(*Refusal)(nil),           // 16: ashlar.marble.v1.Refusal
-	nil,                       // 17: ashlar.marble.v1.Lease.SecretsEntry
-	nil,                       // 18: ashlar.marble.v1.Parameters.EnvEntry
-	nil,                       // 19: ashlar.marble.v1.Parameters.FilesEntry
+	(*Device)(nil),            // 3: ashlar.marble.v1.Device
+	(*Instance)(nil),          // 4: ashlar.marble.v1.Instance
+	(*ActivateRequest)(nil),   // 5: ashlar.marble.v1.ActivateRequest
+	(*ActivateResponse)(nil),  // 6: ashlar.marble.v1.ActivateResponse
+	(*Lease)(nil),             // 7: ashlar.marble.v1.Lease
+	(*Secret)(nil),            // 8: ashlar.marble.v1.Secret
+	(*Parameters)(nil),        // 9: ashlar.marble.v1.Parameters
+	(*SessionRequest)(nil),    // 10: ashlar.marble.v1.SessionRequest
+	(*Hello)(nil),             // 11: ashlar.marble.v1.Hello
+	(*Renewal)(nil),           // 12: ashlar.marble.v1.Renewal
+	(*StageReport)(nil),       // 13: ashlar.marble.v1.StageReport
+	(*ProxyReport)(nil),       // 14: ashlar.marble.v1.ProxyReport
+	(*SessionResponse)(nil),   // 15: ashlar.marble.v1.SessionResponse
+	(*Demand)(nil),            // 16: ashlar.marble.v1.Demand
+	(*Refusal)(nil),           // 17: ashlar.marble.v1.Refusal
+	nil,                       // 18: ashlar.marble.v1.Lease.SecretsEntry
+	nil,                       // 19: ashlar.marble.v1.Parameters.EnvEntry
+	nil,                       // 20: ashlar.marble.v1.Parameters.FilesEntry
 }
 var file_marble_marblepb_marble_proto_depIdxs = []int32{
-	3,  // 0: ashlar.marble.v1.ActivateRequest.instance:type_name -> ashlar.marble.v1.Instance
-	2,  // 1: ashlar.marble.v1.ActivateRequest.evidence:type_name -> ashlar.marble.v1.Evidence
-	6,  // 2: ashlar.marble.v1.ActivateResponse.lease:type_name -> ashlar.marble.v1.Lease
-	8,  // 3: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
-	17, // 4: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
-	18, // 5: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
-	19, // 6: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
-	10, // 7: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
-	11, // 8: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
-	12, // 9: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
-	13, // 10: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
-	3,  // 11: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
-	2,  // 12: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
-	15, // 13: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
-	6,  // 14: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
-	16, // 15: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
-	7,  // 16: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
-	0,  // 17: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
-	4,  // 18: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
-	9,  // 19: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
-	1,  // 20: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
-	5,  // 21: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
-	14, // 22: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	3,  // 0: ashlar.marble.v1.Evidence.devices:type_name -> ashlar.marble.v1.Device
+	4,  // 1: ashlar.marble.v1.ActivateRequest.instance:type_name -> ashlar.marble.v1.Instance
+	2,  // 2: ashlar.marble.v1.ActivateRequest.evidence:type_name -> ashlar.marble.v1.Evidence
+	7,  // 3: ashlar.marble.v1.ActivateResponse.lease:type_name -> ashlar.marble.v1.Lease
+	9,  // 4: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
+	18, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
+	19, // 6: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
+	20, // 7: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
+	11, // 8: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
+	12, // 9: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
+	13, // 10: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
+	14, // 11: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
+	4,  // 12: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
+	2,  // 13: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
+	16, // 14: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
+	7,  // 15: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
+	17, // 16: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
+	8,  // 17: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
+	0,  // 18: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
+	5,  // 19: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
+	10, // 20: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
+	1,  // 21: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
+	6,  // 22: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
+	15, // 23: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
+	21, // [21:24] is the sub-list for method output_type
+	18, // [18:21] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_marble_marblepb_marble_proto_init() }
@@ -1298,13 +1383,13 @@ func file_marble_marblepb_marble_proto_init() {
 	if File_marble_marblepb_marble_proto != nil {
 		return
 	}
-	file_marble_marblepb_marble_proto_msgTypes[9].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[10].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Renewal)(nil),
 		(*SessionRequest_Stage)(nil),
 		(*SessionRequest_Proxy)(nil),
 	}
-	file_marble_marblepb_marble_proto_msgTypes[14].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[15].OneofWrappers = []any{
 		(*SessionResponse_Demand)(nil),
 		(*SessionResponse_Lease)(nil),
 		(*SessionResponse_Refusal)(nil),
@@ -1315,7 +1400,7 @@ func file_marble_marblepb_marble_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_marble_marblepb_marble_proto_rawDesc), len(file_marble_marblepb_marble_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
