@@ -144,8 +144,11 @@ type TCBClaims struct {
 	Module           TCBStatus `json:"module,omitempty"` // TDX module
 	Advisories       []string  `json:"advisories"`       // sorted, unique
 	EvaluationNumber uint32    `json:"evaluationNumber"` // lowest tcbEvaluationDataNumber of TCB info and QE identity
-	FMSPC            Hex       `json:"fmspc,omitempty"`  // 6 bytes
-	PCEID            Hex       `json:"pceID,omitempty"`  // 2 bytes
+	// LevelDate is the tcbDate of the level that the platform meets; of a TDX
+	// guest, the earlier of the platform's and the module's.
+	LevelDate        time.Time `json:"levelDate,omitzero"`
+	FMSPC            Hex       `json:"fmspc,omitempty"` // 6 bytes
+	PCEID            Hex       `json:"pceID,omitempty"` // 2 bytes
 	PCKSerial        string    `json:"pckSerial,omitempty"`
 	PlatformInstance Hex       `json:"platformInstanceID,omitempty"`
 	PPID             Hex       `json:"ppid,omitempty"` // 16 bytes: names the machine

@@ -113,3 +113,18 @@ func (r *run) module(c *attest.Claims) (*moduleIdentity, bool) {
 	}
 	return m, r.check(s, true)
 }
+
+// levelDate returns the earliest tcbDate of the levels; zero without one.
+func levelDate(levels ...*level) time.Time {
+	var first time.Time
+	for _, l := range levels {
+		if l == nil {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, l.Date)
+		if err == nil && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
