@@ -64,7 +64,7 @@ func Bind(claimsBuffer []byte) Binding {
 // the devices of one piece of evidence.
 const (
 	MaxEventLog = 512 << 10
-	MaxDevices  = 16
+	MaxDevices  = 8
 )
 
 // Evidence is a quote or report as the hardware gave it, with what explains it

@@ -37,4 +37,5 @@ const (
 	CodeTCBFloor        = "ATT-032" // firmware or microcode below the platform's floor
 	CodeGuestPolicy     = "ATT-033" // guest's privilege level or policy not accepted
 	CodeMachine         = "ATT-034" // machine, or how it is configured, not accepted
+	CodeDevice          = "ATT-052" // device missing, repeated, not named or refused
 )

@@ -32,12 +32,7 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	out.Claims = Claims{TEE: e.TEE, TCB: TCBClaims{Advisories: []string{}}}
 	verifier, known := v[e.TEE]
 	if !known || verifier == nil {
-		got := string(e.TEE)
-		if got == "" {
-			got = "a format that is not recognised"
-		}
-		out.Steps = []Step{{Code: CodeNoVerifier, Field: "tee", Want: "a TEE that is verified here", Got: got,
-			Source: "evidence", Fix: Fix{ServiceOwner, "run on a TEE that this deployment accepts"}}}
+		out.Steps = []Step{noVerifierStep(e.TEE)}
 		return out
 	}
 	size := sizeStep(e)
@@ -54,11 +49,16 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	out.Claims, out.Debug = c, c.Debug
 	out.TCBStatus, out.Advisories = c.TCB.Status, c.TCB.Advisories
 	out.Steps = append([]Step{size}, steps...)
+	if len(e.EventLog) > MaxEventLog {
+		out.Steps = append(out.Steps, Step{Code: CodeSize, Field: "evidence.eventLog", Want: fmt.Sprintf("at most %d bytes", MaxEventLog),
+			Got: fmt.Sprintf("%d bytes", len(e.EventLog)), Source: "evidence", Fix: Fix{ServiceOwner, "leave the event log out: only a policy with events needs it"}})
+	}
 	if parsed(c) {
 		out.Steps = append(out.Steps, binding(c))
 		out.Steps = append(out.Steps, p.Check(c)...)
 		out.Steps = append(out.Steps, p.ageSteps(c, at)...)
 	}
+	out.judgeDevices(v, e, en, p, at)
 	if out.Genuine && parsed(c) && len(out.Failed()) == 0 {
 		out.Verdict = Accepted
 	}

@@ -110,7 +110,7 @@ var judgements = []judgement{
 }
 
 func TestJudge(t *testing.T) {
-	good := Evidence{SGX, []byte("quote")}
+	good := Evidence{TEE: SGX, Raw: []byte("quote")}
 	bound := Binding(fill(9, 64))
 	for _, c := range judgements {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,14 +139,14 @@ func TestJudge(t *testing.T) {
 
 func TestNoVerifiers(t *testing.T) {
 	for _, v := range []Verifiers{nil, {SGX: nil}} {
-		if got := Judge(v, Evidence{SGX, []byte("quote")}, Binding{}, Endorsements{}, sgxPolicy(), now); got.OK() || got.Genuine {
+		if got := Judge(v, Evidence{TEE: SGX, Raw: []byte("quote")}, Binding{}, Endorsements{}, sgxPolicy(), now); got.OK() || got.Genuine {
 			t.Errorf("verifiers %v: got %+v, want a refusal", v, got)
 		}
 	}
 }
 
 func TestJudgeUnbound(t *testing.T) {
-	v := JudgeUnbound(NewVerifiers(stub{SGX, sgxClaims(), holds}), Evidence{SGX, []byte("quote")}, Endorsements{}, sgxPolicy(), now)
+	v := JudgeUnbound(NewVerifiers(stub{SGX, sgxClaims(), holds}), Evidence{TEE: SGX, Raw: []byte("quote")}, Endorsements{}, sgxPolicy(), now)
 	if !v.OK() {
 		t.Errorf("got refused (%v), want accepted", failed(v.Steps))
 	}
@@ -166,7 +166,7 @@ func TestVerdictJSON(t *testing.T) {
 	for _, vs := range []Verifiers{nil, NewVerifiers(stub{SGX, claims, holds}), NewVerifiers(stub{SGX, Claims{}, holds})} {
 		var first []byte
 		for range 3 {
-			b, err := json.Marshal(Judge(vs, Evidence{SGX, []byte("quote")}, Binding{}, Endorsements{}, sgxPolicy(), now))
+			b, err := json.Marshal(Judge(vs, Evidence{TEE: SGX, Raw: []byte("quote")}, Binding{}, Endorsements{}, sgxPolicy(), now))
 			if err != nil {
 				t.Fatal(err)
 			}

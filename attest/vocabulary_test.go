@@ -19,8 +19,8 @@ func TestTEE(t *testing.T) {
 }
 
 func TestEvidenceDigest(t *testing.T) {
-	a := Evidence{"sgx", []byte("x")}.Digest()
-	for _, other := range []Evidence{{"sgx", []byte("y")}, {"tdx", []byte("x")}, {"sg", []byte("\x00x")}, {"sgx", nil}} {
+	a := Evidence{TEE: "sgx", Raw: []byte("x")}.Digest()
+	for _, other := range []Evidence{{TEE: "sgx", Raw: []byte("y")}, {TEE: "tdx", Raw: []byte("x")}, {TEE: "sg", Raw: []byte("\x00x")}, {TEE: "sgx"}} {
 		if other.Digest() == a {
 			t.Errorf("%+v has the digest of another", other)
 		}

@@ -102,9 +102,11 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	}
 	at := c.config.Now()
 	v := attest.Judge(c.config.Verifiers, q.evidence, claims.Binding(), endorsements, policy, at)
-	v = withBinding(v, binding.Expect(binding.Claims{
+	want := binding.Claims{
 		Purpose: q.purpose, PublicKey: binding.KeyHash(q.publicKey), Nonce: q.nonce, Exporter: q.session.Exporter,
-	}, claims))
+		Devices: binding.Devices(q.evidence.Devices),
+	}
+	v = withBinding(v, append(binding.Expect(want, claims), binding.ExpectDevices(want, v.Devices)...))
 	r := &ruling{rev: rev, verdict: v, at: at, asked: q}
 	if r.json, err = json.Marshal(v); err != nil {
 		return nil, fmt.Errorf("encoding a verdict: %w", err)

@@ -49,7 +49,7 @@ const (
 // Claims is the content of a claims buffer. An empty field is absent. Which
 // fields a purpose must and may have:
 //
-//	activate, renew   PublicKey, Nonce, Exporter
+//	activate, renew   PublicKey, Nonce, Exporter; optional Devices
 //	coordinator       PublicKey, Nonce, Root; optional Exporter, Manifest, Checkpoint
 //	peer              PublicKey; optional Nonce, Exporter
 type Claims struct {
@@ -60,6 +60,7 @@ type Claims struct {
 	Root       []byte   // SHA-256 of the root CA certificate, DER
 	Manifest   []byte   // digest of the manifest in force, 32 bytes
 	Checkpoint []byte   // hash of the audit log's checkpoint, 32 bytes
+	Devices    []byte   // attest.DevicesDigest of the devices that belong to the evidence, 32 bytes
 }
 
 // KeyHash is the hash by which a claims buffer names a public key: SHA-256 of
@@ -79,6 +80,7 @@ type wire struct {
 	Root       []byte `cbor:"root,omitempty"`
 	Manifest   []byte `cbor:"manifest,omitempty"`
 	Checkpoint []byte `cbor:"checkpoint,omitempty"`
+	Devices    []byte `cbor:"devices,omitempty"`
 }
 
 type keyHash struct {
@@ -115,7 +117,7 @@ func (c Claims) Encode() []byte {
 	hash := must(encMode.Marshal(keyHash{Algorithm: SHA256ID, Hash: c.PublicKey[:]}))
 	return must(encMode.Marshal(wire{
 		Purpose: string(c.Purpose), KeyHash: hash, Nonce: c.Nonce, Exporter: c.Exporter,
-		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint,
+		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Devices: c.Devices,
 	}))
 }
 
@@ -143,7 +145,7 @@ func Parse(b []byte) (Claims, error) {
 	}
 	c := Claims{
 		Purpose: Purpose(w.Purpose), PublicKey: [32]byte(k.Hash), Nonce: w.Nonce, Exporter: w.Exporter,
-		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint,
+		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Devices: w.Devices,
 	}
 	if err := c.validate(); err != nil {
 		return Claims{}, err
@@ -163,11 +165,11 @@ const (
 )
 
 // rules holds what a purpose demands of each field in the order of fields.
-var rules = map[Purpose][5]presence{
-	Activate:    {required, required, forbidden, forbidden, forbidden},
-	Renew:       {required, required, forbidden, forbidden, forbidden},
-	Coordinator: {required, optional, required, optional, optional},
-	Peer:        {optional, optional, forbidden, forbidden, forbidden},
+var rules = map[Purpose][6]presence{
+	Activate:    {required, required, forbidden, forbidden, forbidden, optional},
+	Renew:       {required, required, forbidden, forbidden, forbidden, optional},
+	Coordinator: {required, optional, required, optional, optional, forbidden},
+	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden},
 }
 
 type field struct {
@@ -176,13 +178,14 @@ type field struct {
 }
 
 // fields lists the optional fields in the order of rules; each has 32 bytes.
-func (c Claims) fields() [5]field {
-	return [5]field{
+func (c Claims) fields() [6]field {
+	return [6]field{
 		{"nonce", "ATT-072", "the nonce of this challenge", c.Nonce},
 		{"exporter", "ATT-073", "the exporter of this TLS session", c.Exporter},
 		{"root", "ATT-075", "the root CA certificate", c.Root},
 		{"manifest", "ATT-076", "the manifest in force", c.Manifest},
 		{"checkpoint", "ATT-077", "the log checkpoint", c.Checkpoint},
+		{"devices", "ATT-050", "the devices of the evidence", c.Devices},
 	}
 }
 

@@ -127,7 +127,7 @@ type Evidence struct {
 	Raw           []byte                 `protobuf:"bytes,2,opt,name=raw,proto3" json:"raw,omitempty"`                                       // at most 64 KiB
 	ClaimsBuffer  []byte                 `protobuf:"bytes,3,opt,name=claims_buffer,json=claimsBuffer,proto3" json:"claims_buffer,omitempty"` // package binding; at most 4 KiB
 	EventLog      []byte                 `protobuf:"bytes,4,opt,name=event_log,json=eventLog,proto3" json:"event_log,omitempty"`             // TCG event log, at most 512 KiB; may be empty
-	Devices       []*Device              `protobuf:"bytes,5,rep,name=devices,proto3" json:"devices,omitempty"`                               // evidence of devices, at most 16
+	Devices       []*Device              `protobuf:"bytes,5,rep,name=devices,proto3" json:"devices,omitempty"`                               // evidence of devices, at most 8
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

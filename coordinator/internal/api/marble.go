@@ -29,9 +29,9 @@ import (
 )
 
 const (
-	maxRequest     = 256 << 10 // bytes of a message from a marble: evidence of 64 KiB and little else
-	maxActivations = 128       // activations judged at once; more wait
-	refusalRate    = 5         // refusals logged a second
+	maxRequest     = 5 << 18 // bytes of a message from a marble: evidence, its event log and devices (attest.Max…)
+	maxActivations = 128     // activations judged at once; more wait
+	refusalRate    = 5       // refusals logged a second
 	refusalBurst   = 50
 	// window is what a peer may send ahead, in bytes: HTTP/2's own, so that a
 	// connection begins without exchanging another, and never grows.
@@ -301,7 +301,11 @@ func (s *MarbleServer) decided(purpose, who string, err error) {
 }
 
 func evidence(e *marblepb.Evidence) attest.Evidence {
-	return attest.Evidence{TEE: attest.TEE(e.GetTee()), Raw: e.GetRaw()}
+	out := attest.Evidence{TEE: attest.TEE(e.GetTee()), Raw: e.GetRaw(), EventLog: e.GetEventLog()}
+	for _, d := range e.GetDevices() {
+		out.Devices = append(out.Devices, attest.Device{Name: d.GetName(), TEE: attest.TEE(d.GetTee()), Raw: d.GetRaw()})
+	}
+	return out
 }
 
 func instance(i *marblepb.Instance) coordinator.InstanceInfo {
