@@ -36,6 +36,7 @@ func (r *run) status(c *attest.Claims) {
 	t := &c.TCB
 	t.Platform, t.QE, t.Module = statusOf(platform), statusOf(qe), statusOf(mod)
 	t.Advisories = union(platform, qe, mod)
+	t.LevelDate = levelDate(platform, mod)
 	if !ok {
 		return
 	}
@@ -112,19 +113,4 @@ func (r *run) module(c *attest.Claims) (*moduleIdentity, bool) {
 		return nil, r.check(s, false)
 	}
 	return m, r.check(s, true)
-}
-
-// levelDate returns the earliest tcbDate of the levels; zero without one.
-func levelDate(levels ...*level) time.Time {
-	var first time.Time
-	for _, l := range levels {
-		if l == nil {
-			continue
-		}
-		at, err := time.Parse(time.RFC3339, l.Date)
-		if err == nil && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
-	}
-	return first
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 )
@@ -93,4 +94,19 @@ func union(levels ...*level) []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// levelDate returns the earliest tcbDate of the levels; zero without one.
+func levelDate(levels ...*level) time.Time {
+	var first time.Time
+	for _, l := range levels {
+		if l == nil {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, l.Date)
+		if err == nil && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
 }
