@@ -22,6 +22,7 @@ import (
 //	h                     sealed head: JSON of headRecord
 //	r + 20 bytes          sealed record; the 20 bytes are a MAC of table and key
 //	l + 16 bytes + 8      sealed log record, packed (pack.go); a MAC of the log's name, the place (big endian)
+//	b + 20 bytes          sealed blob, packed (pack.go); the 20 bytes are a MAC of set and key
 //
 // A sealed value is: sequence (8 bytes, big endian), random (24 bytes),
 // ciphertext and 16-byte tag. The first 12 random bytes derive an AES-256-GCM
@@ -87,6 +88,10 @@ func (c *codec) recordKey(table, key string) string {
 
 func (c *codec) logKey(name string, seq uint64) string {
 	return string(binary.BigEndian.AppendUint64([]byte(LogPrefix+string(mac(c.names, "log", name)[:16])), seq))
+}
+
+func (c *codec) blobKey(name, key string) string {
+	return BlobPrefix + string(mac(c.names, "blob", name, key)[:20])
 }
 
 // aead returns the cipher and nonce for 24 random bytes.

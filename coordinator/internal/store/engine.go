@@ -15,9 +15,12 @@ type Entry struct {
 // Rev is an engine's revision. It changes with every commit.
 type Rev uint64
 
-// LogPrefix is the first byte of the keys of log records. An engine keeps them
-// out of Load.
-const LogPrefix = "l"
+// LogPrefix is the first byte of the keys of log records, BlobPrefix that of
+// blobs. An engine keeps both out of Load.
+const (
+	LogPrefix  = "l"
+	BlobPrefix = "b"
+)
 
 // ErrConflict is what Commit returns (wrapped) when expected is not the
 // engine's revision. Nothing was changed then.
@@ -27,7 +30,7 @@ var ErrConflict = errors.New("another writer was faster")
 // goroutine at a time; Range may be called at any time from any goroutine.
 type Engine interface {
 	// Load calls each for every entry whose key does not start with
-	// LogPrefix, in any order. The value is only valid during the call.
+	// LogPrefix or BlobPrefix, in any order. The value is only valid during the call.
 	Load(ctx context.Context, each func(Entry) error) (Rev, error)
 
 	// Commit makes all puts and deletes or none of them. When it returns nil

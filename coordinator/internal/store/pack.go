@@ -9,16 +9,17 @@ import (
 	"sync"
 )
 
-// A log record is packed before it is sealed: one byte for the form, then the
+// A log record or blob is packed before it is sealed: one byte for the form, then the
 // data itself, or its length (unsigned varint) and the data deflated (RFC 1951).
 const (
 	packedPlain    = 0
 	packedDeflated = 1
 
-	packFrom = 512 // bytes: less is not worth the time
+	packFrom      = 512      // bytes: less is not worth the time
+	packLargeFrom = 32 << 10 // bytes of what is mostly certificates and hashes
 )
 
-var errPacked = errors.New("log record is not packed as it should be")
+var errPacked = errors.New("it is not packed as it should be")
 
 var deflaters = sync.Pool{New: func() any {
 	w, err := flate.NewWriter(io.Discard, flate.BestSpeed)
@@ -28,7 +29,7 @@ var deflaters = sync.Pool{New: func() any {
 	return w
 }}
 
-// pack makes the bytes of a log record to be sealed. Logs hold no secret value,
+// pack makes the bytes of a log record to be sealed. Logs and blobs hold no secret value,
 // so the size that shows after compression says nothing worth hiding.
 func pack(data []byte) []byte {
 	plain := append([]byte{packedPlain}, data...)
@@ -48,7 +49,16 @@ func pack(data []byte) []byte {
 	return out.Bytes()
 }
 
-// unpack returns the data of a packed record of at most limit bytes.
+// packLarge is pack for bytes that hardly compress: small ones stay as they
+// are.
+func packLarge(data []byte) []byte {
+	if len(data) < packLargeFrom {
+		return append([]byte{packedPlain}, data...)
+	}
+	return pack(data)
+}
+
+// unpack returns the data of a packed log record or blob of at most limit bytes.
 func unpack(b []byte, limit int) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, errPacked

@@ -9,7 +9,8 @@
 // All live records stand in memory as immutable trees. A View takes the newest
 // durable state and never waits. Updates run one after another on a pending
 // state, those that wait together are made durable by one commit, and each
-// returns when its commit is durable. Records of a Log are not held in memory.
+// returns when its commit is durable. Records of a Log and Blobs are not held in
+// memory.
 //
 //	var marbles = store.NewTable[Marble]("marbles")
 //	err := s.Update(ctx, func(tx *store.Tx) error {

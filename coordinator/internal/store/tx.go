@@ -87,8 +87,9 @@ type Tx struct {
 	logs    map[string]logState // logs changed here
 	dirty   map[recordID]*entry // records changed here; nil is deleted
 	appends []pendingAppend
-	count   int // live records
-	bytes   int // put and appended
+	blobs   map[string]pendingBlob // by the engine's key
+	count   int                    // live records
+	bytes   int                    // put and appended
 }
 
 func (tx *Tx) check() {

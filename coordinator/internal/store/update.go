@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"time"
 
@@ -117,7 +118,7 @@ func (s *Store) batch(r *request) {
 		r.turn <- nil
 		return
 	}
-	b := &batch{store: s, pending: s.state.Load().next(), dirty: map[recordID]*entry{}}
+	b := &batch{store: s, pending: s.state.Load().next(), dirty: map[recordID]*entry{}, blobs: map[string]pendingBlob{}}
 	for more := true; more; {
 		b.run(r)
 		if b.ran >= maxBatch || b.bytes >= maxBatchBytes {
@@ -130,7 +131,7 @@ func (s *Store) batch(r *request) {
 		}
 	}
 	var err error
-	if len(b.dirty)+len(b.appends) > 0 || b.changed {
+	if len(b.dirty)+len(b.appends)+len(b.blobs) > 0 || b.changed {
 		err = s.commit(b)
 	}
 	for _, r := range b.accepted {
@@ -144,6 +145,7 @@ type batch struct {
 	pending  *state
 	dirty    map[recordID]*entry
 	appends  []pendingAppend
+	blobs    map[string]pendingBlob
 	accepted []*request
 	changed  bool
 	ran      int
@@ -156,6 +158,7 @@ func (b *batch) run(r *request) {
 	tx := &Tx{
 		store: b.store, base: b.pending, writable: true, count: b.pending.count,
 		tables: map[string]*tree{}, logs: map[string]logState{}, dirty: map[recordID]*entry{},
+		blobs: map[string]pendingBlob{},
 	}
 	r.turn <- tx
 	<-r.ran
@@ -172,6 +175,7 @@ func (b *batch) run(r *request) {
 	for id, e := range tx.dirty {
 		b.dirty[id] = e
 	}
+	maps.Copy(b.blobs, tx.blobs)
 	b.appends = append(b.appends, tx.appends...)
 	b.pending.count = tx.count
 	b.bytes += tx.bytes
@@ -235,6 +239,17 @@ func (s *Store) prepare(durable *state, b *batch) (next *state, puts []Entry, de
 	for _, a := range b.appends {
 		key := s.codec.logKey(a.log, a.seq)
 		sealed, err := s.codec.seal(key, sequence, a.packed)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		puts = append(puts, Entry{Key: key, Value: sealed})
+	}
+	for key, blob := range b.blobs {
+		if blob.packed == nil {
+			deletes = append(deletes, key)
+			continue
+		}
+		sealed, err := s.codec.seal(key, sequence, blob.packed)
 		if err != nil {
 			return nil, nil, nil, err
 		}

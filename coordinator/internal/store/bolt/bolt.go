@@ -36,7 +36,7 @@ import (
 )
 
 // Keys that start with "r" are live records, those with store.LogPrefix are log
-// records. All others, the head above all, are in a bucket so small that bbolt
+// records, those with store.BlobPrefix blobs. All others, the head above all, are in a bucket so small that bbolt
 // keeps it inside the page of the bucket names, which every commit writes.
 const liveStart = "r"
 
@@ -44,7 +44,8 @@ var (
 	headBucket = []byte("ashlar-head-v1")
 	liveBucket = []byte("ashlar-live-v1")
 	logBucket  = []byte("ashlar-log-v1")
-	allBuckets = [][]byte{headBucket, liveBucket, logBucket}
+	blobBucket = []byte("ashlar-blob-v1")
+	allBuckets = [][]byte{headBucket, liveBucket, logBucket, blobBucket}
 )
 
 const (
@@ -199,15 +200,26 @@ func (e *engine) makeBuckets() error {
 	})
 }
 
+// checkBuckets looks for what makes a file a state. States of the first version
+// have no blobs yet.
 func (e *engine) checkBuckets() error {
 	return e.do(func() error {
-		return e.db.View(func(tx *bolt.Tx) error {
-			for _, name := range allBuckets {
+		blobs := false
+		err := e.db.View(func(tx *bolt.Tx) error {
+			for _, name := range [][]byte{headBucket, liveBucket, logBucket} {
 				if tx.Bucket(name) == nil {
 					return problem.New("STO-003", "the database has no bucket %s", name)
 				}
 			}
+			blobs = tx.Bucket(blobBucket) != nil
 			return nil
+		})
+		if err != nil || blobs {
+			return err
+		}
+		return e.db.Update(func(tx *bolt.Tx) error {
+			_, err := tx.CreateBucket(blobBucket)
+			return err
 		})
 	})
 }
@@ -293,6 +305,8 @@ func bucketOf(tx *bolt.Tx, key string) *bolt.Bucket {
 	switch {
 	case strings.HasPrefix(key, store.LogPrefix):
 		return tx.Bucket(logBucket)
+	case strings.HasPrefix(key, store.BlobPrefix):
+		return tx.Bucket(blobBucket)
 	case strings.HasPrefix(key, liveStart):
 		return tx.Bucket(liveBucket)
 	}

@@ -30,9 +30,9 @@ func engineCommits(t *testing.T, m Medium) {
 	if len(all) != 0 {
 		t.Fatalf("a fresh engine holds %d entries", len(all))
 	}
-	rev, err := e.Commit(t.Context(), rev, []store.Entry{{Key: "b", Value: []byte("1")}, {Key: "a", Value: []byte("2")}, {Key: "l1", Value: []byte("log")}}, nil)
+	rev, err := e.Commit(t.Context(), rev, []store.Entry{{Key: "d", Value: []byte("1")}, {Key: "a", Value: []byte("2")}, {Key: "l1", Value: []byte("log")}, {Key: "b1", Value: []byte("blob")}}, nil)
 	must(t, err)
-	rev, err = e.Commit(t.Context(), rev, []store.Entry{{Key: "c", Value: []byte("3")}}, []string{"b", "absent"})
+	rev, err = e.Commit(t.Context(), rev, []store.Entry{{Key: "c", Value: []byte("3")}}, []string{"d", "absent"})
 	must(t, err)
 	must(t, e.Close())
 	e = m()
@@ -71,7 +71,7 @@ func engineRanges(t *testing.T, m Medium) {
 	_, rev := loadAll(t, e)
 	var puts []store.Entry
 	for i := range 10 {
-		puts = append(puts, store.Entry{Key: fmt.Sprintf("l%d", i), Value: []byte{byte(i)}}, store.Entry{Key: fmt.Sprintf("r%d", i), Value: []byte{byte(i)}})
+		puts = append(puts, store.Entry{Key: fmt.Sprintf("l%d", i), Value: []byte{byte(i)}}, store.Entry{Key: fmt.Sprintf("r%d", i), Value: []byte{byte(i)}}, store.Entry{Key: fmt.Sprintf("b%d", i), Value: []byte{byte(i)}})
 	}
 	_, err := e.Commit(t.Context(), rev, puts, nil)
 	must(t, err)
@@ -81,7 +81,7 @@ func engineRanges(t *testing.T, m Medium) {
 		want     string
 	}{
 		{"l3", "l6", 100, "l3 l4 l5"}, {"l3", "l6", 2, "l3 l4"}, {"l8", "lz", 100, "l8 l9"},
-		{"r0", "r2", 100, "r0 r1"}, {"l5", "l5", 100, ""}, {"l99", "lz", 100, ""},
+		{"r0", "r2", 100, "r0 r1"}, {"b4", "b4\x00", 1, "b4"}, {"l5", "l5", 100, ""}, {"l99", "lz", 100, ""},
 	} {
 		found, err := e.Range(t.Context(), c.from, c.to, c.limit)
 		must(t, err)

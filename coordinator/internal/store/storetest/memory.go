@@ -71,7 +71,7 @@ func (m *memory) Load(ctx context.Context, each func(store.Entry) error) (store.
 		return 0, err
 	}
 	for k, v := range d.entries {
-		if strings.HasPrefix(k, store.LogPrefix) {
+		if strings.HasPrefix(k, store.LogPrefix) || strings.HasPrefix(k, store.BlobPrefix) {
 			continue
 		}
 		// The copy is overwritten after the call, as an engine may do.

@@ -19,10 +19,12 @@ type Value struct {
 }
 
 var (
-	// Values and Others are the suite's tables, Events is its log.
+	// Values and Others are the suite's tables, Events is its log, Large are
+	// its blobs.
 	Values = store.NewTable[Value]("values")
 	Others = store.NewTable[Value]("others")
 	Events = store.NewLog("events")
+	Large  = store.NewBlobs("large")
 )
 
 // Model is what a store must hold.

@@ -39,6 +39,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Medium) {
 		{"closed store", closedStore},
 		{"waiting honours the context", contextHonoured},
 		{"alterations are found", alterations},
+		{"blobs", blobs},
+		{"blobs that are altered", alteredBlobs},
 		{"random walk", randomWalk},
 		{"many writers", manyWriters},
 	} {
