@@ -150,6 +150,7 @@ type TCBClaims struct {
 	FMSPC            Hex       `json:"fmspc,omitempty"` // 6 bytes
 	PCEID            Hex       `json:"pceID,omitempty"` // 2 bytes
 	PCKSerial        string    `json:"pckSerial,omitempty"`
+	PCKIssuer        string    `json:"pckIssuer,omitempty"` // common name of the CA: "Intel SGX PCK Platform CA"
 	PlatformInstance Hex       `json:"platformInstanceID,omitempty"`
 	PPID             Hex       `json:"ppid,omitempty"` // 16 bytes: names the machine
 

@@ -97,7 +97,7 @@ func (r *run) bounds(t *attest.TCBClaims) {
 	}
 	p := r.chain.platform
 	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = bytes.Clone(p.fmspc), bytes.Clone(p.pceID), bytes.Clone(p.ppid), bytes.Clone(p.instance)
-	t.PCKSerial, t.NotAfter = r.chain.serial, r.chain.valid.Until
+	t.PCKSerial, t.PCKIssuer, t.NotAfter = r.chain.serial, r.chain.name, r.chain.valid.Until
 	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.Valid.Contains(r.at) &&
 		r.col.rootCRL != nil && r.col.rootCRL.Valid.Contains(r.at)
 }
