@@ -12,11 +12,10 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/google/go-sev-guest/abi"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/snp"
@@ -28,6 +27,13 @@ const (
 	askPrefix     = "SEV-"
 	hwidSize      = 64
 	hwidSizeTurin = 8
+)
+
+// The layout of a report.
+const (
+	reportSize = 0x4a0
+	signedSize = 0x2a0
+	numberSize = 72 // of R and of S, the least significant byte first
 )
 
 // signer is the kind of key of a machine.
@@ -148,10 +154,10 @@ func forge(t *testing.T, product string, key signer) *forged {
 	f.leafKey = &f.key.PublicKey
 	f.leaf = &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: askPrefix + string(key)},
 		NotBefore: forgedAt.AddDate(-1, 0, 0), NotAfter: forgedAt.AddDate(6, 0, 0), ExtraExtensions: extensions(t, product, key)}
-	f.report = make([]byte, abi.ReportSize)
+	f.report = make([]byte, reportSize)
 	binary.LittleEndian.PutUint32(f.report, 3)
 	binary.LittleEndian.PutUint64(f.report[0x08:], 1<<17) // policy: the reserved bit alone
-	binary.LittleEndian.PutUint32(f.report[0x34:], abi.SignEcdsaP384Sha384)
+	binary.LittleEndian.PutUint32(f.report[0x34:], 1)
 	if key == vlek {
 		binary.LittleEndian.PutUint32(f.report[0x48:], 1<<2)
 	}
@@ -188,14 +194,15 @@ func (f *forged) certificate() *x509.Certificate {
 // evidence signs the report.
 func (f *forged) evidence() attest.Evidence {
 	f.t.Helper()
-	sum := sha512.Sum384(abi.SignedComponent(f.report))
+	sum := sha512.Sum384(f.report[:signedSize])
 	r, s, err := ecdsa.Sign(rand.Reader, f.key, sum[:])
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	raw := append([]byte(nil), f.report...)
-	if err := abi.SetSignature(r, s, raw); err != nil {
-		f.t.Fatal(err)
+	for i, n := range []*big.Int{r, s} {
+		number := raw[signedSize+i*numberSize:][:numberSize]
+		slices.Reverse(n.FillBytes(number))
 	}
 	return attest.Evidence{TEE: attest.SNP, Raw: raw}
 }

@@ -2,10 +2,10 @@
 // 5, from Milan, Genoa and Turin machines, signed by a chip's key (VCEK) or by a
 // provider's (VLEK).
 //
-// It owns the roots, the order of checks and everything that differs between
-// products; the layout of a report is that of go-sev-guest's package abi. Every
-// signature is checked before anything that it covers is relied on. What a patch
-// level is worth, and which software may run, is the policy's decision.
+// It owns the roots, the layout of a report, the order of checks and everything
+// that differs between products, and imports nothing that a browser cannot run.
+// Every signature is checked before anything that it covers is relied on. What a
+// patch level is worth, and which software may run, is the policy's decision.
 //
 // It refuses to fetch anything, to read a clock, and to trust a root that comes
 // with evidence. It never panics on hostile bytes.

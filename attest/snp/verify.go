@@ -2,13 +2,9 @@ package snp
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/sha512"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/google/go-sev-guest/abi"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/pki"
@@ -63,7 +59,7 @@ func (r *run) parse(raw []byte) bool {
 	s := attest.Step{Code: attest.CodeFormat, Field: "report.format", Want: "a complete SEV-SNP report", Source: "report", Fix: fixReport}
 	switch {
 	case err == nil:
-		s.Got = fmt.Sprintf("version %d, signed by a %s", p.fields.Version, p.signer)
+		s.Got = fmt.Sprintf("version %d, signed by a %s", p.version, p.signer)
 	case errors.Is(err, errVersion):
 		s.Code, s.Field, s.Want = attest.CodeVersion, "report.version", "version 2 to 5, signed with ECDSA P-384"
 	}
@@ -116,9 +112,7 @@ func (r *run) signature() {
 	if r.chain == nil {
 		return
 	}
-	der, err := abi.ReportToSignatureDER(r.report.raw)
-	sum := sha512.Sum384(abi.SignedComponent(r.report.raw))
-	ok := err == nil && ecdsa.VerifyASN1(r.chain.key, sum[:], der)
+	ok := r.report.signedBy(r.chain.key)
 	s := attest.Step{Code: attest.CodeQuoteSignature, Field: "report.signature", Want: "signed by the " + string(r.report.signer), Got: "holds",
 		Source: r.report.signer.kind(), Fix: fixReport}
 	if !ok {
@@ -181,17 +175,17 @@ func (r *run) windows() {
 
 // consistency compares the report with what AMD certified of its key.
 func (r *run) consistency() {
-	f, key := r.report.fields, r.report.signer
+	f, key := r.report, r.report.signer
 	product := r.product()
 	if r.chain != nil {
 		r.productMatches()
 		certified := r.chain.extension.tcb(product)
 		r.check(attest.Step{Code: attest.CodeOtherPlatform, Field: key.field("tcb"), Want: level(product, certified).String(),
-			Got: level(product, f.ReportedTcb).String(), Source: key.kind(), Fix: fixKey}, certified == f.ReportedTcb)
+			Got: level(product, f.reportedTCB).String(), Source: key.kind(), Fix: fixKey}, certified == f.reportedTCB)
 		r.chipMatches()
 	}
-	current := level(product, f.CurrentTcb)
-	low := append(current.Below(level(product, f.CommittedTcb)), current.Below(level(product, f.ReportedTcb))...)
+	current := level(product, f.currentTCB)
+	low := append(current.Below(level(product, f.committedTCB)), current.Below(level(product, f.reportedTCB))...)
 	s := attest.Step{Code: attest.CodeFormat, Field: "report.tcb", Want: "committed and reported TCB not above the current one", Got: "holds",
 		Source: "report", Fix: fixReport}
 	if len(low) > 0 {
@@ -227,7 +221,7 @@ func (r *run) chipMatches() {
 	if r.report.signer != vcek {
 		return
 	}
-	id, want := r.report.fields.ChipId, make([]byte, hwidSize)
+	id, want := r.report.chipID, make([]byte, hwidSize)
 	copy(want, r.chain.extension.hwid)
 	s := attest.Step{Code: attest.CodeOtherPlatform, Field: vcek.field("chipID"), Want: attest.Hex(want).String(), Got: attest.Hex(id).String(),
 		Source: attest.KindVCEK, Fix: fixKey}
