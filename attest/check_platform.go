@@ -18,7 +18,7 @@ func (p Policy) platformSteps(c Claims) []Step {
 		return k.steps
 	}
 	rules := p.Platform.rules(c.TEE)
-	k.status(c.TCB, rules)
+	k.status(c.TEE, c.TCB, rules)
 	k.advisories(c.TCB, rules)
 	if rules.MinTCBEvaluation > 0 {
 		k.add(Step{Code: CodeTCBEvaluation, Field: "tcb.evaluationNumber", OK: c.TCB.EvaluationNumber >= rules.MinTCBEvaluation,
@@ -38,7 +38,9 @@ func (p Platform) rules(t TEE) DCAPPlatform {
 	return *r
 }
 
-func (k *check) status(t TCBClaims, rules DCAPPlatform) {
+// status judges the converged status; one that is not accepted is broken down to
+// the parts that are behind.
+func (k *check) status(tee TEE, t TCBClaims, rules DCAPPlatform) {
 	accepted := []string{string(UpToDate)}
 	for _, s := range rules.AcceptedTCBStatuses {
 		if s != Revoked && s != "" && !slices.Contains(accepted, string(s)) {
@@ -47,14 +49,16 @@ func (k *check) status(t TCBClaims, rules DCAPPlatform) {
 	}
 	s := Step{Code: CodeTCBStatus, Field: "tcb.status", OK: slices.Contains(accepted, string(t.Status)),
 		Want: strings.Join(accepted, " or "), Got: string(t.Status),
-		Fix: Fix{HostOwner, "update BIOS and microcode, or have the manifest's author accept this status"}}
-	switch t.Status {
-	case "":
+		Fix: statusFix(t.Status)}
+	if t.Status == "" {
 		s.Got = "not known"
-	case Revoked:
-		s.Fix = Fix{Nobody, "the vendor has revoked this platform: move to another machine"}
 	}
 	k.add(s)
+	for _, g := range t.Gaps {
+		if !s.OK && len(g.Below) > 0 {
+			k.steps = append(k.steps, g.step(tee))
+		}
+	}
 }
 
 func (k *check) advisories(t TCBClaims, rules DCAPPlatform) {

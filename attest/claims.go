@@ -51,7 +51,11 @@ type Event struct {
 	Register string `json:"register"` // "rtmr1", "pcr4"
 	Type     string `json:"type"`     // name of the TCG event type: "EV_EFI_BOOT_SERVICES_APPLICATION"
 	Digest   Hex    `json:"digest"`   // as it was extended
-	Name     string `json:"name"`     // what was measured, as far as the event says: "grub command line", a path, a variable
+	Name     string `json:"name"`     // what was measured, as far as the event says: "grub_cmd: linux /vmlinuz", a path, a variable
+	// Proven says that Digest is the hash of what Name shows, after a prefix
+	// such as "grub_cmd: ". Otherwise Name is the word of a log that nobody
+	// signed, and Digest alone counts.
+	Proven bool `json:"proven"`
 }
 
 // TPMClaims is what a TPM's quote says (TPM 2.0 Library, part 2, TPMS_ATTEST).
@@ -153,6 +157,10 @@ type TCBClaims struct {
 	PCKIssuer        string    `json:"pckIssuer,omitempty"` // common name of the CA: "Intel SGX PCK Platform CA"
 	PlatformInstance Hex       `json:"platformInstanceID,omitempty"`
 	PPID             Hex       `json:"ppid,omitempty"` // 16 bytes: names the machine
+
+	// Gaps are the parts that are below the vendor's best level, in words and
+	// numbers; empty where the status is as good as it can be.
+	Gaps []TCBGap `json:"gaps,omitempty"`
 
 	// RevocationChecked says that fresh CRLs covered every certificate.
 	RevocationChecked bool `json:"revocationChecked"`

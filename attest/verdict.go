@@ -8,6 +8,7 @@ const (
 	ManifestAuthor Party = "manifest author"
 	ServiceOwner   Party = "service owner"
 	HostOwner      Party = "host owner"
+	CloudProvider  Party = "cloud provider"
 	Operator       Party = "operator"
 	Vendor         Party = "vendor"
 	Nobody         Party = "nobody" // forged or damaged: there is nothing to mend
@@ -66,6 +67,16 @@ type DeviceVerdict struct {
 	Genuine bool   `json:"genuine"` // as in Verdict
 	Claims  Claims `json:"claims"`
 	Steps   []Step `json:"steps"`
+}
+
+// Refused returns the first step that does not hold, or nil.
+func (d DeviceVerdict) Refused() *Step {
+	for i := range d.Steps {
+		if !d.Steps[i].OK {
+			return &d.Steps[i]
+		}
+	}
+	return nil
 }
 
 // OK reports whether the evidence was accepted.

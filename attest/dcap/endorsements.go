@@ -37,8 +37,11 @@ type level struct {
 	Advisories []string         `json:"advisoryIDs"`
 }
 
+// component is one SVN of a level. Intel names those that it documents.
 type component struct {
-	SVN uint8 `json:"svn"`
+	SVN      uint8  `json:"svn"`
+	Category string `json:"category"` // "BIOS", "OS/VMM"
+	Type     string `json:"type"`     // "Early Microcode Update"
 }
 
 // header is common to TCB info and QE identity.

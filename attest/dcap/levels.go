@@ -9,7 +9,12 @@ import (
 )
 
 // status checks that the endorsements are of this platform and these enclaves
-// and, once every signature has held, reads the TCB status from them.
+// and, once every signature has held, reads the TCB status from them. Of a TD
+// 1.5 body TEE_TCB_SVN counts, the TCB under which the guest was started;
+// TEE_TCB_SVN_2, that of the module that runs now, never makes a status better
+// (Intel TDX DCAP Quoting Library API, A.3.3.2 TD Report 1.5; Intel's Quote
+// Verification Library turns OutOfDate into "TD relaunch advised" there, which
+// is no status of the PCS: TCBGap.Relaunch says it).
 func (r *run) status(c *attest.Claims) {
 	known := r.samePlatform()
 	known = r.qeIdentity() && known
@@ -37,6 +42,9 @@ func (r *run) status(c *attest.Claims) {
 	t.Platform, t.QE, t.Module = statusOf(platform), statusOf(qe), statusOf(mod)
 	t.Advisories = union(platform, qe, mod)
 	t.LevelDate = levelDate(platform, mod)
+	if !ok || t.Platform != attest.UpToDate || t.QE != attest.UpToDate || mod != nil && t.Module != attest.UpToDate {
+		t.Gaps = r.gaps(c.TDX, platform, qe, mod, module)
+	}
 	if !ok {
 		return
 	}
