@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// Duration is a time.Duration that reads and writes as "1h30m".
+type Duration time.Duration
+
 // String returns Go's form, such as "1h0m0s".
 func (d Duration) String() string { return time.Duration(d).String() }
 

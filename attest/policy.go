@@ -1,7 +1,5 @@
 package attest
 
-import "time"
-
 // Policy is what a relying party demands of evidence: reference values for the
 // software and a floor for the hardware. The zero Policy refuses everything.
 //
@@ -123,39 +121,3 @@ type SimReference struct {
 	Files    map[string]Hex `json:"files,omitempty"`
 	AllowAny bool           `json:"allowAnyMeasurement,omitempty"`
 }
-
-// Platform is the hardware and TCB floor. The zero Platform accepts only
-// platforms that are UpToDate, with fresh CRLs.
-type Platform struct {
-	// SGX, TDX, SNP and Sim each hold the rules for that TEE; nil means the
-	// default, which for SNP accepts no machine: AMD publishes no statuses, so
-	// there is no floor but the one that is given.
-	SGX *DCAPPlatform `json:"sgx,omitempty"`
-	TDX *DCAPPlatform `json:"tdx,omitempty"`
-	SNP *SNPPlatform  `json:"snp,omitempty"`
-	Sim *DCAPPlatform `json:"sim,omitempty"`
-	// Endorsements rules the age of what the vendor says.
-	Endorsements EndorsementRules `json:"endorsements,omitzero"`
-}
-
-// DCAPPlatform are the rules for Intel's family of TEEs.
-type DCAPPlatform struct {
-	// AcceptedTCBStatuses besides UpToDate. Revoked is never accepted.
-	AcceptedTCBStatuses []TCBStatus `json:"acceptedTCBStatuses,omitempty"`
-	// AcceptedAdvisories: nil accepts any advisory that comes with an accepted
-	// status; a list (even an empty one) accepts only these.
-	AcceptedAdvisories []string `json:"acceptedAdvisories,omitempty"`
-	// MinTCBEvaluation is the lowest accepted tcbEvaluationDataNumber.
-	MinTCBEvaluation uint32 `json:"minTCBEvaluation,omitempty"`
-}
-
-// EndorsementRules bound the age of endorsements.
-type EndorsementRules struct {
-	MaxAge Duration `json:"maxAge,omitempty"` // 0: their own nextUpdate alone decides
-	// AllowUncheckedRevocation accepts evidence whose certificates no CRL
-	// covered. For judging archives; a manifest cannot set it.
-	AllowUncheckedRevocation bool `json:"-"`
-}
-
-// Duration is a time.Duration that reads and writes as "1h30m".
-type Duration time.Duration

@@ -20,23 +20,3 @@ type SNPReference struct {
 	AllowMigration bool `json:"allowMigration,omitempty"`
 	AllowAny       bool `json:"allowAnyMeasurement,omitempty"`
 }
-
-// SNPPlatform are the rules for AMD SEV-SNP machines. The zero rules accept
-// none: a floor must be given.
-type SNPPlatform struct {
-	// MinTCB is the floor of the reported and of the launch TCB, by product:
-	// "Milan", "Genoa" (with Bergamo and Siena) or "Turin". A product that is
-	// not named is refused.
-	MinTCB map[string]SNPTCB `json:"minTCB,omitzero"`
-	// MinFirmware is the lowest accepted version of the committed SNP firmware.
-	MinFirmware *SNPFirmware `json:"minFirmware,omitempty"`
-	// AllowSMT accepts guests that may run where SMT is on, so that a sibling
-	// thread of somebody else's shares their core.
-	AllowSMT bool `json:"allowSMT,omitempty"`
-	// AllowProvisionalFirmware accepts machines whose host can still go back to
-	// an older firmware.
-	AllowProvisionalFirmware bool `json:"allowProvisionalFirmware,omitempty"`
-	// ChipIDs are the accepted machines, 64 bytes each; nil accepts any. A
-	// machine that masks its chip ID is in no list.
-	ChipIDs []Hex `json:"chipIDs,omitzero"`
-}
