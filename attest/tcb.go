@@ -29,6 +29,10 @@ type TCBComponent struct {
 	Needs    uint16 `json:"needs"`
 }
 
+// PCESVN is the name of the provisioning certification enclave's version among
+// components.
+const PCESVN = "PCESVN"
+
 // String returns the comparison in words.
 func (c TCBComponent) String() string {
 	return fmt.Sprintf("%s is %d, the level needs %d", c.Name, c.Has, c.Needs)
@@ -82,9 +86,11 @@ func (g TCBGap) fix(tee TEE) Fix {
 	case g.Part == "module":
 		return Fix{CloudProvider, "have the host load the vendor's current TDX module, then start the guest again"}
 	}
-	var bios, system, other []string
+	var bios, system, pce, other []string
 	for _, c := range g.Below {
 		switch {
+		case c.Name == PCESVN:
+			pce = append(pce, c.Name)
 		case strings.HasPrefix(c.Category, "BIOS"):
 			bios = append(bios, c.Name)
 		case c.Category != "":
@@ -101,9 +107,14 @@ func (g TCBGap) fix(tee TEE) Fix {
 	}
 	add("install the machine vendor's current BIOS", bios)
 	add("have the host's system load the vendor's current packages", system)
-	add("install the vendor's current platform software, or change the configuration that the advisories name", other)
+	add("install the vendor's current provisioning certification enclave (DCAP) on the host", pce)
+	unnamed := "install the machine vendor's current BIOS"
+	if strings.Contains(string(g.Met), "Configuration") {
+		unnamed += " and configure it as the advisories say"
+	}
+	add(unnamed, other)
 	who := HostOwner
-	if tee.Shape() == TDX && len(bios) == 0 && len(other) == 0 {
+	if tee.Shape() == TDX && len(bios)+len(pce)+len(other) == 0 {
 		who = CloudProvider
 	}
 	return Fix{who, strings.Join(how, "; ") + "; then provision the platform again"}

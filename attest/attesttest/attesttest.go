@@ -39,7 +39,10 @@ type Expect struct {
 	Advisories []string // sorted
 	Debug      bool
 	Unchecked  bool     // no CRLs, or none that was valid
-	Failed     []string // "ATT-014 tcb.status": every step that fails, in order; nil means accepted
+	Failed     []string // "ATT-014 tcb.status": every step that fails, in order, but for those of Behind; nil means accepted
+	// Behind are the parts below the vendor's best level, "tcb.platform: " and
+	// which component has what and needs what.
+	Behind []string
 }
 
 // Accepted reports whether the default policy accepts the set.

@@ -87,7 +87,7 @@ func checkSteps(t testing.TB, steps []attest.Step) {
 		if s.Code == "" || s.Field == "" || s.Want == "" || s.Got == "" || s.Source == "" {
 			t.Errorf("incomplete step %+v", s)
 		}
-		if s.OK != (s.Fix == attest.Fix{}) {
+		if s.OK != (s.Fix == attest.Fix{}) || !s.OK && (s.Fix.Who == "" || s.Fix.How == "") {
 			t.Errorf("step %s: ok=%t with fix %+v", s.Field, s.OK, s.Fix)
 		}
 		if seen[s.Field] {

@@ -116,7 +116,7 @@ func (p *platform) below(l *level, teeSVN []byte) []attest.TCBComponent {
 		add(c, i, "", p.svn[i])
 	}
 	if p.pcesvn < *l.TCB.PCESVN {
-		out = append(out, attest.TCBComponent{Name: "PCESVN", Has: p.pcesvn, Needs: *l.TCB.PCESVN})
+		out = append(out, attest.TCBComponent{Name: attest.PCESVN, Has: p.pcesvn, Needs: *l.TCB.PCESVN})
 	}
 	if teeSVN == nil {
 		return out
