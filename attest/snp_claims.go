@@ -93,6 +93,9 @@ func (t SNPTCB) String() string {
 	return s
 }
 
+// floorIs stands between what is there and what is wanted.
+const floorIs = ", the floor is "
+
 // Below names the components in which t is below floor: "microcode is 69, the
 // floor is 88".
 func (t SNPTCB) Below(floor SNPTCB) []string {
@@ -105,7 +108,7 @@ func (t SNPTCB) Below(floor SNPTCB) []string {
 		{"SNP firmware", t.SNP, floor.SNP}, {"microcode", t.Microcode, floor.Microcode},
 	} {
 		if c.got < c.want {
-			low = append(low, fmt.Sprintf("%s is %d, the floor is %d", c.name, c.got, c.want))
+			low = append(low, fmt.Sprintf("%s is %d%s%d", c.name, c.got, floorIs, c.want))
 		}
 	}
 	return low
