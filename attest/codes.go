@@ -37,5 +37,7 @@ const (
 	CodeTCBFloor        = "ATT-032" // firmware or microcode below the platform's floor
 	CodeGuestPolicy     = "ATT-033" // guest's privilege level or policy not accepted
 	CodeMachine         = "ATT-034" // machine, or how it is configured, not accepted
+	CodeEventLog        = "ATT-035" // event log does not replay to the registers
+	CodeDeviceFirmware  = "ATT-053" // device runs other firmware than it was certified for
 	CodeDevice          = "ATT-052" // device missing, repeated, not named or refused
 )

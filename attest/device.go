@@ -2,7 +2,6 @@ package attest
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -29,7 +28,7 @@ func (out *Verdict) judgeDevices(v Verifiers, e Evidence, en Endorsements, p Pol
 			continue
 		}
 		seen[d.Name] = true
-		dv := judgeDevice(v, d, en, p, at)
+		dv := JudgeDevice(v, d, en, p, at)
 		out.Devices = append(out.Devices, dv)
 		k.add(deviceStep(field, dv))
 	}
@@ -42,8 +41,9 @@ func (out *Verdict) judgeDevices(v Verifiers, e Evidence, en Endorsements, p Pol
 	out.Steps = append(out.Steps, k.steps...)
 }
 
-// judgeDevice makes the step list of one device.
-func judgeDevice(v Verifiers, d Device, en Endorsements, p Policy, at time.Time) DeviceVerdict {
+// JudgeDevice makes the verdict over one device by the reference of its name. It
+// does not look at what the device's nonce answers: see JudgeUnbound.
+func JudgeDevice(v Verifiers, d Device, en Endorsements, p Policy, at time.Time) DeviceVerdict {
 	out := DeviceVerdict{Name: d.Name, TEE: d.TEE, Claims: Claims{TEE: d.TEE, TCB: TCBClaims{Advisories: []string{}}}}
 	verifier := v[d.TEE]
 	if verifier == nil {
@@ -69,9 +69,7 @@ func judgeDevice(v Verifiers, d Device, en Endorsements, p Policy, at time.Time)
 // deviceStep sums a device's verdict up among the steps of the whole.
 func deviceStep(field string, d DeviceVerdict) Step {
 	s := Step{Code: CodeDevice, Field: field, OK: true, Want: "accepted", Got: "accepted"}
-	failed := slices.IndexFunc(d.Steps, func(s Step) bool { return !s.OK })
-	if failed >= 0 {
-		f := d.Steps[failed]
+	if f := d.Refused(); f != nil {
 		s.Code, s.OK, s.Got, s.Fix = f.Code, false, fmt.Sprintf("refused: %s: wanted %s, got %s", f.Field, f.Want, f.Got), f.Fix
 	}
 	return s

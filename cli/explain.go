@@ -263,6 +263,9 @@ func (a *app) explainOptions(set evidence.Set, f explainFlags) (evidence.Options
 	o.Platform = attest.Platform{SGX: floor, TDX: floor, SNP: evidence.AnySNPPlatform()}
 	software := evidence.AnyPackage()
 	software.AllowDebug = f.allowDebug
+	if set.Evidence.TEE == attest.NVIDIA {
+		software.Devices = evidence.AnyDevice()
+	}
 	o.Package = &software
 	return o, nil
 }

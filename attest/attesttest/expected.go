@@ -5,6 +5,9 @@ import "github.com/ashlar-mesh/ashlar/attest"
 // expected holds the outcome of every set: the decision, status and advisories
 // that its meta.json names, and the step at which a refusal must happen.
 var expected = map[string]Expect{
+	"nvidia/blackwell-gb100":                 {Genuine: true, Unchecked: true},
+	"nvidia/hopper-h100":                     {Genuine: true, Unchecked: true},
+	"nvidia/hopper-h100-badsig":              {Unchecked: true, Failed: []string{"ATT-003 report.format"}},
 	"ratls/ego-sample":                       {Genuine: true, Status: attest.ConfigurationAndSWHardeningNeeded, Advisories: []string{"INTEL-SA-00289", "INTEL-SA-00615"}, Failed: []string{"ATT-014 tcb.status"}, Behind: []string{"tcb.platform: component 7 is 0, the level needs 12"}},
 	"sgx/automata-v3-606a-2025-08":           {Genuine: true, Status: attest.SWHardeningNeeded, Advisories: []string{"INTEL-SA-00615"}, Failed: []string{"ATT-014 tcb.status"}},
 	"sgx/automata-v3-606a-eval17":            {Genuine: true, Status: attest.SWHardeningNeeded, Advisories: []string{"INTEL-SA-00615"}, Failed: []string{"ATT-014 tcb.status"}},

@@ -8,24 +8,29 @@ package evidence
 
 import (
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
+	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // Names of files in a folder, besides the kinds of endorsements.
 const (
-	QuoteFile       = "quote.bin"   // SGX or TDX quote, with or without Open Enclave's header
-	CertificateFile = "cert.pem"    // RA-TLS certificate with the quote inside
-	ReportFile      = "report.bin"  // SEV-SNP report
-	RootFile        = "root_ca.pem" // root of a throw-away PKI
+	QuoteFile       = "quote.bin"     // SGX or TDX quote, with or without Open Enclave's header
+	CertificateFile = "cert.pem"      // RA-TLS certificate with the quote inside
+	ReportFile      = "report.bin"    // SEV-SNP report
+	DeviceFile      = "evidence.json" // a GPU's report and chain, as NVIDIA's attestation SDK writes them
+	DeviceReport    = "report.hex"    // a GPU's report in hexadecimal, its chain beside it in cert_chain.pem
+	RootFile        = "root_ca.pem"   // root of a throw-away PKI
 	MetaFile        = "meta.json"
 )
 
@@ -87,6 +92,8 @@ func Load(fsys fs.FS) (Set, error) {
 		s.SetQuote(b)
 	} else if b := f.read(ReportFile); b != nil {
 		s.Evidence = attest.Evidence{TEE: attest.SNP, Raw: b}
+	} else {
+		s.Evidence = f.device()
 	}
 	var items []attest.Endorsement
 	for kind, chain := range chainFile {
@@ -195,12 +202,24 @@ func readFile(fsys fs.FS, name string) ([]byte, error) {
 	return b, err
 }
 
+// device reads a GPU's evidence; empty if there is none.
+func (f *folder) device() attest.Evidence {
+	if b := f.read(DeviceFile); nvidia.Detect(b) {
+		return attest.Evidence{TEE: attest.NVIDIA, Raw: b}
+	}
+	text := f.read(DeviceReport)
+	if text == nil {
+		return attest.Evidence{}
+	}
+	report, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	f.note(DeviceReport, err)
+	return attest.Evidence{TEE: attest.NVIDIA, Raw: nvidia.Encode(report, f.read(attest.KindAMDChain))}
+}
+
 // nothing says why a folder cannot be judged.
 func (f *folder) nothing() error {
-	for _, name := range []string{"evidence.json", "report.hex"} {
-		if _, err := fs.Stat(f.fsys, name); err == nil {
-			return problem.New("ATT-041", "%s is evidence of another kind than SGX and TDX quotes and SEV-SNP reports", name)
-		}
+	if _, err := fs.Stat(f.fsys, DeviceFile); err == nil {
+		return problem.New("ATT-041", "%s is no evidence of a kind that is known here", DeviceFile)
 	}
 	if _, err := fs.Stat(f.fsys, "."); err != nil {
 		return problem.Because(err, "ATT-040", "reading the folder")

@@ -68,8 +68,8 @@ func TestLoadRefuses(t *testing.T) {
 		text string
 	}{
 		{"empty folder", fstest.MapFS{"readme": file("")}, "ATT-040", "neither quote.bin, report.bin nor cert.pem"},
-		{"GPU evidence", fstest.MapFS{"evidence.json": file("{}")}, "ATT-041", "evidence.json"},
-		{"GPU report", fstest.MapFS{"report.hex": file("00")}, "ATT-041", "report.hex"},
+		{"unknown evidence", fstest.MapFS{"evidence.json": file("{}")}, "ATT-041", "evidence.json"},
+		{"GPU report that is not hexadecimal", fstest.MapFS{"report.hex": file("xx")}, "ATT-040", "report.hex"},
 		{"meta.json damaged", fstest.MapFS{"quote.bin": file("x"), "meta.json": file("{")}, "ATT-040", "meta.json"},
 		{"verify_at damaged", fstest.MapFS{"quote.bin": file("x"), "meta.json": file(`{"verify_at":"tomorrow"}`)}, "ATT-040", "meta.json"},
 		{"root damaged", fstest.MapFS{"quote.bin": file("x"), "root_ca.pem": file("root")}, "ATT-040", "root_ca.pem"},
@@ -101,6 +101,7 @@ func TestLoadIsTolerant(t *testing.T) {
 		{"an SNP report alone", fstest.MapFS{"report.bin": folder(t, "snp/msft-turin-v5-vcek")["report.bin"]}, attest.CodeNoEndorsement},
 		{"an SNP report cut short", fstest.MapFS{"report.bin": &fstest.MapFile{Data: make([]byte, 1183)}}, attest.CodeFormat},
 		{"endorsements of garbage", fstest.MapFS{"quote.bin": quote, "tcb_info.json": quote, "pck_crl.der": quote}, attest.CodeNoEndorsement},
+		{"a GPU report of one byte", fstest.MapFS{"report.hex": &fstest.MapFile{Data: []byte("00\n")}}, attest.CodeFormat},
 		{"a certificate alone", fstest.MapFS{"cert.pem": &fstest.MapFile{Data: []byte("PEM")}}, attest.CodeNoVerifier},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
+	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -46,6 +47,9 @@ func AnySNPPlatform() *attest.SNPPlatform {
 // demanded, and the verdict says that it was not checked. A root that cannot be
 // a trust anchor is an error with code ATT-042.
 func Explain(s Set, o Options) (attest.Verdict, error) {
+	if s.Evidence.TEE == attest.NVIDIA {
+		return explainDevice(s, o)
+	}
 	verifiers, err := verifiersOf(s.Evidence.TEE, o.Root)
 	if err != nil {
 		return attest.Verdict{}, problem.Because(err, "ATT-042", "root %q", o.Root.Subject.CommonName)
@@ -64,6 +68,42 @@ func Explain(s Set, o Options) (attest.Verdict, error) {
 		return attest.Judge(verifiers, s.Evidence, *o.Binding, s.Endorsements, p, o.At), nil
 	}
 	return attest.JudgeUnbound(verifiers, s.Evidence, s.Endorsements, p, o.At), nil
+}
+
+// deviceName is what a device is called that comes without a TEE.
+const deviceName = "device"
+
+// AnyDevice accepts any genuine device that comes without a TEE.
+func AnyDevice() map[string]attest.DeviceReference {
+	return map[string]attest.DeviceReference{deviceName: {NVIDIA: &attest.GPUReference{AllowUncheckedMeasurements: true, AllowUncheckedRevocation: true}}}
+}
+
+// explainDevice judges a device that comes without the TEE that uses it: by the
+// package's only device, or as AnyDevice does.
+func explainDevice(s Set, o Options) (attest.Verdict, error) {
+	v := nvidia.NewVerifier()
+	if o.Root != nil {
+		var err error
+		if v, err = nvidia.New(o.Root); err != nil {
+			return attest.Verdict{}, problem.Because(err, "ATT-042", "root %q", o.Root.Subject.CommonName)
+		}
+	}
+	devices := AnyDevice()
+	if o.Package != nil {
+		devices = o.Package.Devices
+	}
+	var reference attest.DeviceReference
+	if len(devices) == 1 {
+		for _, reference = range devices {
+		}
+	}
+	p := attest.Policy{Package: attest.Package{Devices: map[string]attest.DeviceReference{deviceName: reference}}}
+	d := attest.JudgeDevice(attest.NewVerifiers(v), attest.Device{Name: deviceName, TEE: attest.NVIDIA, Raw: s.Evidence.Raw}, s.Endorsements, p, o.At)
+	out := attest.Verdict{TEE: d.TEE, Genuine: d.Genuine, Advisories: []string{}, Claims: d.Claims, Steps: d.Steps, Verdict: attest.Refused}
+	if d.Refused() == nil {
+		out.Verdict = attest.Accepted
+	}
+	return out, nil
 }
 
 // verifiersOf returns the verifier of a hardware TEE under a root, nil meaning

@@ -7,6 +7,7 @@ package hardware
 
 import (
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/snp"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
@@ -16,5 +17,5 @@ import (
 // They are safe for concurrent use and keep bounded caches: make them once and
 // share them. The map is the caller's.
 func Verifiers() attest.Verifiers {
-	return attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier())
+	return attest.NewVerifiers(sgx.NewVerifier(), tdx.NewVerifier(), snp.NewVerifier(), nvidia.NewVerifier())
 }
