@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit integration fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+.PHONY: build test race unit integration portable fuzz lint vulncheck generate check-generated demo bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race integration demo
+test: lint vulncheck check-generated race portable integration demo
 
 unit:
 	$(GO) test ./...
@@ -29,6 +29,10 @@ race: tools
 
 integration: build tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 ./integration/...
+
+# portable builds the verifier for every system and runs its tests under Node.
+portable:
+	@./scripts/portable.sh
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }

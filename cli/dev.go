@@ -157,7 +157,11 @@ func (a *app) devDown(ctx context.Context, dir string) error {
 	if err != nil {
 		return problem.Because(err, "CLI-003", "reading %s", dir)
 	}
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+	process, err := os.FindProcess(pid)
+	if err == nil {
+		err = process.Signal(syscall.SIGTERM)
+	}
+	if err != nil {
 		return problem.Because(err, "CLI-001", "signalling process %d", pid)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -139,9 +139,13 @@ func (d *Deployment) takeLock() error {
 	if err != nil {
 		return problem.Because(err, "CLI-003", "opening %s", d.pidFile())
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	free, err := hold(f, true)
+	if err == nil && !free {
+		err = problem.New("CLI-012", "a deployment is running in %s", d.Dir)
+	}
+	if err != nil {
 		f.Close()
-		return problem.New("CLI-012", "a deployment is running in %s", d.Dir)
+		return err
 	}
 	d.lock = f
 	if err := f.Truncate(0); err != nil {
@@ -319,7 +323,11 @@ func Running(dir string) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+	free, err := hold(f, false)
+	if err != nil {
+		return 0, err
+	}
+	if free {
 		return 0, fs.ErrNotExist // nobody holds it: left by a killed process
 	}
 	var pid int
