@@ -124,6 +124,7 @@ var negatives = []negative{
 	{"root CRL by the CA", "", func(f *forge) { f.after = func(o *forged) { o.rootCRL = o.pckCRL } }, []string{"ATT-020 rootCRL.signature"}},
 	{"PCK CRL is no CRL", "", func(f *forge) { f.after = func(o *forged) { o.pckCRL = []byte("no CRL") } }, []string{"ATT-020 pckCRL.signature"}},
 	{"PCK CRL is a delta", "", func(f *forge) { f.pckCRL.ExtraExtensions = criticalExtension }, []string{"ATT-020 pckCRL.signature"}},
+	{"PCK CRL with a byte behind it", "", func(f *forge) { f.after = func(o *forged) { o.pckCRL = append(o.pckCRL, 0) } }, []string{"ATT-020 pckCRL.signature"}},
 	{"PCK CRL too large", "", func(f *forge) { f.after = func(o *forged) { o.pckCRL = make([]byte, 2<<20) } }, []string{"ATT-020 pckCRL.signature"}},
 
 	{"TCB info changed", "", func(f *forge) {

@@ -46,6 +46,9 @@ func ParseCRL(der []byte, issuer *x509.Certificate) (*CRL, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(list.Raw) != len(der) {
+		return nil, fmt.Errorf("%d bytes after the list", len(der)-len(list.Raw))
+	}
 	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
 		return nil, fmt.Errorf("issued by %q, not by %q", list.Issuer.CommonName, issuer.Subject.CommonName)
 	}
