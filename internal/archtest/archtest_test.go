@@ -62,7 +62,7 @@ var layers = [][]string{
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},
 	{"coordinator/internal/api", "coordinator/daemon"},
-	{"samples/...", "cli/term", "cli/check", "cli/dev", "cli", "cmd/..."},
+	{"samples/...", "inspect/launch", "inspect/enclave", "inspect", "cli/term", "cli/check", "cli/dev", "cli", "cmd/..."},
 	{"integration/..."},
 }
 
