@@ -38,6 +38,16 @@ const (
 	CodeGuestPolicy     = "ATT-033" // guest's privilege level or policy not accepted
 	CodeMachine         = "ATT-034" // machine, or how it is configured, not accepted
 	CodeEventLog        = "ATT-035" // event log does not replay to the registers
-	CodeDeviceFirmware  = "ATT-053" // device runs other firmware than it was certified for
+	CodeEvent           = "ATT-036" // event log lacks an event, or holds another
+	CodeAttributes      = "ATT-037" // attributes of the enclave or guest not accepted
+	CodeTPMTrust        = "ATT-038" // nobody accepted stands for the key of the TPM
+	CodeTCBDate         = "ATT-039" // TCB level of before the platform's floor
+	CodeTPMQuote        = "ATT-043" // not a TPM's quote of the SHA-256 bank
+	CodeTPMKeyKind      = "ATT-044" // attestation key is no restricted signing key of a TPM
+	CodeTPMRegisters    = "ATT-045" // PCR values are not those that were quoted
+	CodeRuntimeBinding  = "ATT-046" // hardware does not vouch for the paravisor's runtime data
+	CodeRuntimeData     = "ATT-047" // runtime data names no key of a vTPM
+	CodeTDReport        = "ATT-048" // TDX quote is of another guest than the paravisor's report
 	CodeDevice          = "ATT-052" // device missing, repeated, not named or refused
+	CodeDeviceFirmware  = "ATT-053" // device runs other firmware than it was certified for
 )
