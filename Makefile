@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit integration portable fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+.PHONY: build test race unit integration differential portable fuzz lint vulncheck generate check-generated demo bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race portable integration demo
+test: lint vulncheck check-generated race portable integration differential demo
 
 unit:
 	$(GO) test ./...
@@ -28,7 +28,12 @@ race: tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /integration)
 
 integration: build tools
-	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 ./integration/...
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v /differential)
+
+# differential compares our verdicts with other implementations'.
+differential:
+	@./scripts/qvl.sh
+	ASHLAR_DCAP_QVL=$(CURDIR)/build/tools/qvl/bin/python $(GO) test -count=1 ./integration/differential
 
 # portable builds the verifier for every system and runs its tests under Node.
 portable:
@@ -64,7 +69,7 @@ bench: build tools
 # soak runs what takes too long for every change.
 soak: build tools
 	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
-	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 ./integration/...
+	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v /differential)
 
 check: lint unit
 
