@@ -50,6 +50,10 @@ type Config struct {
 
 	Grace time.Duration // for running requests at the end; 10 s if zero
 	Times api.Times
+	// Plugins verify further TEEs. They are compiled in, so that whom the
+	// coordinator trusts is measured with it: no flag names them. None may be for
+	// a TEE that is verified anyway.
+	Plugins []attest.Verifier
 	Log   *slog.Logger
 	Now   func() time.Time // time.Now if nil
 	Ready func(Addresses)  // called once when every port answers; may be nil

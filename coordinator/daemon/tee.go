@@ -8,6 +8,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // verifiers returns those of the hardware vendors, and those of the simulation
@@ -22,6 +23,12 @@ func (s *settings) verifiers() (attest.Verifiers, error) {
 		for _, v := range simulated {
 			all[v.TEE()] = v
 		}
+	}
+	for _, v := range s.Plugins {
+		if _, known := all[v.TEE()]; known {
+			return nil, problem.New("CRD-130", "a plug-in for %q, which is verified anyway", v.TEE())
+		}
+		all[v.TEE()] = v
 	}
 	return all, nil
 }
