@@ -54,9 +54,9 @@ type Config struct {
 	// coordinator trusts is measured with it: no flag names them. None may be for
 	// a TEE that is verified anyway.
 	Plugins []attest.Verifier
-	Log   *slog.Logger
-	Now   func() time.Time // time.Now if nil
-	Ready func(Addresses)  // called once when every port answers; may be nil
+	Log     *slog.Logger
+	Now     func() time.Time // time.Now if nil
+	Ready   func(Addresses)  // called once when every port answers; may be nil
 	// Force ends the grace at once when it is closed; may be nil.
 	Force <-chan struct{}
 }
