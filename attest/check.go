@@ -4,44 +4,100 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Check compares claims with the policy: every constrained field, each as a
-// step. A constraint on a claim that is missing fails. The age of endorsements
-// depends on the time and is judged by Judge.
-func (p Policy) Check(c Claims) []Step {
-	return append(p.packageSteps(c), p.platformSteps(c)...)
+// step. A constraint on a claim that is missing fails. It knows no time: the
+// age of endorsements is left out, and no grace counts. Judge judges those too.
+func (p Policy) Check(c Claims) []Step { return p.checkAt(c, time.Time{}) }
+
+// checkAt is Check at a time.
+func (p Policy) checkAt(c Claims, at time.Time) []Step {
+	k := check{source: section("packages", p.PackageName), steps: make([]Step, 0, 16), at: at}
+	k.packages(c, &p.Package)
+	k.source, k.ended = section("platforms", p.PlatformName), p.Platform.Endorsements.GraceUntil
+	k.platform(c, &p.Platform)
+	if !at.IsZero() {
+		k.ages(c, p.Platform.Endorsements)
+	}
+	return k.steps
 }
 
 // packageSteps judges the debug mode and the software.
 func (p Policy) packageSteps(c Claims) []Step {
 	k := check{source: section("packages", p.PackageName)}
-	k.debug(c, p.Package.AllowDebug)
-	k.migratable(c, p.Package.AllowDebug)
+	k.packages(c, &p.Package)
+	return k.steps
+}
+
+func (k *check) packages(c Claims, p *Package) {
+	k.debug(c, p.AllowDebug)
+	k.migratable(c, p.AllowDebug)
 	switch {
-	case c.TEE.Simulated() && p.Package.Sim != nil:
-		k.sim(c, p.Package.Sim)
-	case c.TEE == SGX && p.Package.SGX != nil:
-		k.sgx(c, p.Package.SGX)
-	case c.TEE == TDX && p.Package.TDX != nil:
-		k.tdx(c, p.Package.TDX)
-	case c.TEE == SNP && p.Package.SNP != nil:
-		k.snp(c, p.Package.SNP)
+	case c.TEE.Simulated() && p.Sim != nil:
+		k.sim(c, p.Sim)
+	case c.TEE == SGX && p.SGX != nil:
+		k.sgx(c, p.SGX)
+	case c.TEE == TDX && p.TDX != nil:
+		k.tdx(c, p.TDX)
+	case c.TEE == SNP && p.SNP != nil:
+		k.snp(c, p.SNP)
+	case azure(c.TEE) && p.Azure != nil:
+		k.azure(c, p.Azure)
+	case c.TEE == TPM && p.TPM != nil:
+		k.tpm(c, p.TPM)
+	case pluggedIn(c.TEE) && p.Plugins[c.TEE] != nil:
+		k.plugin(c, p.Plugins[c.TEE])
 	default:
-		key := string(c.TEE)
-		if c.TEE.Simulated() {
-			key = "sim"
-		}
+		key := referenceKey(c.TEE)
 		k.add(Step{Code: CodeNoReference, Field: key, Want: "reference values for " + key, Got: "none",
 			Fix: Fix{ManifestAuthor, fmt.Sprintf("add %q to the package, if it may run there", key)}})
 	}
-	return k.steps
+}
+
+func azure(t TEE) bool { return t == SNPAzure || t == TDXAzure }
+
+// pluggedIn reports whether a TEE has no fields of its own in Package.
+func pluggedIn(t TEE) bool {
+	switch t {
+	case SGX, TDX, SNP, SNPAzure, TDXAzure, TPM, NVIDIA:
+		return false
+	}
+	return !t.Simulated()
+}
+
+// referenceKey is where a package holds the reference values for a TEE.
+func referenceKey(t TEE) string {
+	switch {
+	case t.Simulated():
+		return "sim"
+	case azure(t):
+		return "azure"
+	case pluggedIn(t):
+		return "plugins." + string(t)
+	}
+	return string(t)
+}
+
+// beneath returns the hardware that evidence rests on: "tdx" for "tdx:azure" and
+// for "sim:tdx".
+func beneath(t TEE) TEE {
+	switch t {
+	case SNPAzure:
+		return SNP
+	case TDXAzure:
+		return TDX
+	}
+	return t.Shape()
 }
 
 // check collects the steps of one section.
 type check struct {
 	source string
 	steps  []Step
+	at     time.Time // zero: no grace counts
+	ended  time.Time // until then endorsements that have ended are accepted
 }
 
 func section(kind, name string) string {
@@ -98,7 +154,7 @@ func (k *check) incomplete(field, want string) {
 }
 
 func (k *check) debug(c Claims, allowed bool) {
-	s := Step{Code: CodeDebug, Field: string(c.TEE.Shape()) + ".debug", OK: !c.Debug || allowed,
+	s := Step{Code: CodeDebug, Field: string(beneath(c.TEE)) + ".debug", OK: !c.Debug || allowed,
 		Want: "false", Got: fmt.Sprint(c.Debug), Fix: Fix{ServiceOwner, "build and sign for production: a host reads the memory of a debug enclave or guest"}}
 	if allowed {
 		s.Want = "any (allowDebug)"
@@ -106,50 +162,52 @@ func (k *check) debug(c Claims, allowed bool) {
 	k.add(s)
 }
 
-// tdMigratable is bit 29 of TD_ATTRIBUTES, in the byte that holds it (Intel TDX
-// Module ABI specification, ATTRIBUTES).
-const tdMigratable = 0x20
-
-// migratable refuses guests that the host may export: it chooses the migration
-// TD that gets the guest's memory, and quotes of version 4 do not name that one.
-func (k *check) migratable(c Claims, allowed bool) {
-	if c.TDX == nil {
+// bits compares a field with the wanted bits; nil accepts any.
+func (k *check) bits(code, field string, want *Bits, got Hex, fix Fix) {
+	if want == nil {
 		return
 	}
-	got := len(c.TDX.TDAttributes) > 3 && c.TDX.TDAttributes[3]&tdMigratable != 0
-	s := Step{Code: CodeDebug, Field: "tdx.migratable", OK: !got || allowed, Want: "false", Got: fmt.Sprint(got),
-		Fix: Fix{ServiceOwner, "launch the guest without MIGRATABLE: whom the host lets migrate a guest reads its memory"}}
-	if allowed {
-		s.Want = "any (allowDebug)"
-	}
+	s := Step{Code: code, Field: field, OK: want.match(got), Want: want.String(), Got: shown(got), Fix: fix}
 	k.add(s)
 }
 
-func (k *check) sgx(c Claims, r *SGXReference) {
-	var got SGXClaims
-	if c.SGX != nil {
-		got = *c.SGX
+// String returns "value" or "value under mask".
+func (b Bits) String() string {
+	if b.Mask == nil {
+		return shown(b.Value)
 	}
-	bySigner := r.SignerID != nil && r.ProductID != nil && r.MinSecurityVersion != nil
-	switch {
-	case r.AllowAny && r.UniqueID == nil:
-		k.any("sgx.uniqueID", got.UniqueID)
-	case !r.AllowAny && r.UniqueID == nil && !bySigner:
-		k.incomplete("sgx", "uniqueID, or signerID with productID and minSecurityVersion")
+	return shown(b.Value) + " under " + shown(b.Mask)
+}
+
+// match reports whether a field of the same size has the wanted bits.
+func (b Bits) match(got Hex) bool {
+	if len(got) == 0 || len(b.Value) != len(got) || b.Mask != nil && len(b.Mask) != len(got) {
+		return false
 	}
-	k.oneOf("sgx.uniqueID", r.UniqueID, got.UniqueID)
-	if r.SignerID != nil {
-		k.oneOf("sgx.signerID", []Hex{r.SignerID}, got.SignerID)
+	for i := range got {
+		bit := got[i]
+		if b.Mask != nil {
+			bit &= b.Mask[i]
+		}
+		if bit != b.Value[i] {
+			return false
+		}
 	}
-	if r.ProductID != nil {
-		k.add(Step{Code: CodeMeasurement, Field: "sgx.productID", OK: c.SGX != nil && got.ProductID == *r.ProductID,
-			Want: fmt.Sprint(*r.ProductID), Got: number(c.SGX != nil, got.ProductID), Fix: fixSoftware})
+	return true
+}
+
+// covers reports whether bits of one byte are all compared.
+func (b *Bits) covers(index int, bits byte) bool {
+	return b != nil && (b.Mask == nil || len(b.Mask) > index && b.Mask[index]&bits == bits)
+}
+
+// atLeast compares a number that must not be lower.
+func (k *check) atLeast(field string, want *uint16, got uint16, present bool, fix string) {
+	if want == nil {
+		return
 	}
-	if r.MinSecurityVersion != nil {
-		k.add(Step{Code: CodeSecurityVersion, Field: "sgx.securityVersion", OK: c.SGX != nil && got.SecurityVersion >= *r.MinSecurityVersion,
-			Want: fmt.Sprintf("%d or higher", *r.MinSecurityVersion), Got: number(c.SGX != nil, got.SecurityVersion),
-			Fix: Fix{ServiceOwner, "deploy a release with a higher security version"}})
-	}
+	k.add(Step{Code: CodeSecurityVersion, Field: field, OK: present && got >= *want,
+		Want: fmt.Sprintf("%d or higher", *want), Got: number(present, got), Fix: Fix{ServiceOwner, fix}})
 }
 
 func number(present bool, n uint16) string {
@@ -159,26 +217,20 @@ func number(present bool, n uint16) string {
 	return fmt.Sprint(n)
 }
 
-func (k *check) tdx(c Claims, r *TDXReference) {
-	var got TDXClaims
-	if c.TDX != nil {
-		got = *c.TDX
+// switched adds a step about something that is on or off.
+func (k *check) switched(s Step, want, got, present bool) {
+	s.OK, s.Want, s.Got = present && want == got, onOff(want), onOff(got)
+	if !present {
+		s.Got = "absent"
 	}
-	switch {
-	case r.AllowAny && r.MRTD == nil:
-		k.any("tdx.mrtd", got.MRTD)
-	case r.MRTD == nil:
-		k.incomplete("tdx.mrtd", "at least one accepted MRTD")
+	k.add(s)
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
 	}
-	k.oneOf("tdx.mrtd", r.MRTD, got.MRTD)
-	k.oneOf("tdx.rtmr0", r.RTMR0, got.RTMR0)
-	k.oneOf("tdx.rtmr1", r.RTMR1, got.RTMR1)
-	k.oneOf("tdx.rtmr2", r.RTMR2, got.RTMR2)
-	k.oneOf("tdx.rtmr3", r.RTMR3, got.RTMR3)
-	k.oneOf("tdx.mrConfigID", r.MRConfigID, got.MRConfigID)
-	k.oneOf("tdx.mrOwner", r.MROwner, got.MROwner)
-	k.oneOf("tdx.mrOwnerConfig", r.MROwnerConfig, got.MROwnerConfig)
-	k.oneOf("tdx.mrSEAM", r.MRSEAM, got.MRSEAM)
+	return "off"
 }
 
 // sim judges a simulated TEE; SimReference says which registers hold what.
@@ -221,7 +273,9 @@ func Nearest(c Claims, packages map[string]Policy) (name string, distance int) {
 	found := false
 	for n, p := range packages {
 		d := 0
-		for _, s := range p.packageSteps(c) {
+		k := check{}
+		k.packages(c, &p.Package)
+		for _, s := range k.steps {
 			if !s.OK {
 				d++
 			}

@@ -27,9 +27,9 @@ func (k *check) gpu(c Claims, r *GPUReference) {
 	if c.GPU != nil {
 		got = *c.GPU
 	}
-	k.word("nvidia.architecture", r.Architectures, got.Architecture)
-	k.word("nvidia.driver", r.Drivers, got.Driver)
-	k.word("nvidia.vbios", r.VBIOS, got.VBIOS)
+	k.word(Step{Code: CodeMeasurement, Field: "nvidia.architecture", Got: got.Architecture, Fix: fixSoftware}, r.Architectures)
+	k.word(Step{Code: CodeMeasurement, Field: "nvidia.driver", Got: got.Driver, Fix: fixSoftware}, r.Drivers)
+	k.word(Step{Code: CodeMeasurement, Field: "nvidia.vbios", Got: got.VBIOS, Fix: fixSoftware}, r.VBIOS)
 	for _, index := range sortedKeys(r.Measurements) {
 		k.oneOf("nvidia.measurements."+index, notNil(r.Measurements[index]), got.Measurements[index])
 	}
@@ -53,17 +53,16 @@ func (k *check) unchecked(s Step, allowed bool, rule string) {
 	k.add(s)
 }
 
-// word compares a claim with the accepted words; nil accepts any.
-func (k *check) word(field string, accepted []string, got string) {
+// word compares what a claim says with the accepted words; nil accepts any.
+func (k *check) word(s Step, accepted []string) {
 	if accepted == nil {
 		return
 	}
-	s := Step{Code: CodeMeasurement, Field: field, OK: got != "" && slices.Contains(accepted, got),
-		Want: strings.Join(accepted, " or "), Got: got, Fix: fixSoftware}
+	s.OK, s.Want = s.Got != "" && slices.Contains(accepted, s.Got), strings.Join(accepted, " or ")
 	if len(accepted) == 0 {
 		s.Want = "none: the list of accepted values is empty"
 	}
-	if got == "" {
+	if s.Got == "" {
 		s.Got = "absent"
 	}
 	k.add(s)

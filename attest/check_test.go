@@ -68,7 +68,7 @@ var packageChecks = []packageCheck{
 	{"sgx: any", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true}}, nil, 2},
 	{"sgx: any, but a product", sgxClaims(), Package{SGX: &SGXReference{AllowAny: true, ProductID: ptr(9)}}, []string{"ATT-012 sgx.productID"}, 3},
 	{"sgx: claims missing", Claims{TEE: SGX}, Package{SGX: &SGXReference{UniqueID: one, SignerID: signer, ProductID: ptr(0), MinSecurityVersion: ptr(0)}},
-		[]string{"ATT-012 sgx.uniqueID", "ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion"}, 5},
+		[]string{"ATT-012 sgx.uniqueID", "ATT-012 sgx.signerID", "ATT-012 sgx.productID", "ATT-031 sgx.securityVersion", "ATT-037 sgx.keyAttributes"}, 5},
 
 	{"tdx: all", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR0: td(2), RTMR1: td(3), RTMR2: td(4), RTMR3: td(5), MRConfigID: td(6), MROwner: td(7), MROwnerConfig: td(8), MRSEAM: td(9)}}, nil, 10},
 	{"tdx: all differ", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(0), RTMR0: td(0), RTMR1: td(0), RTMR2: td(0), RTMR3: td(0), MRConfigID: td(0), MROwner: td(0), MROwnerConfig: td(0), MRSEAM: td(0)}},
@@ -76,8 +76,8 @@ var packageChecks = []packageCheck{
 	{"tdx: without MRTD", tdxClaims(), Package{TDX: &TDXReference{RTMR0: td(2)}}, []string{"ATT-029 tdx.mrtd"}, 3},
 	{"tdx: any", tdxClaims(), Package{TDX: &TDXReference{AllowAny: true}}, nil, 2},
 	{"tdx: empty register list", tdxClaims(), Package{TDX: &TDXReference{MRTD: td(1), RTMR3: []Hex{}}}, []string{"ATT-012 tdx.rtmr3"}, 3},
-	{"tdx: claims missing", Claims{TEE: TDX}, Package{TDX: &TDXReference{MRTD: td(1)}}, []string{"ATT-012 tdx.mrtd"}, 2},
-	{"tdx: claims of the other shape", Claims{TEE: TDX, SGX: sgxClaims().SGX}, Package{TDX: &TDXReference{MRTD: []Hex{fill(1, 32)}}}, []string{"ATT-012 tdx.mrtd"}, 2},
+	{"tdx: claims missing", Claims{TEE: TDX}, Package{TDX: &TDXReference{MRTD: td(1)}}, []string{"ATT-012 tdx.mrtd", "ATT-037 tdx.septVEDisable"}, 2},
+	{"tdx: claims of the other shape", Claims{TEE: TDX, SGX: sgxClaims().SGX}, Package{TDX: &TDXReference{MRTD: []Hex{fill(1, 32)}}}, []string{"ATT-012 tdx.mrtd", "ATT-037 tdx.septVEDisable"}, 2},
 
 	{"sim sgx", simSGX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
 	{"sim tdx", simTDX(), Package{Sim: &SimReference{Program: one, Agent: two, Files: app}}, nil, 4},
@@ -108,6 +108,11 @@ func TestCheckPackage(t *testing.T) {
 			if c.claims.TDX != nil {
 				want++ // tdx.migratable
 			}
+			for _, s := range steps {
+				if s.Code == CodeAttributes {
+					want++ // of every enclave and guest
+				}
+			}
 			if len(steps) != want {
 				t.Errorf("got %d steps, want %d", len(steps), want)
 			}
@@ -135,9 +140,9 @@ func TestMigratable(t *testing.T) {
 	}{
 		{"plain", claims(0, 0, 0, 0x10, 0, 0, 0, 0), pkg, nil},
 		{"migratable", claims(0, 0, 0, 0x30, 0, 0, 0, 0), pkg, []string{"ATT-013 tdx.migratable"}},
-		{"migratable, any measurement", claims(0, 0, 0, 0x20, 0, 0, 0, 0), Package{TDX: &TDXReference{AllowAny: true}}, []string{"ATT-013 tdx.migratable"}},
-		{"migratable, debug allowed", claims(0, 0, 0, 0x20, 0, 0, 0, 0), debug, nil},
-		{"no attributes", claims(), pkg, nil},
+		{"migratable, any measurement", claims(0, 0, 0, 0x30, 0, 0, 0, 0), Package{TDX: &TDXReference{AllowAny: true}}, []string{"ATT-013 tdx.migratable"}},
+		{"migratable, debug allowed", claims(0, 0, 0, 0x30, 0, 0, 0, 0), debug, nil},
+		{"no attributes", claims(), pkg, []string{"ATT-037 tdx.septVEDisable"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := failed(Policy{Package: c.pkg}.packageSteps(c.claims)); !reflect.DeepEqual(got, c.want) {
@@ -197,7 +202,9 @@ func TestCheckPlatform(t *testing.T) {
 			claims := Claims{TEE: c.tee, TCB: goodTCB()}
 			c.change(&claims.TCB)
 			p := Policy{Platform: c.rules, PlatformName: "default"}
-			steps := p.platformSteps(claims)
+			k := check{source: section("platforms", p.PlatformName)}
+			k.platform(claims, &p.Platform)
+			steps := k.steps
 			if got := failed(steps); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}

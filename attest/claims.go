@@ -169,15 +169,40 @@ type TCBClaims struct {
 	// root CA, which is issued once a year, counts for the end only.
 	OldestIssue time.Time `json:"oldestIssue,omitzero"`
 	NextUpdate  time.Time `json:"nextUpdate,omitzero"`
+	// Issued says when each kind of endorsement was issued.
+	Issued Issued `json:"issued,omitzero"`
+	// CRLsEnded says that CRLs covered every certificate, but that one of them has
+	// ended: RevocationChecked is false for no other reason.
+	CRLsEnded bool `json:"crlsEnded,omitempty"`
+	// EndedUntil and GraceUntil are filled in by Judge where a grace of the
+	// platform's made something acceptable: until when endorsements that have
+	// ended count, and the earliest end of the other graces.
+	EndedUntil time.Time `json:"endedUntil,omitzero"`
+	GraceUntil time.Time `json:"graceUntil,omitzero"`
 	// NotAfter is when the certificates of the evidence's own chain end.
 	NotAfter time.Time `json:"notAfter,omitzero"`
 }
 
+// Issued are dates of issue by kind of endorsement. CRL is of the PCK CA or of
+// AMD's product root.
+type Issued struct {
+	TCBInfo    time.Time `json:"tcbInfo,omitzero"`
+	QEIdentity time.Time `json:"qeIdentity,omitzero"`
+	CRL        time.Time `json:"crl,omitzero"`
+}
+
 // ValidUntil is the instant after which the claims may not be relied on: the
-// earlier of the endorsements' end and the chain's end.
+// earliest of the endorsements' end, or that of the grace which accepts them
+// beyond it, of any other grace, and of the chain's end.
 func (t TCBClaims) ValidUntil() time.Time {
-	if t.NextUpdate.IsZero() || (!t.NotAfter.IsZero() && t.NotAfter.Before(t.NextUpdate)) {
-		return t.NotAfter
+	end := t.NextUpdate
+	if !t.EndedUntil.IsZero() {
+		end = t.EndedUntil
 	}
-	return t.NextUpdate
+	for _, other := range [...]time.Time{t.GraceUntil, t.NotAfter} {
+		if end.IsZero() || !other.IsZero() && other.Before(end) {
+			end = other
+		}
+	}
+	return end
 }

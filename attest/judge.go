@@ -45,6 +45,7 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	if c.TCB.Advisories == nil {
 		c.TCB.Advisories = []string{}
 	}
+	p.Platform.Endorsements.accept(steps, at)
 	out.Genuine = genuine(steps)
 	out.Claims, out.Debug = c, c.Debug
 	out.TCBStatus, out.Advisories = c.TCB.Status, c.TCB.Advisories
@@ -55,8 +56,8 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	}
 	if parsed(c) {
 		out.Steps = append(out.Steps, binding(c))
-		out.Steps = append(out.Steps, p.Check(c)...)
-		out.Steps = append(out.Steps, p.ageSteps(c, at)...)
+		out.Steps = append(out.Steps, p.checkAt(c, at)...)
+		out.Claims.TCB.graces(out.Steps)
 	}
 	out.judgeDevices(v, e, en, p, at)
 	if out.Genuine && parsed(c) && len(out.Failed()) == 0 {

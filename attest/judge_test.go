@@ -40,7 +40,8 @@ func sgxClaims() Claims {
 
 func tdxClaims() Claims {
 	return Claims{TEE: TDX, ReportData: fill(9, 64), TCB: goodTCB(), TDX: &TDXClaims{MRTD: fill(1, 48), RTMR0: fill(2, 48), RTMR1: fill(3, 48), RTMR2: fill(4, 48),
-		RTMR3: fill(5, 48), MRConfigID: fill(6, 48), MROwner: fill(7, 48), MROwnerConfig: fill(8, 48), MRSEAM: fill(9, 48)}}
+		RTMR3: fill(5, 48), MRConfigID: fill(6, 48), MROwner: fill(7, 48), MROwnerConfig: fill(8, 48), MRSEAM: fill(9, 48),
+		TDAttributes: Hex{0, 0, 0, tdSEPTVEDisable, 0, 0, 0, 0}}}
 }
 
 func goodTCB() TCBClaims {

@@ -81,15 +81,15 @@ type SNPPlatform struct {
 	// AllowProvisionalFirmware accepts machines whose host can still go back to
 	// an older firmware.
 	AllowProvisionalFirmware bool `json:"allowProvisionalFirmware,omitempty"`
-	// AllowTIO accepts machines where SEV-TIO is on, so that devices may be
-	// trusted to reach a guest's memory.
-	AllowTIO bool `json:"allowTIO,omitempty"`
-	// What the machine must have switched on (AMD 56860, PLATFORM_INFO).
+	// What the machine must have switched on, or off (AMD 56860, PLATFORM_INFO).
 	RequireECC              bool `json:"requireECC,omitempty"`
 	RequireTSME             bool `json:"requireTSME,omitempty"`
 	RequireRAPLDisabled     bool `json:"requireRAPLDisabled,omitempty"`
 	RequireCiphertextHiding bool `json:"requireCiphertextHiding,omitempty"`
 	RequireAliasCheck       bool `json:"requireAliasCheck,omitempty"` // AMD-SB-3015
+	RefuseTIO               bool `json:"refuseTIO,omitempty"`         // trusted devices
+	// PlatformInfo are bits of all this, 8 bytes, most significant first.
+	PlatformInfo *Bits `json:"platformInfo,omitempty"`
 	// Signers are the accepted kinds of key: "VCEK", of a chip, and "VLEK", of a
 	// provider. nil accepts both.
 	Signers []string `json:"signers,omitzero"`

@@ -114,7 +114,7 @@ func (g TCBGap) fix(tee TEE) Fix {
 	}
 	add(unnamed, other)
 	who := HostOwner
-	if tee.Shape() == TDX && len(bios)+len(pce)+len(other) == 0 {
+	if beneath(tee) == TDX && len(bios)+len(pce)+len(other) == 0 {
 		who = CloudProvider
 	}
 	return Fix{who, strings.Join(how, "; ") + "; then provision the platform again"}

@@ -1,5 +1,7 @@
 package attest
 
+import "time"
+
 // Party is who can mend what a step found.
 type Party string
 
@@ -30,6 +32,11 @@ type Step struct {
 	Got    string `json:"got"`
 	Source string `json:"source"` // "packages.web", "tcb_info.json", "Intel SGX Root CA", …
 	Fix    Fix    `json:"fix"`
+	// Grace is when a grace ends by which alone the step holds.
+	Grace time.Time `json:"graceUntil,omitzero"`
+	// Ended is, for a window that does not hold, when it ended. A window that has
+	// not begun has none.
+	Ended time.Time `json:"ended,omitzero"`
 }
 
 // Decision is a verdict's last word.

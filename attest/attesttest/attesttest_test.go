@@ -138,7 +138,7 @@ func TestPolicyDecides(t *testing.T) {
 			v := explain(t, s, evidence.Options{
 				Platform: attest.Platform{SGX: rules, TDX: rules},
 				Package: &attest.Package{AllowDebug: true,
-					SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}},
+					SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true, AllowSEPTVE: true}},
 			})
 			want := s.Genuine && s.Status != "" && s.Status != attest.Revoked
 			if v.OK() != want {

@@ -35,7 +35,8 @@ func (r *run) revocation() {
 // windows judges every validity pki.Window by the time of the verification.
 func (r *run) windows() {
 	look := func(code, field, source string, w pki.Window) {
-		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock}, w.Contains(r.at))
+		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock,
+			Ended: w.Ended(r.at)}, w.Contains(r.at))
 	}
 	if r.chain != nil {
 		look(attest.CodeCertWindow, "pck.validity", "PCK certificate", r.chain.valid)
@@ -73,12 +74,14 @@ func (r *run) bounds(t *attest.TCBClaims) {
 	}
 	if c := r.col.tcb; c != nil {
 		issued(c.IssueDate)
+		t.Issued.TCBInfo = c.IssueDate
 		ends(c.NextUpdate)
 		ends(r.col.tcbSigner.NotAfter)
 		t.EvaluationNumber = c.Evaluation
 	}
 	if c := r.col.qe; c != nil {
 		issued(c.IssueDate)
+		t.Issued.QEIdentity = c.IssueDate
 		ends(c.NextUpdate)
 		ends(r.col.qeSigner.NotAfter)
 		if r.col.tcb == nil || c.Evaluation < t.EvaluationNumber {
@@ -87,6 +90,7 @@ func (r *run) bounds(t *attest.TCBClaims) {
 	}
 	if c := r.col.pckCRL; c != nil {
 		issued(c.Valid.From)
+		t.Issued.CRL = c.Valid.From
 		ends(c.Valid.Until)
 	}
 	if c := r.col.rootCRL; c != nil {
@@ -98,6 +102,11 @@ func (r *run) bounds(t *attest.TCBClaims) {
 	p := r.chain.platform
 	t.FMSPC, t.PCEID, t.PPID, t.PlatformInstance = bytes.Clone(p.fmspc), bytes.Clone(p.pceID), bytes.Clone(p.ppid), bytes.Clone(p.instance)
 	t.PCKSerial, t.PCKIssuer, t.NotAfter = r.chain.serial, r.chain.name, r.chain.valid.Until
-	t.RevocationChecked = r.col.pckCRL != nil && r.col.pckCRL.Valid.Contains(r.at) &&
-		r.col.rootCRL != nil && r.col.rootCRL.Valid.Contains(r.at)
+	if pck, root := r.col.pckCRL, r.col.rootCRL; pck != nil && root != nil {
+		t.RevocationChecked = pck.Valid.Contains(r.at) && root.Valid.Contains(r.at)
+		t.CRLsEnded = !t.RevocationChecked && usable(pck.Valid, r.at) && usable(root.Valid, r.at)
+	}
 }
+
+// usable reports whether a window has begun, over or not.
+func usable(w pki.Window, at time.Time) bool { return w.Contains(at) || !w.Ended(at).IsZero() }

@@ -28,9 +28,13 @@ type Options struct {
 	Binding *attest.Binding
 }
 
-// AnyPackage accepts any measurement in hardware, but no debug enclave or guest.
+// AnyPackage accepts any measurement in hardware, also with attributes that a
+// package has to allow by name, but no debug enclave or guest.
 func AnyPackage() attest.Package {
-	return attest.Package{SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}, SNP: &attest.SNPReference{AllowAny: true}}
+	sgx := &attest.SGXReference{AllowAny: true, AllowKeyAttributes: true}
+	tdx := &attest.TDXReference{AllowAny: true, AllowSEPTVE: true}
+	snp := &attest.SNPReference{AllowAny: true, AllowCXL: true}
+	return attest.Package{SGX: sgx, TDX: tdx, SNP: snp, Azure: &attest.AzureReference{SNP: snp, TDX: tdx, AllowAny: true}}
 }
 
 // AnySNPPlatform accepts every SEV-SNP machine: any patch level of the known

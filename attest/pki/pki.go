@@ -77,6 +77,15 @@ type Window struct{ From, Until time.Time }
 // Contains reports whether at lies in the window.
 func (w Window) Contains(at time.Time) bool { return !at.Before(w.From) && !at.After(w.Until) }
 
+// Ended returns when the window ended, if it began and is over at that time; and
+// else the zero time.
+func (w Window) Ended(at time.Time) time.Time {
+	if at.Before(w.From) || !at.After(w.Until) {
+		return time.Time{}
+	}
+	return w.Until
+}
+
 // meet narrows the window to what it has in common with o.
 func (w Window) meet(o Window) Window {
 	if o.From.After(w.From) {

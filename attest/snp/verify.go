@@ -163,7 +163,8 @@ func (r *run) revocation() {
 // windows judges every validity pki.Window by the time of the verification.
 func (r *run) windows() {
 	look := func(code, field, source string, w pki.Window) {
-		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock}, w.Contains(r.at))
+		r.check(attest.Step{Code: code, Field: field, Want: "valid " + w.String(), Got: "at " + pki.Stamp(r.at), Source: source, Fix: fixClock,
+			Ended: w.Ended(r.at)}, w.Contains(r.at))
 	}
 	if r.chain != nil {
 		look(attest.CodeCertWindow, r.report.signer.field("validity"), r.report.signer.kind(), r.chain.valid)
@@ -240,7 +241,9 @@ func (r *run) claims() attest.Claims {
 	}
 	if r.crl != nil {
 		c.TCB.OldestIssue, c.TCB.NextUpdate = r.crl.Valid.From, r.crl.Valid.Until
+		c.TCB.Issued.CRL = r.crl.Valid.From
 		c.TCB.RevocationChecked = r.crl.Valid.Contains(r.at)
+		c.TCB.CRLsEnded = !r.crl.Valid.Ended(r.at).IsZero()
 	}
 	return c
 }
