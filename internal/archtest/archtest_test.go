@@ -54,7 +54,7 @@ func load(t *testing.T, args ...string) []pkg {
 var layers = [][]string{
 	{"internal/..."},
 	{"attest"},
-	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/eventlog", "attest/snp", "attest/tpm", "attest/azure", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/evidence",
+	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/eventlog", "attest/snp", "attest/tpm", "attest/azure", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
 		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/platform", "attest/attesttest",
 		"manifest", "ratls",
 		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
@@ -112,6 +112,7 @@ var exclusive = map[string][]string{
 	"github.com/spf13/pflag":                 {"cli"},
 	"sigs.k8s.io/yaml":                       {"cli"},
 	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
+	"github.com/google/go-configfs-tsm":      {"attest/issuer"},
 	"github.com/google/btree":                {"coordinator/internal/store"},
 	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
 }
