@@ -185,6 +185,31 @@ func (d *Diff) userEffects(name string, a, b *Manifest) {
 		}
 		d.effect(name, "", "%s set manifests", verb)
 	}
+	before, after := floorsOf(a, old), floorsOf(b, now)
+	for _, platform := range after {
+		if !slices.Contains(before, platform) {
+			d.effect(name, "", "may raise the floor of platform %s", platform)
+		}
+	}
+	for _, platform := range before {
+		if is && !slices.Contains(after, platform) {
+			d.effect(name, "", "may no longer raise the floor of platform %s", platform)
+		}
+	}
+}
+
+// floorsOf lists the platforms whose floor a user may raise, sorted; "*" is all.
+func floorsOf(m *Manifest, u User) []string {
+	var all []string
+	for _, role := range u.Roles {
+		for _, action := range m.Roles[role].Actions {
+			if platform, ok := strings.CutPrefix(action, RaiseFloor); ok {
+				all = append(all, platform)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func mayUpdate(m *Manifest, u User) bool {

@@ -118,13 +118,17 @@ type User struct {
 	Roles       []string `json:"roles"`
 }
 
-// Role lists actions. UpdateManifest is the only action of version 1 so far.
+// Role lists actions: UpdateManifest, or RaiseFloor and the name of a platform.
 type Role struct {
 	Actions []string `json:"actions"`
 }
 
 // UpdateManifest is the right to set the next manifest.
 const UpdateManifest = "updateManifest"
+
+// RaiseFloor, followed by the name of a platform or by "*" for all of them, is
+// the right to raise what the platform demands at least.
+const RaiseFloor = "raiseFloor:"
 
 // Test states what must hold of the graph: whether traffic from one marble can
 // reach another, directly or through others.

@@ -47,6 +47,7 @@ func (c *checker) check() {
 	c.section("marbles", c.marble)
 	c.section("packages", c.pkg)
 	c.section("secrets", c.secretUse)
+	c.section("roles", c.role)
 	c.users()
 	c.tests()
 }

@@ -57,6 +57,23 @@ func (c *checker) users() {
 	c.report(p, at, finding{code: "MAN-039", warning: true, message: "no user may set the next manifest: once set, this one stays"})
 }
 
+// role checks that the platforms of its actions exist.
+func (c *checker) role(m *jsonpos.Member, p *path) {
+	var actions []string
+	for _, platform := range c.platformNames {
+		actions = append(actions, RaiseFloor+platform)
+	}
+	for i, action := range c.m.Roles[m.Key].Actions {
+		platform, ok := strings.CutPrefix(action, RaiseFloor)
+		if !ok || platform == "*" {
+			continue
+		}
+		if _, exists := c.m.Platforms[platform]; !exists {
+			c.noSuch("MAN-016", p.member("actions").item(i), m.Value.Get("actions").Items[i], fmt.Sprintf("role %s may raise the floor of platform %q, which does not exist", m.Key, platform), actions)
+		}
+	}
+}
+
 // parseCertificate reads one PEM certificate whose key a client may use.
 func parseCertificate(text string) (*x509.Certificate, error) {
 	block, rest := pem.Decode([]byte(text))
