@@ -168,12 +168,20 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if s.made, err = c.makeSecrets(ctx, a, s); err != nil {
 		return grant{}, err
 	}
+	if s.packed, err = r.pack(); err != nil {
+		return grant{}, err
+	}
 	if err := c.update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
 		return grant{}, err
 	}
 	issued, err := issue(a, r, serial, s)
 	if err != nil {
 		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
+	}
+	if r.raises {
+		if err := c.marks.load(context.WithoutCancel(ctx), c.store); err != nil {
+			return grant{}, err
+		}
 	}
 	for _, key := range append(s.ended, s.key()) {
 		if err := c.live.sync(context.WithoutCancel(ctx), c.store, key); err != nil {
@@ -183,7 +191,7 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	return grant{
 		lease: Lease{
 			Certificates: issued.Certificates, Bundle: a.Bundle(), NotAfter: issued.Leaf.NotAfter,
-			RenewAfter: renewAfter(r.at, issued.Leaf.NotAfter, issued.Leaf.SerialNumber.Bytes()),
+			RenewAfter: s.record.RenewAfter,
 			Secrets:    s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
 		},
 		parameters: mb.Parameters, serves: servedPorts(mb), decision: r.id, moved: s.moved,
@@ -219,8 +227,8 @@ func leaseEnd(r *ruling, mb manifest.Marble, a *authority.Authority) (time.Time,
 // renewAfter is when fresh evidence is due: at half of the leaf's life, earlier
 // by up to a tenth of it, as the serial number says, so that leaves that were
 // issued together are not renewed together.
-func renewAfter(at, end time.Time, serial []byte) time.Time {
-	sum := sha256.Sum256(serial)
+func renewAfter(at, end time.Time, serial string) time.Time {
+	sum := sha256.Sum256([]byte(serial))
 	life := end.Sub(at)
 	early := time.Duration(float64(life) / 10 * float64(binary.BigEndian.Uint16(sum[:])) / (1 << 16))
 	return at.Add(life/2 - early)
@@ -235,6 +243,7 @@ type settlement struct {
 	marble manifest.Marble
 	names  []string
 	made   map[string]secrets.Made
+	packed []byte // what the ruling was made from
 
 	// Written by settle.
 	record instanceRecord
@@ -273,13 +282,15 @@ func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s
 // is newer than what was judged, and returns errAgain then.
 func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 	head, _ := heads.Get(tx, keyCurrent)
-	if head.Number != s.rev.record.Number {
+	floors, _ := floorsTable.Get(tx, keyCurrent)
+	if head.Number != s.rev.record.Number || floors.Version != s.floors.Version {
 		return errAgain
 	}
 	old, exists := instances.Get(tx, s.key())
 	s.record = instanceRecord{
 		Address: s.asked.info.Address, Loopback: s.asked.info.Loopback, TEE: s.asked.evidence.TEE, TCBStatus: string(s.verdict.TCBStatus),
-		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), NotAfter: s.end, Serial: s.serial, Decision: s.id,
+		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), RenewAfter: renewAfter(s.at, s.end, s.serial).UTC(), NotAfter: s.end,
+		Serial: s.serial, Decision: s.id,
 	}
 	if s.peer != nil {
 		var err error
@@ -298,11 +309,19 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 			return err
 		}
 	}
+	var complete bool
+	var err error
+	if s.record.Basis, err = keep(tx, instanceEvidence(s.key()), s.packed, s.matter.endorsements); err != nil {
+		return err
+	}
+	if s.raises {
+		if err := raiseMarks(tx, s.matter.endorsements, s.at); err != nil {
+			return err
+		}
+	}
 	if err := instances.Put(tx, s.key(), s.record); err != nil {
 		return err
 	}
-	var complete bool
-	var err error
 	if s.values, complete, err = secrets.Settle(tx, s.request(), s.made); err != nil {
 		return problem.Because(err, "CRD-037", "releasing the secrets of %s", s.asked.info.Marble)
 	}
@@ -345,6 +364,7 @@ func (c *Coordinator) count(tx *store.Tx, s *settlement) error {
 func remove(tx *store.Tx, key string) {
 	marble, id, _ := strings.Cut(key, "/")
 	instances.Delete(tx, key)
+	evidences.Delete(tx, instanceEvidence(key))
 	secrets.Drop(tx, secrets.Asker{Marble: marble, Instance: id})
 	if n, _ := counts.Get(tx, marble); n > 1 {
 		_ = counts.Put(tx, marble, n-1) // a failure is the transaction's

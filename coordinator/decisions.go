@@ -92,6 +92,9 @@ func decision(e audit.Entry) (apiv1.Decision, error) {
 	if e.Kind == audit.RenewalAccepted || e.Kind == audit.RenewalRefused {
 		d.Purpose = "renew"
 	}
+	if err := d.Endorsements.UnmarshalText([]byte(e.Details["endorsements"])); err != nil {
+		return d, problem.Because(err, "STO-017", "endorsement set of audit record %d", e.Seq)
+	}
 	d.Distance, _ = strconv.Atoi(e.Details["distance"]) // absent is 0
 	if err := json.Unmarshal(e.Verdict, &d.Verdict); err != nil {
 		return d, problem.Because(err, "STO-017", "verdict of audit record %d", e.Seq)

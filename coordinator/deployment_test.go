@@ -348,6 +348,46 @@ func (d *deployment) check() {
 	if err != nil {
 		d.Error(err)
 	}
+	d.checkKept()
+}
+
+// checkKept holds what is kept against what refers to it: nothing is missing,
+// and nothing is left over but endorsement sets, until the next Tick.
+func (d *deployment) checkKept() {
+	d.Helper()
+	ctx := context.Background()
+	keys, setNames := map[string]basis{}, map[string]bool{}
+	err := d.store.View(ctx, func(tx *store.Tx) error {
+		for key, r := range instances.All(tx) {
+			keys[instanceEvidence(key)] = r.Basis
+		}
+		for id, r := range refusals.All(tx) {
+			keys[decisionKey(id)] = r.Basis
+		}
+		for name := range sets.All(tx) {
+			setNames[name] = true
+		}
+		return nil
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+	for key, b := range keys {
+		k, err := d.readKept(ctx, key, b)
+		if err != nil || k.Evidence.TEE == "" {
+			d.Errorf("evidence %s: %v", key, err)
+		}
+		if _, err := d.readSet(ctx, b.Set); err != nil {
+			d.Errorf("endorsements of %s: %v", key, err)
+		}
+	}
+	found, err := d.disk.Engine().Range(ctx, store.BlobPrefix, store.BlobPrefix+"\xff", 1<<20)
+	if err != nil {
+		d.Fatal(err)
+	}
+	if want := len(keys) + len(setNames); len(found) != want {
+		d.Errorf("%d blobs on the medium, want %d", len(found), want)
+	}
 }
 
 func cut(key string) (marble, id string, ok bool) {

@@ -74,6 +74,14 @@ func (q *question) check() error {
 	return nil
 }
 
+// expected are the claims that the evidence must bind in this session.
+func (q *question) expected() binding.Claims {
+	return binding.Claims{
+		Purpose: q.purpose, PublicKey: binding.KeyHash(q.publicKey), Nonce: q.nonce, Exporter: q.session.Exporter,
+		Devices: binding.Devices(q.evidence.Devices),
+	}
+}
+
 // ruling is a verdict with what goes into the log.
 type ruling struct {
 	rev     *revision
@@ -83,12 +91,17 @@ type ruling struct {
 	denial  *problem.Error // why accepted evidence got nothing; nil if it did
 	at      time.Time
 	asked   question
+	matter  matter
+	floors  *floorsRecord // in force at the time
+	behind  []attest.Step // failed checks of the marks
+	raises  bool          // accepted, it raises the marks
 }
 
 // judge makes the one decision about a question under a revision. An error
 // means that none could be made.
 func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ruling, error) {
-	policy, ok := rev.m.PolicyFor(q.info.Marble)
+	floors := c.floors.Load()
+	policy, ok := floors.policyFor(rev, q.info.Marble)
 	if !ok {
 		return nil, unknownMarble(rev, q.info.Marble)
 	}
@@ -100,15 +113,11 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	if err != nil {
 		return nil, err
 	}
-	at := c.config.Now()
-	v := attest.Judge(c.config.Verifiers, q.evidence, claims.Binding(), endorsements, policy, at)
-	want := binding.Claims{
-		Purpose: q.purpose, PublicKey: binding.KeyHash(q.publicKey), Nonce: q.nonce, Exporter: q.session.Exporter,
-		Devices: binding.Devices(q.evidence.Devices),
-	}
-	v = withBinding(v, append(binding.Expect(want, claims), binding.ExpectDevices(want, v.Devices)...))
-	r := &ruling{rev: rev, verdict: v, at: at, asked: q}
-	if r.json, err = json.Marshal(v); err != nil {
+	r := &ruling{rev: rev, at: c.config.Now(), asked: q, floors: floors}
+	r.matter = matter{evidence: q.evidence, claims: claims, expected: q.expected(), endorsements: endorsements, policy: policy, at: r.at}
+	r.behind, r.raises = c.marks.compare(endorsements, r.at)
+	r.verdict = withSteps(r.matter.judge(c.config.Verifiers), r.behind)
+	if r.json, err = json.Marshal(r.verdict); err != nil {
 		return nil, fmt.Errorf("encoding a verdict: %w", err)
 	}
 	var random [4]byte
@@ -123,7 +132,7 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 // verifier would look at needs none.
 func (c *Coordinator) endorsements(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
 	if c.config.Verifiers[e.TEE] == nil || len(e.Raw) == 0 || len(e.Raw) > attest.MaxEvidence {
-		return attest.Endorsements{}, nil
+		return attest.NewEndorsements(), nil
 	}
 	en, err := c.config.Endorse(ctx, e)
 	var coded *problem.Error
@@ -156,10 +165,16 @@ func (r *ruling) verdictDigest() [32]byte { return sha256.Sum256(r.json) }
 func (r *ruling) decision() apiv1.Decision {
 	d := apiv1.Decision{
 		ID: r.id, Time: r.at.UTC(), Purpose: string(r.asked.purpose), Marble: r.asked.info.Marble, Instance: r.asked.info.ID,
-		Accepted: r.accepted(), Verdict: r.verdict,
+		Accepted: r.accepted(), Verdict: r.verdict, Endorsements: r.set(),
 	}
 	d.Code, d.Reason = r.reason()
 	return d
+}
+
+// set is the digest of the endorsement set that the ruling rests on.
+func (r *ruling) set() attest.Hex {
+	digest := r.matter.endorsements.Digest()
+	return digest[:]
 }
 
 func (r *ruling) accepted() bool { return r.verdict.OK() && r.denial == nil }
@@ -181,6 +196,7 @@ func (r *ruling) record(details map[string]string) audit.Record {
 	evidence := r.asked.evidence.Digest()
 	all := map[string]string{
 		"instance": r.asked.info.ID, "tee": string(r.asked.evidence.TEE), "manifest": r.rev.digest(), "remote": r.asked.session.Remote,
+		"endorsements": r.set().String(),
 	}
 	for k, v := range details {
 		all[k] = v
@@ -205,10 +221,17 @@ func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Err
 			d.Nearest, d.Distance = attest.Nearest(r.verdict.Claims, r.rev.packages)
 			rec.Details["nearest"], rec.Details["distance"] = d.Nearest, strconv.Itoa(d.Distance)
 		}
-		err := c.update(ctx, func(tx *store.Tx) error {
-			entry, err := c.log.Append(tx, rec)
-			d.Seq, d.Record = entry.Seq, entry.Hash
+		packed, err := r.pack()
+		if err != nil {
 			return err
+		}
+		err = c.update(ctx, func(tx *store.Tx) error {
+			entry, err := c.log.Append(tx, rec)
+			if err != nil {
+				return err
+			}
+			d.Seq, d.Record = entry.Seq, entry.Hash
+			return keepRefusal(tx, r, packed)
 		})
 		if err != nil {
 			return err

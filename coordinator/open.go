@@ -37,9 +37,12 @@ type Coordinator struct {
 	stateMu sync.Mutex // guards changes of state
 	state   atomic.Int32
 
-	setting   sync.Mutex // held while a manifest is set, until it is published
+	setting   sync.Mutex // held while a manifest is set or a floor raised, until it is published
 	current   atomic.Pointer[revision]
-	rotating  sync.Mutex // held while the mesh CA is rotated
+	floors    atomic.Pointer[floorsRecord]
+	marks     marks
+	planning  chan struct{} // one token for each plan that is being made
+	rotating  sync.Mutex    // held while the mesh CA is rotated
 	authority atomic.Pointer[authority.Authority]
 
 	serving   sync.Mutex // guards what follows
@@ -88,7 +91,7 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 	}
 	c := &Coordinator{
 		config: config, store: s, log: audit.New(s), maker: secrets.NewMaker(config.Rand),
-		quotes: make(chan struct{}, maxQuotes), started: config.Now(), live: newLive(),
+		quotes: make(chan struct{}, maxQuotes), planning: make(chan struct{}, maxPlans), started: config.Now(), live: newLive(),
 	}
 	var err error
 	if c.nonces, err = newNonces(config.Rand); err != nil {
@@ -122,7 +125,7 @@ func (c Config) check() error {
 	return nil
 }
 
-// load reads authority, manifest and instances.
+// load reads authority, manifest, floors, marks and instances.
 func (c *Coordinator) load(ctx context.Context) error {
 	var head revisionRecord
 	err := c.store.View(ctx, func(tx *store.Tx) error {
@@ -136,6 +139,8 @@ func (c *Coordinator) load(ctx context.Context) error {
 		}
 		c.authority.Store(a)
 		head, _ = heads.Get(tx, keyCurrent)
+		floors, _ := floorsTable.Get(tx, keyCurrent)
+		c.floors.Store(&floors)
 		for key, r := range instances.All(tx) {
 			c.live.put(key, r)
 		}
@@ -149,6 +154,9 @@ func (c *Coordinator) load(ctx context.Context) error {
 		return err
 	}
 	c.current.Store(rev)
+	if err := c.marks.load(ctx, c.store); err != nil {
+		return err
+	}
 	return c.loadRefusals(ctx)
 }
 

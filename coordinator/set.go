@@ -89,6 +89,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 		next.record.SetBy = req.Principal.Name
 	}
 	result := apiv1.SetResult{Digest: digest[:], Revision: next.record.Number, OpenFirstSet: next.record.Open, Effects: effects(old.m, m)}
+	result.Effects = append(result.Effects, floorEffects(*c.floors.Load(), old, next)...)
 	if !next.governable() {
 		result.Effects = append(result.Effects, "mesh: immutable: no user may set another manifest, so this one stays")
 	}
@@ -106,7 +107,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 }
 
 // commitRevision writes everything that a new manifest changes. It writes the
-// revision's place into it.
+// revision's places in both logs into it.
 func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) error {
 	current, _ := heads.Get(tx, keyCurrent)
 	if current.Number != next.record.Number-1 {
@@ -114,12 +115,6 @@ func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) e
 	}
 	var err error
 	if next.record.Place, err = manifests.Append(tx, raw); err != nil {
-		return err
-	}
-	if err := heads.Put(tx, keyCurrent, next.record); err != nil {
-		return err
-	}
-	if err := revisions.Put(tx, fmt.Sprintf("%08d", next.record.Number), next.record); err != nil {
 		return err
 	}
 	details := map[string]string{"revision": fmt.Sprint(next.record.Number), "previous": next.record.Previous.String()}
@@ -131,10 +126,17 @@ func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) e
 		details["open"] = "true"
 		text += "; ANYBODY who reached the coordinator could have set it"
 	}
-	_, err = c.log.Append(tx, audit.Record{
+	entry, err := c.log.Append(tx, audit.Record{
 		Time: next.record.SetAt, Kind: audit.ManifestSet, Subject: next.digest(), Actor: next.record.SetBy, Text: text, Details: details,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	next.record.Record = entry.Seq
+	if err := heads.Put(tx, keyCurrent, next.record); err != nil {
+		return err
+	}
+	return revisions.Put(tx, fmt.Sprintf("%08d", next.record.Number), next.record)
 }
 
 // maySet judges who asks.

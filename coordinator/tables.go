@@ -41,6 +41,7 @@ type revisionRecord struct {
 	SetAt    time.Time  `json:"setAt"`
 	Open     bool       `json:"open,omitempty"` // anybody could have set it
 	Place    uint64     `json:"place"`          // in the log of manifests
+	Record   uint64     `json:"record"`         // in the audit log: its acceptance
 }
 
 // instanceRecord is one instance with a lease.
@@ -51,6 +52,7 @@ type instanceRecord struct {
 	TCBStatus   string     `json:"tcbStatus"`
 	ActivatedAt time.Time  `json:"activatedAt"`
 	AttestedAt  time.Time  `json:"attestedAt"`
+	RenewAfter  time.Time  `json:"renewAfter,omitzero"`
 	NotAfter    time.Time  `json:"notAfter"` // of the newest leaf
 	Serial      string     `json:"serial"`   // of the newest leaf
 	// Previous is the leaf that the newest one renewed; it counts until it
@@ -58,6 +60,7 @@ type instanceRecord struct {
 	Previous         string    `json:"previous,omitempty"`
 	PreviousNotAfter time.Time `json:"previousNotAfter,omitzero"`
 	Decision         string    `json:"decision"`
+	Basis            basis     `json:"basis,omitzero"` // what the newest leaf was given for
 }
 
 func instanceKey(marble, id string) string { return marble + "/" + id }

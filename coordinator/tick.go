@@ -12,8 +12,8 @@ import (
 // maxPruned bounds the instances that one Update removes.
 const maxPruned = 500
 
-// Tick does what is due: it removes instances whose lease has ended, rotates
-// the mesh CA before it would shorten leaves, and records what the audit log
+// Tick does what is due: it removes instances whose lease has ended and what is
+// kept for nothing, rotates the mesh CA before it would shorten leaves, and records what the audit log
 // has only counted. Call it every minute.
 func (c *Coordinator) Tick(ctx context.Context) error {
 	done, err := c.begin(ctx)
@@ -21,7 +21,7 @@ func (c *Coordinator) Tick(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	return errors.Join(c.prune(ctx), c.rotate(ctx), c.log.Flush(ctx, c.config.Now(), false))
+	return errors.Join(c.prune(ctx), c.sweep(ctx), c.rotate(ctx), c.log.Flush(ctx, c.config.Now(), false))
 }
 
 // prune removes instances whose lease has ended, in Updates of a bounded size.

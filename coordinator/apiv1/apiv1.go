@@ -42,6 +42,13 @@ type Manifest struct {
 	Raw      []byte     `json:"raw"`
 }
 
+// Acceptance is GET /v1/manifest/acceptance?size=N: what leads from the audit
+// record of the manifest in force to the checkpoint over N records.
+type Acceptance struct {
+	Record []byte `json:"record"` // as it is stored: JSON, at most 64 KiB
+	After  []byte `json:"after"`  // leaf hashes of the records after it, 32 bytes each, at most 4 MiB
+}
+
 // SetResult answers PUT /v1/manifest.
 type SetResult struct {
 	Digest   attest.Hex `json:"digest"`
@@ -148,7 +155,10 @@ type Decision struct {
 	Nearest  string         `json:"nearest,omitempty"` // package that differs least, when refused
 	Distance int            `json:"distance,omitempty"`
 	Verdict  attest.Verdict `json:"verdict"`
-	Record   attest.Hex     `json:"record"` // hash of the audit record
+	// Endorsements is the digest of the endorsement set that the evidence was
+	// judged with.
+	Endorsements attest.Hex `json:"endorsements,omitempty"`
+	Record       attest.Hex `json:"record"` // hash of the audit record
 }
 
 // Decisions is GET /v1/decisions?marble=NAME&limit=N, newest first.

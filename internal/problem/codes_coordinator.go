@@ -2,8 +2,8 @@ package problem
 
 // coordinatorCodes are raised by the core: requests (CRD-002 to CRD-009),
 // manifests (CRD-010 and up), challenges (CRD-020 and up), identities (CRD-030
-// and up), users (CRD-040 and up), decisions (CRD-050 and up) and what needs
-// attention (CRD-060 and up).
+// and up), users (CRD-040 and up), decisions (CRD-050 and up), what needs
+// attention (CRD-060 and up), plans and floors (CRD-062 and up).
 var coordinatorCodes = []Entry{
 	{"CRD-001", Internal, "unexpected failure", "report it with the request id and the coordinator's log"},
 	{"CRD-002", Usage, "malformed request", "send the request in the form that is named"},
@@ -41,4 +41,13 @@ var coordinatorCodes = []Entry{
 	{"CRD-051", Usage, "several decisions begin like this", "give more of the id"},
 	{"CRD-060", Refused, "a proxy refused its configuration", "read Envoy's text; the proxy goes on with what it had"},
 	{"CRD-061", Refused, "anybody could have set the first manifest", "verify the coordinator and compare the manifest's digest with yours"},
+	{"CRD-062", NotFound, "the evidence of this decision is not kept", "ask for the newest decision of a live instance, or for one of the newest refusals of a marble"},
+	{"CRD-063", Busy, "another plan is being made", "try again in a moment"},
+	{"CRD-064", NotPermitted, "the user may not raise this floor", "ask a user with a role that has the action raiseFloor:PLATFORM"},
+	{"CRD-065", Conflict, "another floor is in force", "get the floor in force (ashlar floor show), and raise that one"},
+	{"CRD-066", Conflict, "the floor would be lowered", "a floor is only ever raised: keep what the one in force demands"},
+	{"CRD-067", NotFound, "no such platform in the manifest", "correct the platform's name, or add it to the manifest"},
+	{"CRD-068", Invalid, "what the plan assumes cannot be judged", "correct the endorsements or the time that are named"},
+	{"CRD-069", Usage, "the request does not say which floor it replaces", "send If-Match with the digest of the floor in force"},
+	{"CRD-070", Invalid, "malformed floor", "correct the field that is named"},
 }

@@ -40,6 +40,8 @@ const (
 	Issuance           Kind = "issuance" // a certificate that no activation or renewal asked for
 	Rotation           Kind = "rotation" // of a CA or a secret
 	SecretRelease      Kind = "secretRelease"
+	FloorRaised        Kind = "floorRaised" // of a platform
+	FloorRefused       Kind = "floorRefused"
 	UserRefused        Kind = "userRefused" // authentication or permission failed
 	Suppressed         Kind = "suppressed"  // counts what Admit did not let through
 )
@@ -87,9 +89,10 @@ var records = store.NewLog("audit")
 
 // Log is the audit log of one store. It is safe for concurrent use.
 type Log struct {
-	store *store.Store
-	gate  gate
-	index index
+	store  *store.Store
+	gate   gate
+	index  index
+	leaves leaves
 }
 
 // New returns the log that s holds. It reads nothing yet.

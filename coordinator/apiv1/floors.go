@@ -1,0 +1,34 @@
+package apiv1
+
+import (
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// Floors is GET /v1/floors: what platforms must demand at least, whatever the
+// manifest says. Its bytes are also part of a Statement, whose evidence binds
+// them.
+type Floors struct {
+	Version int     `json:"version"` // how often one was raised
+	Floors  []Floor `json:"floors"`  // ordered by platform
+}
+
+// Floor is the floor of one platform: GET /v1/floors/{platform}. It is raised
+// by PUT of an attest.Floor, with the digest of the one in force as If-Match.
+type Floor struct {
+	Platform string       `json:"platform"`
+	Floor    attest.Floor `json:"floor"`
+	Digest   attest.Hex   `json:"digest"` // SHA-256 of the floor as JSON
+	RaisedBy string       `json:"raisedBy"`
+	RaisedAt time.Time    `json:"raisedAt"`
+	Record   uint64       `json:"record"` // in the audit log
+}
+
+// RaiseResult answers PUT /v1/floors/{platform}.
+type RaiseResult struct {
+	Floor Floor `json:"floor"`
+	// Effects are what the platform demands from now on that its manifest does
+	// not, one line each.
+	Effects []string `json:"effects"`
+}
