@@ -29,25 +29,28 @@ const policyName = "policy.json"
 const maxFile = 8 << 20
 
 // readFile reads a file, or standard input for "-".
-func (a *app) readFile(name string) ([]byte, error) {
+func (a *app) readFile(name string) ([]byte, error) { return a.readUpTo(name, maxFile) }
+
+// readUpTo is readFile for another limit.
+func (a *app) readUpTo(name string, limit int64) ([]byte, error) {
 	if name == "-" {
-		return readAll(a.in, "standard input")
+		return readAll(a.in, "standard input", limit)
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, problem.Because(err, "CLI-003", "reading %s", name)
 	}
 	defer f.Close()
-	return readAll(f, name)
+	return readAll(f, name, limit)
 }
 
-func readAll(r io.Reader, name string) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+func readAll(r io.Reader, name string, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, problem.Because(err, "CLI-003", "reading %s", name)
 	}
-	if len(b) > maxFile {
-		return nil, problem.New("CLI-003", "%s is larger than %d bytes", name, maxFile)
+	if int64(len(b)) > limit {
+		return nil, problem.New("CLI-003", "%s is larger than %d bytes", name, limit)
 	}
 	return b, nil
 }

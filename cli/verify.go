@@ -18,33 +18,51 @@ import (
 )
 
 type verifyFlags struct {
-	policy, manifest, out string
-	dryRun                bool
+	policy, manifest, out, bundle, at string
+	dryRun                            bool
 }
 
 func (a *app) verifyCmd() *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
-		Use:     "verify [ADDR]",
-		Short:   "Attest a coordinator and write the trust bundle",
-		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
+		Use:     "verify [ADDR|BUNDLE]",
+		Short:   "Attest a coordinator and write the trust bundle, or judge a bundle",
+		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  ashlar verify shop.example:4433 --policy policy.json --bundle bundle.json\n  ashlar verify bundle.json --policy policy.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
 		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the
 policy, and check that it binds the TLS key, the root CA, the manifest and the
 audit log. Nothing is written unless everything holds. Without --policy, the
-policy that an earlier verify kept in the trust directory is used.`,
+policy that an earlier verify kept in the trust directory is used.
+
+--bundle FILE keeps all that was seen, so that anybody can judge it again later.
+BUNDLE is such a file (or - for standard input): it is judged offline, as of the
+time that it names or --at, by --policy or the trust directory's. Without a
+policy it is shown what the evidence says, and the exit code is 3.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args, f) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 && isBundle(args[0]) {
+				return a.verifyBundle(args[0], f)
+			}
+			return a.verify(c.Context(), args, f)
+		},
 	}
 	c.Flags().StringVar(&f.policy, "policy", "", "what the coordinator must be, a policy file")
 	c.Flags().StringVar(&f.manifest, "manifest", "", "what must be in force: a manifest file or its digest")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "judge, and write nothing")
-	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory")
+	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory, with bundle.json")
+	c.Flags().StringVar(&f.bundle, "bundle", "", "write all that was seen into this file, to be judged again")
+	c.Flags().StringVar(&f.at, "at", "", "judge a bundle as of this time, RFC 3339 or a date")
 	return c
 }
 
 func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
+	if f.at != "" {
+		return problem.New("CLI-029", "--at is for bundles: a coordinator is judged as of now")
+	}
 	if f.out != "" {
 		a.trust = f.out
+		if f.bundle == "" {
+			f.bundle = filepath.Join(f.out, bundleName)
+		}
 	}
 	trust, err := client.LoadTrust(a.trust)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -91,6 +109,11 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 		}
 		if err := a.keepPolicy(in.raw); err != nil {
 			return err
+		}
+		if f.bundle != "" {
+			if err := a.writeBundle(ctx, cl, f.bundle); err != nil {
+				return err
+			}
 		}
 	}
 	return a.verified(v, f)
@@ -161,6 +184,9 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 		return nil
 	}
 	p.Printf("Verified. Wrote %s (root CA, valid to %s)\n", filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
+	if f.bundle != "" {
+		p.Printf("bundle        %s, to be judged again: ashlar verify %s\n", f.bundle, f.bundle)
+	}
 	host := v.Address
 	if strings.HasPrefix(host, ":") {
 		host = "localhost" + host

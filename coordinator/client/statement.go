@@ -51,6 +51,12 @@ type Verified struct {
 	TLSKey    []byte            // PKIX DER of the attested key
 	At        time.Time
 	Address   string // host:port, where it was reached over the network
+	// Nonce and Certificates are those that it was judged with.
+	Nonce        []byte
+	Certificates [][]byte
+	// Accepted is what the log says of the manifest's acceptance, where a bundle
+	// shows it; nil if nothing was shown.
+	Accepted *Accepted
 }
 
 // Remembered returns what to hold a later statement against.
@@ -82,7 +88,7 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	if len(in.Manifest) > 0 && !bytes.Equal(in.Manifest, s.Manifest) {
 		return Verified{}, problem.New("CRD-102", "wanted manifest %s, in force is %s", in.Manifest, orNone(s.Manifest))
 	}
-	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At}
+	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At, Nonce: in.Nonce, Certificates: in.Certificates}
 	if in.Remembered != nil {
 		if err := newer(*in.Remembered, v.Remembered()); err != nil {
 			return Verified{}, err

@@ -1,0 +1,172 @@
+package client
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// maxAhead is how far a maker's clock may be ahead of the reader's.
+const maxAhead = 5 * time.Minute
+
+// BundleInput is what a bundle is judged by. All of it is the reader's own; the
+// zero value refuses every bundle.
+type BundleInput struct {
+	Policy    attest.Policy
+	Verifiers attest.Verifiers
+	// At is when to judge. Zero means the bundle's own time, which is its maker's
+	// word: hardware keeps no clock.
+	At time.Time
+	// Now is the reader's clock; a bundle of a later time is refused.
+	Now time.Time
+	// Manifest is the digest that must have been in force, 32 bytes; empty
+	// accepts any manifest and none.
+	Manifest attest.Hex
+	// Remembered is the newest state of the deployment that the reader has
+	// verified; nil if there is none. The bundle must be of the same root, and
+	// where their logs can be compared, of the same log. It may be older.
+	Remembered *Remembered
+}
+
+// VerifyBundle decides, without a network, whether a bundle is of a coordinator
+// that the policy wants. It is pure. Of what the bundle holds it checks all that
+// it can: the evidence and what that binds, the root, the certificates that the
+// connection showed, the manifest's bytes, and that the log which the evidence
+// binds has accepted them. The nonce is the maker's: who did not choose it learns
+// what ran, and not that it ran just then.
+//
+// A refusal is a *problem.Error with the verdict, in which everything that is
+// wrong is a step. Its code is CRD-100 where the evidence is refused, or that of
+// the first step: CRD-101 contradiction, CRD-102 manifest, CRD-103 fork, CRD-104
+// another root, CRD-122 no acceptance, CRD-123 other manifest bytes, CRD-124 a
+// time to come; CRD-121 is a bundle over its limits.
+func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
+	if err := b.check(); err != nil {
+		return Verified{}, err
+	}
+	if in.At.IsZero() {
+		in.At = b.Time
+	}
+	s := b.Statement
+	look := VerifyInput{Policy: in.Policy, Verifiers: in.Verifiers, Nonce: b.Nonce, TLSKey: s.TLSKey, Certificates: b.Certificates, At: in.At}
+	v := Verified{Statement: s, TLSKey: s.TLSKey, Nonce: b.Nonce, Certificates: b.Certificates, Address: b.Address, At: in.At}
+	v.Verdict = judge(s, look)
+	c := checks{&v.Verdict}
+
+	root, err := checkRoot(s.Root, in.At)
+	c.add("CRD-101", "root", "a CA that is valid then", subject(root), err)
+	if root != nil {
+		c.add("CRD-101", "certificates", "the attested key, under that root", "hold", checkChain(root, look))
+	}
+	c.add("CRD-124", "bundle.time", "not later than "+stamp(in.Now), stamp(b.Time), checkTime(b.Time, in.Now))
+	if len(in.Manifest) > 0 {
+		c.add("CRD-102", "manifest.inForce", in.Manifest.String(), orNone(s.Manifest), checkWanted(in.Manifest, s.Manifest))
+	}
+	c.add("CRD-123", "manifest.bytes", orNone(s.Manifest), "the same", checkManifest(b))
+	v.Accepted = c.log(b, in.Remembered)
+	if len(v.Verdict.Failed()) > 0 || !v.Verdict.OK() {
+		v.Verdict.Verdict = attest.Refused
+		return Verified{}, refusedBundle(v.Verdict)
+	}
+	v.Root = root
+	return v, nil
+}
+
+// checks collects what is looked at besides the evidence as steps of its
+// verdict.
+type checks struct{ verdict *attest.Verdict }
+
+var fixBundle = attest.Fix{Who: attest.Nobody, How: "have the bundle made again, by somebody who can reach the coordinator"}
+
+// add notes a check; an error gives its own code and text.
+func (c checks) add(code problem.Code, field, want, got string, err error) {
+	s := attest.Step{Code: string(code), Field: field, OK: err == nil, Want: want, Got: got, Source: "bundle"}
+	if err != nil {
+		p := problem.From(err)
+		s.Code, s.Got, s.Fix = string(p.Code), p.Detail, fixBundle
+	}
+	c.verdict.Steps = append(c.verdict.Steps, s)
+}
+
+// log checks the proof of the manifest's acceptance, and the log against the
+// one that the reader remembers.
+func (c checks) log(b Bundle, old *Remembered) *Accepted {
+	now := Verified{Statement: b.Statement}.Remembered()
+	var forked error
+	compare := func(size uint64, hash []byte) {
+		if old != nil && size == old.Checkpoint.Size && !bytes.Equal(hash, old.Checkpoint.Hash) {
+			forked = problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked", size, short(hash), short(old.Checkpoint.Hash))
+		}
+	}
+	compare(now.Checkpoint.Size, now.Checkpoint.Hash)
+	var accepted *Accepted
+	if b.Acceptance != nil {
+		var err error
+		accepted, err = checkAcceptance(b.Statement, *b.Acceptance, compare)
+		c.add("CRD-122", "log.acceptance", "its record, up to the attested checkpoint", "holds", err)
+	}
+	if old == nil {
+		return accepted
+	}
+	var other error
+	if !bytes.Equal(old.Root, now.Root) {
+		other = problem.New("CRD-104", "remembered root %s, this one is %s", short(old.Root), short(now.Root))
+	}
+	c.add("CRD-104", "remembered.root", old.Root.String(), "the same", other)
+	if other == nil {
+		c.add("CRD-103", "remembered.log", "the log that was seen before", "no fork of it", forked)
+	}
+	return accepted
+}
+
+func checkTime(t, now time.Time) error {
+	if t.After(now.Add(maxAhead)) {
+		return problem.New("CRD-124", "it says %s, and here it is %s", stamp(t), stamp(now))
+	}
+	return nil
+}
+
+func checkWanted(want, got attest.Hex) error {
+	if !bytes.Equal(want, got) {
+		return problem.New("CRD-102", "%s", orNone(got))
+	}
+	return nil
+}
+
+// checkManifest compares the bytes with the digest that the evidence binds.
+func checkManifest(b Bundle) error {
+	if len(b.Manifest) == 0 && len(b.Statement.Manifest) == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(b.Manifest)
+	if !bytes.Equal(sum[:], b.Statement.Manifest) {
+		return problem.New("CRD-123", "%s", attest.Hex(sum[:]))
+	}
+	return nil
+}
+
+func subject(c *x509.Certificate) string {
+	if c == nil {
+		return ""
+	}
+	return c.Subject.CommonName + ", to " + stamp(c.NotAfter)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// refusedBundle returns the error of a verdict whose first failed step may be
+// about the bundle.
+func refusedBundle(v attest.Verdict) error {
+	err := refused(v)
+	code, text := v.Reason()
+	if e := problem.From(err); strings.HasPrefix(code, "CRD-") {
+		e.Code, e.Detail, e.Next = problem.Code(code), text, problem.Lookup(problem.Code(code)).Next
+		return e
+	}
+	return err
+}
