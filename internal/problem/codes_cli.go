@@ -24,5 +24,7 @@ var cliCodes = []Entry{
 	{"CLI-024", Refused, "an Envoy refused its configuration", "ashlar marble show NAME"},
 	{"CLI-025", Unavailable, "marbles of the manifest do not run", "start them, or see why they were refused: ashlar status"},
 	{"CLI-026", Refused, "evidence is not fit to take reference values from", "take them from genuine evidence of a production enclave or guest"},
+	{"CLI-027", Refused, "the bundle was held against nobody's policy", "pass --policy FILE: what the coordinator must be, from whom you trust"},
 	{"CLI-028", Unavailable, "this operating system cannot do that", "run it on Linux"},
+	{"CLI-029", Usage, "the option goes with another kind of target", "ashlar verify --help"},
 }

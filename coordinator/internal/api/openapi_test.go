@@ -34,6 +34,7 @@ var operations = map[string]operation{
 	"GET /v1/attestation":             {"The coordinator's statement about itself, with evidence that binds the nonce, the key of this connection, the root, the manifest and the log.", apiv1.Statement{}, "", []int{400, 429, 503}},
 	"GET /v1/manifest":                {"The manifest in force, with the bytes that were uploaded. ETag is its digest.", apiv1.Manifest{}, "", []int{404}},
 	"PUT /v1/manifest":                {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
+	"GET /v1/manifest/acceptance":     {"What leads from the audit record of the manifest in force to the checkpoint of a statement.", apiv1.Acceptance{}, "", []int{400, 404, 413, 429}},
 	"GET /v1/status":                  {"The state of the deployment. The size of the answer is bounded.", apiv1.Status{}, "", nil},
 	"GET /v1/marbles":                 {"Marbles with their live instances, ordered by name.", apiv1.Marbles{}, "", []int{400}},
 	"GET /v1/marbles/{name}":          {"One marble with its live instances.", apiv1.Marble{}, "", []int{404}},
@@ -50,6 +51,7 @@ var parameterDocs = map[string]object{
 	"after":  {"description": "name after which the page begins", "schema": object{"type": "string"}},
 	"marble": {"description": "only of this marble", "schema": object{"type": "string"}},
 	"limit":  {"description": "entries of a page", "schema": object{"type": "integer", "minimum": 1, "maximum": maxPage}},
+	"size":   {"description": "number of records under the checkpoint, as in the statement", "required": true, "schema": object{"type": "integer", "minimum": 1}},
 	"from":   {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
 }
 

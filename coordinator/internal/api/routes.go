@@ -36,6 +36,7 @@ type handler func(s *clientAPI, w http.ResponseWriter, r *http.Request) error
 var routes = []route{
 	{"/v1/attestation", map[string]handler{"GET": (*clientAPI).attestation}, []string{"nonce"}},
 	{"/v1/manifest", map[string]handler{"GET": (*clientAPI).manifest, "PUT": (*clientAPI).setManifest}, nil},
+	{"/v1/manifest/acceptance", map[string]handler{"GET": (*clientAPI).acceptance}, []string{"size"}},
 	{"/v1/status", map[string]handler{"GET": (*clientAPI).status}, nil},
 	{"/v1/marbles", map[string]handler{"GET": (*clientAPI).marbles}, []string{"after", "limit"}},
 	{"/v1/marbles/{name}", map[string]handler{"GET": (*clientAPI).marble}, nil},
@@ -91,6 +92,30 @@ func (s *clientAPI) manifest(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("ETag", etag(m.Digest))
 	return answer(w, m)
+}
+
+// acceptance counts as a statement: it goes into a bundle beside one, and may
+// be as large as a manifest.
+func (s *clientAPI) acceptance(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "size")
+	if err != nil {
+		return err
+	}
+	size, err := number(q, "size", 0, 1<<63)
+	if err != nil {
+		return err
+	}
+	if conn, _ := r.Context().Value(connKey{}).(*gated); conn != nil {
+		if ok, after := s.statements.take(conn.host); !ok {
+			retryAfter(w, after)
+			return problem.New("CRD-115", "too many statements were asked for from this address")
+		}
+	}
+	a, err := s.c.Acceptance(r.Context(), size)
+	if err != nil {
+		return err
+	}
+	return answer(w, a)
 }
 
 func etag(digest attest.Hex) string { return `"` + digest.String() + `"` }
