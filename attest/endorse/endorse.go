@@ -24,6 +24,13 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/pki"
 )
 
+// DocumentVerifier is a verifier that can judge documents without evidence:
+// whether their vendor signed them, no windows. A step's Source is the kind of
+// the document that it is about.
+type DocumentVerifier interface {
+	VerifyDocuments(en attest.Endorsements) []attest.Step
+}
+
 // MaxDocument bounds a document and its chain, in bytes each. Real ones are
 // below 100 KB.
 const MaxDocument = 1 << 20
@@ -275,7 +282,11 @@ func readAMDChain(d *Document, it attest.Endorsement) error {
 	}
 	w := pki.Validity(certs[0], certs[1:]...)
 	d.Issued, d.NextUpdate = w.From.UTC(), w.Until.UTC()
-	name := certs[len(certs)-1].Subject.CommonName
-	d.Identity = "chain/amd/" + strings.TrimPrefix(name, "ARK-")
-	return nil
+	for _, c := range certs {
+		if product, ok := strings.CutPrefix(c.Subject.CommonName, "ARK-"); ok {
+			d.Identity = "chain/amd/" + product
+			return nil
+		}
+	}
+	return errors.New("no root of AMD in it")
 }

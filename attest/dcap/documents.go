@@ -1,0 +1,57 @@
+package dcap
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// VerifyDocuments judges endorsements without evidence: whether the vendor
+// signed each document that is there. A step's Source is the document's kind.
+// Windows are not judged, nor of which platform a document is.
+func (v *Verifier) VerifyDocuments(en attest.Endorsements) []attest.Step {
+	c := &collateral{}
+	if _, ok := en.Get(attest.KindTCBInfo); ok {
+		v.loadTCBInfo(c, en)
+	}
+	if _, ok := en.Get(attest.KindQEIdentity); ok {
+		v.loadQEIdentity(c, en)
+	}
+	if _, ok := en.Get(attest.KindRootCRL); ok {
+		c.loadCRL(en, attest.KindRootCRL, v.root)
+	}
+	if crl, ok := en.Get(attest.KindPCKCRL); ok {
+		ca, err := v.crlIssuer(crl.Chain)
+		if err != nil {
+			c.add(attest.Step{Code: attest.CodeCRL, Field: "pckCRL.chain", Want: "the chain of a PCK CA", Source: attest.KindPCKCRL, Fix: fixCRL}, err)
+		} else {
+			c.loadCRL(en, attest.KindPCKCRL, ca)
+		}
+	}
+	return c.steps
+}
+
+// crlIssuer returns the PCK CA of the chain beside a CRL, which the root issued.
+func (v *Verifier) crlIssuer(data []byte) (*x509.Certificate, error) {
+	if len(data) > maxChain {
+		return nil, fmt.Errorf("larger than %d bytes", maxChain)
+	}
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, err
+	}
+	roles, err := v.byRole(certs)
+	if err != nil {
+		return nil, err
+	}
+	ca := roles[rolePlatform]
+	if ca == nil {
+		ca = roles[roleProcessor]
+	}
+	if ca == nil {
+		return nil, errors.New("no PCK CA in it")
+	}
+	return ca, issued(ca, v.root, true)
+}

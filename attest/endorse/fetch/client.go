@@ -1,0 +1,250 @@
+package fetch
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Limits of the client.
+const (
+	attempts       = 4                // for one document
+	attemptTimeout = 10 * time.Second // from dialling to the last byte
+	firstPause     = 250 * time.Millisecond
+	longestPause   = 5 * time.Second
+	longestPenance = 10 * time.Minute // of what a service may ask for with Retry-After
+	atOnce         = 4                // requests under way to one service
+	maxBody        = 1 << 20          // bytes
+	maxHeaders     = 64 << 10         // bytes; issuer chains come in them
+	sharedFor      = time.Minute      // how long a document is given to other sets too
+	maxShared      = 64               // documents
+)
+
+// Client asks one service, politely: few requests at once, each with a deadline
+// and a size limit, repeated after growing and jittered pauses, and none at all
+// while the service has asked for patience. Sets of several platforms that have
+// a document in common share one request. It is safe for concurrent use.
+type Client struct {
+	base  *url.URL
+	http  *http.Client
+	slots chan struct{}
+	group singleflight.Group
+	now   func() time.Time
+	pause func(context.Context, time.Duration) error
+
+	mu     sync.Mutex
+	until  time.Time // the service asked to be left alone until then
+	shared map[string]sharedReply
+}
+
+type sharedReply struct {
+	reply reply
+	at    time.Time
+}
+
+// reply is what a service answered, with status 200.
+type reply struct {
+	header http.Header
+	body   []byte
+}
+
+// ClientConfig says which service to ask. Only URL is required.
+type ClientConfig struct {
+	URL   string         // http or https, without user information
+	Roots *x509.CertPool // of the service's certificate; nil: the system's
+	Now   func() time.Time
+	// Pause waits before a request is repeated; nil: a timer.
+	Pause func(context.Context, time.Duration) error
+}
+
+// newClient checks the address. No document is trusted for the connection that
+// it came over, so http is accepted too.
+func newClient(c ClientConfig) (*Client, error) {
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return nil, fmt.Errorf("%.200q is no address such as https://pccs.example:8081", c.URL)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Pause == nil {
+		c.Pause = pause
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxResponseHeaderBytes = maxHeaders
+	transport.MaxConnsPerHost = atOnce
+	if c.Roots != nil {
+		transport.TLSClientConfig.RootCAs = c.Roots
+	}
+	return &Client{base: u, slots: make(chan struct{}, atOnce), now: c.Now, pause: c.Pause, shared: map[string]sharedReply{},
+		http: &http.Client{Transport: transport, Timeout: attemptTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if r.URL.Host != u.Host || len(via) > 3 {
+				return errors.New("redirected to another host")
+			}
+			return nil
+		}}}, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// name is the service's address as logs show it.
+func (c *Client) name() string { return c.base.Scheme + "://" + c.base.Host + c.base.Path }
+
+// get asks for a document; everybody who wants it waits for one request. Errors
+// are ATT-064 (no answer), ATT-065 (another answer than a document), ATT-066
+// (throttled) and ATT-067 (no such document).
+func (c *Client) get(ctx context.Context, address string) (reply, error) {
+	c.mu.Lock()
+	if s, ok := c.shared[address]; ok && c.now().Sub(s.at) < sharedFor && !c.now().Before(s.at) {
+		c.mu.Unlock()
+		return s.reply, nil
+	}
+	c.mu.Unlock()
+	got := c.group.DoChan(address, func() (any, error) {
+		// Not the asker's context: others wait for the same answer.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+		defer cancel()
+		r, err := c.persist(ctx, address)
+		if err == nil {
+			c.share(address, r)
+		}
+		return r, err
+	})
+	select {
+	case r := <-got:
+		if r.Err != nil {
+			return reply{}, r.Err
+		}
+		return r.Val.(reply), nil
+	case <-ctx.Done():
+		return reply{}, problem.Because(ctx.Err(), "ATT-064", "asking %s", c.name())
+	}
+}
+
+func (c *Client) share(address string, r reply) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.shared) >= maxShared {
+		clear(c.shared)
+	}
+	c.shared[address] = sharedReply{r, c.now()}
+}
+
+// persist repeats a request that may succeed later.
+func (c *Client) persist(ctx context.Context, address string) (reply, error) {
+	wait := firstPause
+	var last error
+	for attempt := range attempts {
+		if attempt > 0 {
+			// Jittered, so that many who failed together do not return together.
+			if err := c.pause(ctx, wait/2+rand.N(wait)); err != nil {
+				return reply{}, last
+			}
+			wait = min(2*wait, longestPause)
+		}
+		if err := c.patience(ctx); err != nil {
+			return reply{}, err
+		}
+		r, again, err := c.once(ctx, address)
+		if err == nil || !again {
+			return r, err
+		}
+		last = err
+	}
+	return reply{}, last
+}
+
+// patience waits until the service may be asked again, if that is soon.
+func (c *Client) patience(ctx context.Context) error {
+	c.mu.Lock()
+	rest := c.until.Sub(c.now())
+	c.mu.Unlock()
+	if rest <= 0 {
+		return nil
+	}
+	throttled := problem.New("ATT-066", "%s asked to be left alone for another %s", c.name(), rest.Round(time.Second))
+	if rest > longestPause {
+		return throttled
+	}
+	if err := c.pause(ctx, rest); err != nil {
+		return throttled
+	}
+	return nil
+}
+
+// once makes one request. It says whether a failure may pass.
+func (c *Client) once(ctx context.Context, address string) (reply, bool, error) {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return reply{}, false, problem.Because(ctx.Err(), "ATT-064", "waiting for a turn to ask %s", c.name())
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return reply{}, false, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return reply{}, ctx.Err() == nil, problem.Because(err, "ATT-064", "asking %s", c.name())
+	}
+	defer func() { _ = resp.Body.Close() }() // only read from
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+		if len(body) > maxBody {
+			return reply{}, false, problem.New("ATT-065", "%s sent more than %d bytes", c.name(), maxBody)
+		}
+		if err != nil {
+			return reply{}, ctx.Err() == nil, problem.Because(err, "ATT-064", "reading what %s sent", c.name())
+		}
+		return reply{resp.Header, body}, false, nil
+	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
+		wait := c.leaveAlone(resp.Header.Get("Retry-After"))
+		return reply{}, true, problem.New("ATT-066", "%s answered %s and asked for %s of patience", c.name(), resp.Status, wait)
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusBadRequest, resp.StatusCode == http.StatusGone:
+		return reply{}, false, problem.New("ATT-067", "%s answered %s to %s", c.name(), resp.Status, req.URL.Path)
+	case resp.StatusCode >= 500:
+		return reply{}, true, problem.New("ATT-064", "%s answered %s", c.name(), resp.Status)
+	}
+	return reply{}, false, problem.New("ATT-065", "%s answered %s", c.name(), resp.Status)
+}
+
+// leaveAlone notes that the service wants no requests for a while; Retry-After
+// is seconds or a date (RFC 9110, 10.2.3).
+func (c *Client) leaveAlone(header string) time.Duration {
+	wait := firstPause
+	if n, err := strconv.Atoi(header); err == nil && n >= 0 {
+		wait = time.Duration(min(n, int(longestPenance/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		wait = at.Sub(c.now())
+	}
+	wait = max(firstPause, min(wait, longestPenance))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until := c.now().Add(wait); until.After(c.until) {
+		c.until = until
+	}
+	return wait
+}

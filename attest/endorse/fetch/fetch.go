@@ -1,0 +1,415 @@
+// Package fetch gets endorsements from where vendors offer them, keeps them, and
+// renews them: Intel's provisioning certification service or a cache of it
+// (PCCS), AMD's key distribution service (KDS), folders that somebody carried
+// in, and bundles.
+//
+// It owns every limit on the way: times, sizes, retries, how many requests run
+// at once, how many platforms are kept. It keeps a document only if the vendor
+// signed it, it is of the platform that was asked for, and it is not older than
+// the one it replaces; and it still judges nothing: windows, revocation and
+// status are the verdict's, at the time of the verdict. What lies on the disk is
+// verified again when it is read.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/endorse"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Source is one place that offers endorsements.
+type Source interface {
+	// Name is for logs and the status: an address without secrets, a folder.
+	Name() string
+	// Fetch returns what the source has of the documents that a need is for, as
+	// much as it could get together with why the rest is missing. It honours ctx.
+	// Nothing is believed of what it returns.
+	Fetch(ctx context.Context, n endorse.Need) (attest.Endorsements, error)
+}
+
+// Defaults and limits.
+const (
+	DefaultRefresh = 6 * time.Hour // age at which a set is asked for again
+	maxSets        = 4096          // kept; the one that was used longest ago goes first
+	maxFailed      = 4096          // needs that are not asked for again for a while
+	patience       = 2 * time.Second
+	fetchTimeout   = 45 * time.Second // of one set, from all sources
+	retryAfter     = 30 * time.Second // after a failure, or an incomplete set
+	notFoundAfter  = 10 * time.Minute // after every source said that there is none
+	unproven       = 64               // burst of sets fetched for evidence that nothing is known of yet
+	unprovenRate   = time.Second      // one more for each
+)
+
+// Config says where endorsements come from.
+type Config struct {
+	Sources   []Source         // in order: the first that has a document gives it
+	Verifiers attest.Verifiers // say what evidence needs, and what the vendors signed
+	Dir       string           // where verified sets are kept; "": in memory only
+	Refresh   time.Duration    // DefaultRefresh if zero
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger     // nil: none
+	// Observe is told how each fetch of a set ended; nil: nobody.
+	Observe func(Outcome)
+}
+
+// Outcome is how a fetch ended. Outcomes are few and fixed: they label metrics.
+type Outcome string
+
+// The outcomes.
+const (
+	Renewed     Outcome = "renewed"     // at least one document is new
+	Unchanged   Outcome = "unchanged"   // the sources have what was there already
+	Incomplete  Outcome = "incomplete"  // something is still missing
+	Refused     Outcome = "refused"     // what came was not signed, not of the platform, or older
+	NotFound    Outcome = "not_found"   // no source has it
+	Throttled   Outcome = "throttled"   // sources asked for patience
+	Unavailable Outcome = "unavailable" // no source answered
+)
+
+// Outcomes lists them all.
+func Outcomes() []Outcome {
+	return []Outcome{Renewed, Unchanged, Incomplete, Refused, NotFound, Throttled, Unavailable}
+}
+
+// Store finds, keeps and renews sets of endorsements. It is safe for concurrent
+// use. Run renews them in the background.
+type Store struct {
+	c     Config
+	group singleflight.Group
+
+	mu     sync.Mutex // guards what follows
+	sets   map[string]*kept
+	failed map[string]failure
+	tokens float64 // of unproven
+	filled time.Time
+	used   uint64 // counts uses, for the order in which sets go
+}
+
+// kept is one set. Its fields are guarded by Store.mu; its endorsements are
+// immutable.
+type kept struct {
+	need    endorse.Need
+	set     attest.Endorsements
+	docs    []endorse.Document
+	fetched time.Time // when sources were last asked with success
+	due     time.Time // when to ask again
+	source  string    // of the newest document
+	err     string    // why the last fetch gave less than all; "" if it did
+	used    uint64
+}
+
+type failure struct {
+	err   error
+	until time.Time
+}
+
+// New opens a store. Sets in c.Dir that do not verify any more are left alone
+// there and not used.
+func New(c Config) (*Store, error) {
+	if c.Refresh <= 0 {
+		c.Refresh = DefaultRefresh
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Observe == nil {
+		c.Observe = func(Outcome) {}
+	}
+	s := &Store{c: c, sets: map[string]*kept{}, failed: map[string]failure{}, tokens: unproven, filled: c.Now()}
+	return s, s.load()
+}
+
+// Endorse returns the endorsements to judge a piece of evidence with: at once
+// where a set is at hand, else after asking the sources. Many askers of one set
+// wait for one fetch. A source that is down is no error while a set is at hand;
+// evidence that names no platform, or whose own signatures do not hold, gets
+// nothing, and the verdict says why. Errors are ATT-064 to ATT-067.
+func (s *Store) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
+	verifier := s.c.Verifiers[e.TEE]
+	if verifier == nil || len(e.Raw) == 0 || len(e.Raw) > attest.MaxEvidence {
+		return attest.Endorsements{}, nil
+	}
+	claims, steps := verifier.Verify(e, attest.Endorsements{}, s.c.Now())
+	claims.TEE = e.TEE
+	n, ok := endorse.NeedOf(claims)
+	if !ok || n.Check() != nil {
+		return attest.Endorsements{}, nil
+	}
+	set, fresh, err := s.lookup(n)
+	if fresh || err != nil {
+		return set, err
+	}
+	if len(set.Items()) == 0 && !promising(steps) {
+		return attest.Endorsements{}, nil
+	}
+	return s.wait(ctx, n, set, len(set.Items()) == 0 && n.TEE == attest.SNP)
+}
+
+// Get is Endorse for a need that the caller vouches for.
+func (s *Store) Get(ctx context.Context, n endorse.Need) (attest.Endorsements, error) {
+	if err := n.Check(); err != nil {
+		return attest.Endorsements{}, problem.Because(err, "ATT-068", "asking for endorsements")
+	}
+	set, fresh, err := s.lookup(n)
+	if fresh || err != nil {
+		return set, err
+	}
+	return s.wait(ctx, n, set, false)
+}
+
+// lookup returns the set at hand, and whether there is no need to ask for a
+// newer one; or why it is not to be asked for now.
+func (s *Store) lookup(n endorse.Need) (attest.Endorsements, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.c.Now()
+	if k := s.sets[n.Key()]; k != nil {
+		s.used++
+		k.used = s.used
+		return k.set, now.Before(k.due) || len(s.c.Sources) == 0, nil
+	}
+	if f, ok := s.failed[n.Key()]; ok && now.Before(f.until) {
+		return attest.Endorsements{}, false, f.err
+	}
+	return attest.Endorsements{}, false, nil
+}
+
+// promising says whether everything holds of evidence but what is missing.
+func promising(steps []attest.Step) bool {
+	for _, step := range steps {
+		if !step.OK && step.Code != attest.CodeNoEndorsement {
+			return false
+		}
+	}
+	return true
+}
+
+// admit says whether a set may be fetched for evidence of which nothing is
+// proven: a report of SEV-SNP is one until the chip's certificate is there.
+func (s *Store) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.c.Now()
+	if gained := now.Sub(s.filled); gained > 0 {
+		s.tokens = min(unproven, s.tokens+float64(gained)/float64(unprovenRate))
+	}
+	s.filled = now
+	if s.tokens < 1 {
+		return false
+	}
+	s.tokens--
+	return true
+}
+
+// wait asks the sources, with everybody else who wants the set. Whoever has a
+// set already does not wait long for a newer one.
+func (s *Store) wait(ctx context.Context, n endorse.Need, old attest.Endorsements, unproven bool) (attest.Endorsements, error) {
+	fetched := s.group.DoChan(n.Key(), func() (any, error) {
+		if unproven && !s.admit() {
+			return attest.Endorsements{}, problem.New("ATT-066", "too many chips at once that nothing is known of; %s waits", n.Key())
+		}
+		// Not the asker's context: others wait for the same answer.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+		defer cancel()
+		return s.renew(ctx, n)
+	})
+	var enough <-chan time.Time
+	if len(old.Items()) > 0 {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		enough = t.C
+	}
+	select {
+	case got := <-fetched:
+		if got.Err != nil && len(old.Items()) > 0 {
+			return old, nil
+		}
+		set, _ := got.Val.(attest.Endorsements)
+		return set, got.Err
+	case <-enough:
+		return old, nil
+	case <-ctx.Done():
+		return old, ctx.Err()
+	}
+}
+
+// renew asks the sources for a need and keeps what holds. It returns the set as
+// it is then; an error only if there is none.
+func (s *Store) renew(ctx context.Context, n endorse.Need) (attest.Endorsements, error) {
+	s.mu.Lock()
+	m := merger{store: s, need: n, now: s.c.Now()}
+	if k := s.sets[n.Key()]; k != nil {
+		m.set, m.docs = k.set, k.docs
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, source := range s.c.Sources {
+		got, err := source.Fetch(ctx, n)
+		refused := m.take(got, source.Name())
+		if refused != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", source.Name(), refused))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", source.Name(), err))
+		}
+		if err == nil && refused == nil && len(n.Missing(got)) == 0 {
+			errs = nil // this source gave everything: what others lacked does not matter
+			break
+		}
+	}
+	err := errors.Join(errs...)
+	if len(s.c.Sources) == 0 {
+		err = problem.New("ATT-067", "no source of endorsements is configured").WithNext("%s", "start with --pccs, --kds or --endorsements, or ashlar endorsements import FILE")
+	}
+	return s.settle(m, err)
+}
+
+// settle keeps the outcome of a fetch.
+func (s *Store) settle(m merger, err error) (attest.Endorsements, error) {
+	outcome := m.outcome(err)
+	s.c.Observe(outcome)
+	key, now := m.need.Key(), s.c.Now()
+	s.mu.Lock()
+	if len(m.set.Items()) == 0 {
+		if err == nil {
+			err = problem.New("ATT-067", "no source has documents")
+		}
+		err = problem.Because(err, code(err), "endorsements of %s", key)
+		wait := retryAfter
+		if outcome == NotFound {
+			wait = notFoundAfter
+		}
+		s.fail(key, failure{err, now.Add(wait)})
+		s.mu.Unlock()
+		return attest.Endorsements{}, err
+	}
+	k := s.keep(m, now)
+	if err != nil || len(m.need.Missing(m.set)) > 0 {
+		k.due, k.err = now.Add(min(retryAfter, s.c.Refresh)), "documents are missing"
+		if err != nil {
+			k.err = err.Error()
+		}
+	} else {
+		k.fetched, k.due, k.err = now, now.Add(s.c.Refresh), ""
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.c.Log.Warn("endorsements could not be renewed in full", "of", key, "error", err)
+	}
+	if m.changed {
+		digest := m.set.Digest()
+		s.c.Log.Info("endorsements changed", "of", key, "from", m.source, "set", attest.Hex(digest[:]).String())
+		if err := s.save(m); err != nil {
+			s.c.Log.Error("endorsements could not be saved", "of", key, "error", err)
+		}
+	}
+	return m.set, nil
+}
+
+// keep puts a set in its place. The caller holds mu.
+func (s *Store) keep(m merger, now time.Time) *kept {
+	key := m.need.Key()
+	delete(s.failed, key)
+	k := s.sets[key]
+	if k == nil {
+		if len(s.sets) >= maxSets {
+			s.evict()
+		}
+		k = &kept{need: m.need}
+		s.sets[key] = k
+	}
+	if m.need.Product != "" {
+		k.need.Product = m.need.Product
+	}
+	s.used++
+	k.used, k.set, k.docs = s.used, m.set, m.docs
+	if m.source != "" {
+		k.source = m.source
+	}
+	if k.fetched.IsZero() {
+		k.fetched = now
+	}
+	return k
+}
+
+// evict forgets the set that was used longest ago; its file stays. The caller
+// holds mu.
+func (s *Store) evict() {
+	oldest := ""
+	for key, k := range s.sets {
+		if oldest == "" || k.used < s.sets[oldest].used {
+			oldest = key
+		}
+	}
+	delete(s.sets, oldest)
+}
+
+// fail remembers that a need is not to be asked for for a while. The caller
+// holds mu.
+func (s *Store) fail(key string, f failure) {
+	if len(s.failed) >= maxFailed {
+		now := s.c.Now()
+		maps.DeleteFunc(s.failed, func(_ string, f failure) bool { return !now.Before(f.until) })
+	}
+	if len(s.failed) >= maxFailed {
+		clear(s.failed)
+	}
+	s.failed[key] = f
+}
+
+// keys lists the sets that are due at a time, ordered.
+func (s *Store) keys(due time.Time) []endorse.Need {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []endorse.Need
+	for _, key := range slices.Sorted(maps.Keys(s.sets)) {
+		if k := s.sets[key]; !due.Before(k.due) {
+			all = append(all, k.need)
+		}
+	}
+	return all
+}
+
+// Run renews sets that are due, one after the other, until ctx ends.
+func (s *Store) Run(ctx context.Context) {
+	t := time.NewTicker(min(time.Minute, s.c.Refresh))
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.renewDue(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Store) renewDue(ctx context.Context) {
+	if len(s.c.Sources) == 0 {
+		return
+	}
+	for _, n := range s.keys(s.c.Now()) {
+		if ctx.Err() != nil {
+			return
+		}
+		_, _, _ = s.group.Do(n.Key(), func() (any, error) { // the error is in the status
+			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+			defer cancel()
+			return s.renew(ctx, n)
+		})
+	}
+}

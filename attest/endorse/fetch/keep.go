@@ -1,0 +1,192 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/endorse"
+	"github.com/ashlar-mesh/ashlar/internal/durable"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// suffix of the files of a store; each is a bundle with one set.
+const suffix = ".endorsements.json"
+
+// file is where the set of a need is kept.
+func (s *Store) file(n endorse.Need) string {
+	return filepath.Join(s.c.Dir, strings.NewReplacer("/", "_", ":", "-").Replace(n.Key())+suffix)
+}
+
+// save writes a set to the disk.
+func (s *Store) save(m merger) error {
+	if s.c.Dir == "" {
+		return nil
+	}
+	var b endorse.Bundle
+	if err := b.Put(endorse.Set{Need: m.need, Endorsements: m.set}); err != nil {
+		return err
+	}
+	raw, err := b.Export()
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.file(m.need), raw, 0o644)
+}
+
+// load reads what an earlier run kept. Every document is verified again, and the
+// sources are asked for newer ones at the first use.
+func (s *Store) load() error {
+	if s.c.Dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(s.c.Dir, 0o755); err != nil {
+		return fmt.Errorf("making the folder of endorsements: %w", err)
+	}
+	entries, err := os.ReadDir(s.c.Dir)
+	if err != nil {
+		return fmt.Errorf("reading the folder of endorsements: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) || !e.Type().IsRegular() || len(s.sets) >= maxSets {
+			continue
+		}
+		b, err := readBundle(filepath.Join(s.c.Dir, e.Name()))
+		if err != nil {
+			s.c.Log.Warn("a file of endorsements is not used", "file", e.Name(), "error", err)
+			continue
+		}
+		for _, set := range b.Sets() {
+			if _, err := s.adopt(set, "disk", time.Time{}); err != nil {
+				s.c.Log.Warn("endorsements on the disk are not used", "file", e.Name(), "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+func readBundle(path string) (*endorse.Bundle, error) {
+	raw, err := readFile(path, endorse.MaxBundle)
+	if err != nil {
+		return nil, err
+	}
+	return endorse.Import(raw)
+}
+
+// readFile reads a regular file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("%s is no regular file of at most %d bytes", path, limit)
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// adopt takes a set that came otherwise than from a source, as far as it holds.
+// It says whether anything changed, and what was left out.
+func (s *Store) adopt(in endorse.Set, from string, fetched time.Time) (bool, error) {
+	m := merger{store: s, need: in.Need, now: s.c.Now()}
+	s.mu.Lock()
+	if k := s.sets[in.Need.Key()]; k != nil {
+		m.set, m.docs = k.set, k.docs
+	}
+	s.mu.Unlock()
+	err := m.take(in.Endorsements, from)
+	if !m.changed {
+		return false, err
+	}
+	s.mu.Lock()
+	k := s.keep(m, fetched)
+	k.due = s.c.Now() // ask the sources at the next use
+	s.mu.Unlock()
+	return true, err
+}
+
+// Imported is what became of one set of a bundle.
+type Imported struct {
+	Need    endorse.Need
+	Changed bool  // at least one of its documents is new
+	Err     error // why documents of it were refused; nil if none was
+}
+
+// Import takes the sets of a bundle, document by document: what the vendor did
+// not sign, what is of another platform than the set's, and what is older than
+// the one at hand is refused.
+func (s *Store) Import(b *endorse.Bundle) []Imported {
+	var all []Imported
+	for _, set := range b.Sets() {
+		one := Imported{Need: set.Need}
+		one.Changed, one.Err = s.adopt(set, "import", s.c.Now())
+		if one.Changed {
+			if en, ok := s.set(set.Need); ok {
+				if err := s.save(merger{need: set.Need, set: en}); err != nil {
+					one.Err = errors.Join(one.Err, fmt.Errorf("saving: %w", err))
+				}
+			}
+		}
+		if one.Err != nil {
+			one.Err = problem.Because(one.Err, "ATT-069", "importing endorsements of %s", set.Need.Key())
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+func (s *Store) set(n endorse.Need) (attest.Endorsements, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.sets[n.Key()]
+	if k == nil {
+		return attest.Endorsements{}, false
+	}
+	return k.set, true
+}
+
+// Export returns all sets as a bundle.
+func (s *Store) Export() *endorse.Bundle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &endorse.Bundle{}
+	for _, k := range s.sets {
+		_ = b.Put(endorse.Set{Need: k.need, Endorsements: k.set}) // there are fewer than endorse.MaxSets, each of a need that was checked
+	}
+	return b
+}
+
+// State is a set as the store has it.
+type State struct {
+	Need      endorse.Need
+	Key       string
+	Digest    [32]byte
+	Documents []endorse.Document
+	Fetched   time.Time // when a source last had all of it; zero: not since the start
+	Source    string    // of the newest document
+	Error     string    // why the last fetch gave less than all
+	Missing   []string  // kinds
+}
+
+// States returns all sets, ordered by key.
+func (s *Store) States() []State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]State, 0, len(s.sets))
+	for _, key := range slices.Sorted(maps.Keys(s.sets)) {
+		k := s.sets[key]
+		all = append(all, State{Need: k.need, Key: key, Digest: k.set.Digest(), Documents: k.docs, Fetched: k.fetched, Source: k.source,
+			Error: k.err, Missing: k.need.Missing(k.set)})
+	}
+	return all
+}
