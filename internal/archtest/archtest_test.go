@@ -55,7 +55,7 @@ var layers = [][]string{
 	{"internal/..."},
 	{"attest"},
 	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/tdx", "attest/eventlog", "attest/snp", "attest/tpm", "attest/azure", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
-		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/platform", "attest/attesttest",
+		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/services", "attest/sim/platform", "attest/attesttest",
 		"manifest", "ratls",
 		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
