@@ -124,7 +124,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no package", `"package": "db"`, `"package": "bd"`, "MAN-015", "marbles.db.package", `"bd"`, `"db"`},
 		{"no platform", `"package": "db"`, `"package": "db", "platform": "defualt"`, "MAN-016", "marbles.db.platform", `"defualt"`, `"default"`},
 		{"no action", `"updateManifest"`, `"updateManifests"`, "MAN-007", "roles.operator.actions[0]", "an action", "updateManifest"},
-		{"floor of no platform", `"updateManifest"`, `"updateManifest", "raiseFloor:defualt"`, "MAN-016", "roles.operator.actions[1]", `"defualt"`, `"default"`},
+		{"floor of no platform", `"updateManifest"`, `"updateManifest", "raiseFloor:defualt"`, "MAN-016", "roles.operator.actions[1]", `"defualt"`, `"raiseFloor:default"`},
 		{"no marble", `"marble": "cart"`, `"marble": "carts"`, "MAN-017", "marbles.web.calls[0].marble", `marbles.web calls "carts", which is no marble`, `"cart"`},
 		{"no reader", `"readers": ["web"]`, `"readers": ["web", "wbe"]`, "MAN-017", "secrets.sessionKey.readers[1]", `"wbe"`, `"web"`},
 		{"no marble in test", `"from": "db"`, `"from": "dbb"`, "MAN-017", "tests[1].from", `"dbb"`, `"db"`},
