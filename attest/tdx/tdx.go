@@ -41,6 +41,11 @@ type verifier struct{ quotes *dcap.Verifier }
 // TEE implements attest.Verifier.
 func (v verifier) TEE() attest.TEE { return v.quotes.TEE() }
 
+// VerifyDocuments judges endorsements without evidence, as dcap does.
+func (v verifier) VerifyDocuments(en attest.Endorsements) []attest.Step {
+	return v.quotes.VerifyDocuments(en)
+}
+
 // Verify implements attest.Verifier. An event log that does not replay to the
 // runtime registers fails as the last step; without a log there is neither step
 // nor event.
