@@ -1,6 +1,6 @@
-// Package dcap verifies evidence of Intel's DCAP family: SGX quotes version 3,
-// TDX quotes versions 4 and 5 (ECDSA P-256), with TCB info version 3, QE
-// identity version 2 and CRLs.
+// Package dcap verifies evidence of Intel's DCAP family: SGX quotes of versions
+// 3 to 5 and TDX quotes of versions 4 and 5 (ECDSA P-256), with TCB info version
+// 3, QE identity version 2 and CRLs.
 //
 // It owns the formats and the order of checks; every signature is checked
 // before any status is read. What the platform's patch level is worth, and

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/attesttest"
 )
 
 // named gives components of a level the names that the vendor gives them.
@@ -34,12 +35,12 @@ func TestGaps(t *testing.T) {
 	}{
 		{"up to date", attest.TDX, func(*forge) {}, nil, nil},
 		{"one component, met an older level", attest.TDX, func(f *forge) {
-			best := named(f.level(5, 3, "UpToDate"), "sgxtcbcomponents", sgxNames)
+			best := named(f.Level(5, 3, "UpToDate"), "sgxtcbcomponents", sgxNames)
 			best["tcb"].(map[string]any)["sgxtcbcomponents"].([]any)[7].(map[string]any)["svn"] = 9
-			f.tcb["tcbLevels"] = []any{best, f.level(5, 3, "OutOfDate")}
+			f.TCB["tcbLevels"] = []any{best, f.Level(5, 3, "OutOfDate")}
 		}, []string{"ATT-014 tcb.platform: SEAMLDR ACM is 5, the level needs 9"}, []attest.Party{attest.CloudProvider}},
 		{"no level met, several components", attest.TDX, func(f *forge) {
-			best := named(named(f.level(5, 4, "UpToDate"), "sgxtcbcomponents", sgxNames), "tdxtcbcomponents", tdxNames)
+			best := named(named(f.Level(5, 4, "UpToDate"), "sgxtcbcomponents", sgxNames), "tdxtcbcomponents", tdxNames)
 			list := best["tcb"].(map[string]any)
 			list["sgxtcbcomponents"].([]any)[0].(map[string]any)["svn"] = 6
 			list["pcesvn"] = 6
@@ -47,38 +48,38 @@ func TestGaps(t *testing.T) {
 				list["tdxtcbcomponents"].([]any)[i].(map[string]any)["svn"] = 3
 			}
 			list["tdxtcbcomponents"].([]any)[15].(map[string]any)["svn"] = 8
-			f.tcb["tcbLevels"] = []any{best}
+			f.TCB["tcbLevels"] = []any{best}
 		}, []string{"ATT-027 tcb.platform: Early Microcode Update is 5, the level needs 6; PCESVN is 5, the level needs 6; " +
 			"TDX Late Microcode Update is 3, the level needs 4; TDX component 16 is 3, the level needs 8"}, []attest.Party{attest.HostOwner}},
 		{"the best level that is listed, and of two the nearer one", attest.SGX, func(f *forge) {
-			far, near := f.level(9, 0, "SWHardeningNeeded"), f.level(5, 0, "SWHardeningNeeded")
+			far, near := f.Level(9, 0, "SWHardeningNeeded"), f.Level(5, 0, "SWHardeningNeeded")
 			near["tcb"].(map[string]any)["sgxtcbcomponents"].([]any)[6].(map[string]any)["svn"] = 12
-			f.tcb["tcbLevels"] = []any{far, near, f.level(5, 0, "ConfigurationAndSWHardeningNeeded")}
+			f.TCB["tcbLevels"] = []any{far, near, f.Level(5, 0, "ConfigurationAndSWHardeningNeeded")}
 		}, []string{"ATT-014 tcb.platform: component 7 is 5, the level needs 12"}, []attest.Party{attest.HostOwner}},
 		{"the best there is, which is not up to date", attest.SGX, func(f *forge) {
-			f.tcb["tcbLevels"] = []any{f.level(5, 0, "SWHardeningNeeded"), f.level(1, 0, "OutOfDate")}
+			f.TCB["tcbLevels"] = []any{f.Level(5, 0, "SWHardeningNeeded"), f.Level(1, 0, "OutOfDate")}
 		}, nil, nil},
 		{"quoting enclave", attest.SGX, func(f *forge) {
-			f.qe["tcbLevels"] = []any{isvLevel(8, "UpToDate"), isvLevel(6, "OutOfDate")}
+			f.QE["tcbLevels"] = []any{attesttest.ISVLevel(8, "UpToDate"), attesttest.ISVLevel(6, "OutOfDate")}
 		}, []string{"ATT-014 tcb.qe: QE ISVSVN is 7, the level needs 8"}, []attest.Party{attest.HostOwner}},
 		{"module", attest.TDX, func(f *forge) {
-			f.tcb["tdxModuleIdentities"] = []any{module("TDX_01", []any{isvLevel(5, "UpToDate"), isvLevel(2, "OutOfDate")})}
+			f.TCB["tdxModuleIdentities"] = []any{attesttest.Module("TDX_01", []any{attesttest.ISVLevel(5, "UpToDate"), attesttest.ISVLevel(2, "OutOfDate")})}
 		}, []string{"ATT-014 tcb.module: TDX module 1 SVN is 3, the level needs 5"}, []attest.Party{attest.CloudProvider}},
 		{"module that meets no level", attest.TDX, func(f *forge) {
-			f.tcb["tdxModuleIdentities"] = []any{module("TDX_01", []any{isvLevel(5, "UpToDate")})}
+			f.TCB["tdxModuleIdentities"] = []any{attesttest.Module("TDX_01", []any{attesttest.ISVLevel(5, "UpToDate")})}
 		}, []string{"ATT-027 tcb.module: TDX module 1 SVN is 3, the level needs 5"}, []attest.Party{attest.CloudProvider}},
 		{"guest started under an older module than runs now", attest.TDX, func(f *forge) {
-			f.tcb["tdxModuleIdentities"] = []any{module("TDX_01", []any{isvLevel(5, "UpToDate"), isvLevel(2, "OutOfDate")}), module("TDX_03", []any{isvLevel(2, "UpToDate")})}
-			f.body[584], f.body[585] = 2, 3
+			f.TCB["tdxModuleIdentities"] = []any{attesttest.Module("TDX_01", []any{attesttest.ISVLevel(5, "UpToDate"), attesttest.ISVLevel(2, "OutOfDate")}), attesttest.Module("TDX_03", []any{attesttest.ISVLevel(2, "UpToDate")})}
+			f.Body[584], f.Body[585] = 2, 3
 		}, []string{"ATT-014 tcb.module: TDX module 1 SVN is 3, the level needs 5"}, []attest.Party{attest.ServiceOwner}},
 		{"the module that runs now is old as well", attest.TDX, func(f *forge) {
-			f.tcb["tdxModuleIdentities"] = []any{module("TDX_01", []any{isvLevel(5, "UpToDate"), isvLevel(2, "OutOfDate")})}
-			f.body[584], f.body[585] = 4, 1
+			f.TCB["tdxModuleIdentities"] = []any{attesttest.Module("TDX_01", []any{attesttest.ISVLevel(5, "UpToDate"), attesttest.ISVLevel(2, "OutOfDate")})}
+			f.Body[584], f.Body[585] = 4, 1
 		}, []string{"ATT-014 tcb.module: TDX module 1 SVN is 3, the level needs 5"}, []attest.Party{attest.CloudProvider}},
 		{"a newer module that runs now makes no status better", attest.TDX, func(f *forge) {
-			f.tcb["tcbLevels"] = []any{f.level(5, 4, "UpToDate"), f.level(5, 3, "OutOfDate")}
+			f.TCB["tcbLevels"] = []any{f.Level(5, 4, "UpToDate"), f.Level(5, 3, "OutOfDate")}
 			for i := 584; i < 600; i++ {
-				f.body[i] = 9
+				f.Body[i] = 9
 			}
 		}, []string{"ATT-014 tcb.platform: TDX component 3 is 3, the level needs 4; TDX component 4 is 3, the level needs 4; TDX component 5 is 3, the level needs 4; " +
 			"TDX component 6 is 3, the level needs 4; TDX component 7 is 3, the level needs 4; TDX component 8 is 3, the level needs 4; TDX component 9 is 3, the level needs 4; " +
@@ -88,11 +89,11 @@ func TestGaps(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := newForge(t, c.tee)
 			c.change(f)
-			e, en := f.make()
+			e, en := f.Make()
 			p := attest.Policy{Package: attest.Package{SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true}}}
 			var got []string
 			var who []attest.Party
-			for _, s := range attest.JudgeUnbound(attest.NewVerifiers(f.verifier()), e, en, p, forgeTime).Failed() {
+			for _, s := range attest.JudgeUnbound(attest.NewVerifiers(verifier(f)), e, en, p, forgeTime).Failed() {
 				if s.Field == "tcb.platform" || s.Field == "tcb.qe" || s.Field == "tcb.module" {
 					got, who = append(got, s.Code+" "+s.Field+": "+s.Got), append(who, s.Fix.Who)
 				}
@@ -108,13 +109,13 @@ func TestGaps(t *testing.T) {
 // a status that is accepted has no gap among the failed steps.
 func TestGapNamesTheLevel(t *testing.T) {
 	f := newForge(t, attest.SGX)
-	best := f.level(6, 0, "UpToDate")
+	best := f.Level(6, 0, "UpToDate")
 	best["tcbDate"], best["advisoryIDs"] = "2026-01-14T00:00:00Z", nil
-	f.tcb["tcbLevels"] = []any{best, f.level(5, 0, "OutOfDate")}
-	e, en := f.make()
+	f.TCB["tcbLevels"] = []any{best, f.Level(5, 0, "OutOfDate")}
+	e, en := f.Make()
 	p := attest.Policy{PlatformName: "default", Package: attest.Package{SGX: &attest.SGXReference{AllowAny: true}}}
 	judge := func() attest.Verdict {
-		return attest.JudgeUnbound(attest.NewVerifiers(f.verifier()), e, en, p, forgeTime)
+		return attest.JudgeUnbound(attest.NewVerifiers(verifier(f)), e, en, p, forgeTime)
 	}
 	v := judge()
 	last := v.Steps[len(v.Steps)-2] // before revocation

@@ -131,7 +131,7 @@ func TestEndorsementMutations(t *testing.T) {
 						changed := slices.Clone(ders)
 						changed[c] = bytes.Clone(der)
 						changed[c][i] ^= 1 << (i % 8)
-						check(t, attest.Endorsement{Kind: items[k].Kind, Body: items[k].Body, Chain: pems(changed...)}, i)
+						check(t, attest.Endorsement{Kind: items[k].Kind, Body: items[k].Body, Chain: attesttest.PEMs(changed...)}, i)
 					}
 				}
 			})

@@ -24,6 +24,7 @@ const (
 	keyTypeP256 = 2
 	teeTypeSGX  = 0x00
 	teeTypeTDX  = 0x81
+	bodySGX     = 1
 	bodyTD10    = 2
 	bodyTD15    = 3
 
@@ -126,7 +127,7 @@ func (q *quote) header(r *reader) error {
 		return r.err
 	}
 	switch {
-	case q.version == 3 && teeType == teeTypeSGX:
+	case q.version >= 3 && q.version <= 5 && teeType == teeTypeSGX:
 		q.tee = attest.SGX
 	case (q.version == 4 || q.version == 5) && teeType == teeTypeTDX:
 		q.tee = attest.TDX
@@ -165,17 +166,15 @@ func parse(raw []byte) (*quote, error) {
 }
 
 func (q *quote) bodySize(r *reader) (int, error) {
-	switch q.version {
-	case 3:
-		return sgxBodySize, nil
-	case 4:
-		return td10BodySize, nil
+	if q.version < 5 {
+		return map[attest.TEE]int{attest.SGX: sgxBodySize, attest.TDX: td10BodySize}[q.tee], nil
 	}
 	kind, size := r.u16(), r.u32()
 	switch {
 	case r.err != nil:
 		return 0, r.err
-	case kind == bodyTD10 && size == td10BodySize, kind == bodyTD15 && size == td15BodySize:
+	case q.tee == attest.SGX && kind == bodySGX && size == sgxBodySize,
+		q.tee == attest.TDX && (kind == bodyTD10 && size == td10BodySize || kind == bodyTD15 && size == td15BodySize):
 		return size, nil
 	}
 	return 0, fmt.Errorf("body of type %d and %d bytes is %w", kind, size, errVersion)

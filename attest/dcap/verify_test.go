@@ -20,14 +20,14 @@ func TestConformance(t *testing.T) {
 	for _, tee := range []attest.TEE{attest.SGX, attest.TDX} {
 		t.Run(string(tee), func(t *testing.T) {
 			f := newForge(t, tee)
-			e, en := f.make()
-			attesttest.Verifier(t, func() attest.Verifier { return f.verifier() }, attesttest.Sample{Evidence: e, Endorsements: en, At: forgeTime})
+			e, en := f.Make()
+			attesttest.Verifier(t, func() attest.Verifier { return verifier(f) }, attesttest.Sample{Evidence: e, Endorsements: en, At: forgeTime})
 		})
 	}
 }
 
 func TestNew(t *testing.T) {
-	root := newForge(t, attest.SGX).root
+	root := newForge(t, attest.SGX).Root
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -90,15 +90,15 @@ func TestStatus(t *testing.T) {
 		for _, part := range []string{"qe", "module"} {
 			t.Run(string(c.platform)+" with "+part+" "+string(c.part), func(t *testing.T) {
 				f := newForge(t, attest.TDX)
-				f.tcb["tcbLevels"] = []any{f.level(5, 3, string(c.platform))}
+				f.TCB["tcbLevels"] = []any{f.Level(5, 3, string(c.platform))}
 				if part == "qe" {
-					f.qe["tcbLevels"] = []any{isvLevel(7, string(c.part))}
+					f.QE["tcbLevels"] = []any{attesttest.ISVLevel(7, string(c.part))}
 				} else {
-					f.tcb["tdxModuleIdentities"] = []any{module("TDX_01", []any{isvLevel(3, string(c.part))})}
+					f.TCB["tdxModuleIdentities"] = []any{attesttest.Module("TDX_01", []any{attesttest.ISVLevel(3, string(c.part))})}
 				}
-				e, en := f.make()
-				claims, steps := f.verifier().Verify(e, en, forgeTime)
-				if got := failed(steps); got != nil {
+				e, en := f.Make()
+				claims, steps := verifier(f).Verify(e, en, forgeTime)
+				if got := failures(steps); got != nil {
 					t.Errorf("got failures %v, want none", got)
 				}
 				if claims.TCB.Status != c.want {
@@ -115,24 +115,24 @@ func TestStatus(t *testing.T) {
 // TestLevels checks which level of several is met, by component.
 func TestLevels(t *testing.T) {
 	f := newForge(t, attest.TDX)
-	levels := []any{f.level(6, 3, "UpToDate"), f.level(5, 4, "SWHardeningNeeded"), f.level(5, 3, "OutOfDate"), f.level(1, 1, "Revoked")}
+	levels := []any{f.Level(6, 3, "UpToDate"), f.Level(5, 4, "SWHardeningNeeded"), f.Level(5, 3, "OutOfDate"), f.Level(1, 1, "Revoked")}
 	for _, c := range []struct {
 		name   string
 		change func(*forge)
 		want   attest.TCBStatus
 	}{
 		{"third level", func(*forge) {}, attest.OutOfDate},
-		{"higher SGX components", func(f *forge) { f.extension = extension(t, 6, "010203040506", "0000") }, attest.UpToDate},
-		{"last TDX component too low", func(f *forge) { f.body[15] = 2 }, attest.Revoked},
-		{"first two TDX components are the module's", func(f *forge) { f.body[0] = 9; f.body[1] = 1 }, attest.OutOfDate},
-		{"all TDX components without a module version", func(f *forge) { f.body[1] = 0 }, ""},
+		{"higher SGX components", func(f *forge) { f.Extension = attesttest.PCKExtension(t, 6, "010203040506", "0000") }, attest.UpToDate},
+		{"last TDX component too low", func(f *forge) { f.Body[15] = 2 }, attest.Revoked},
+		{"first two TDX components are the module's", func(f *forge) { f.Body[0] = 9; f.Body[1] = 1 }, attest.OutOfDate},
+		{"all TDX components without a module version", func(f *forge) { f.Body[1] = 0 }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newForge(t, attest.TDX)
-			f.tcb["tcbLevels"] = levels
+			f.TCB["tcbLevels"] = levels
 			c.change(f)
-			e, en := f.make()
-			claims, _ := f.verifier().Verify(e, en, forgeTime)
+			e, en := f.Make()
+			claims, _ := verifier(f).Verify(e, en, forgeTime)
 			if claims.TCB.Status != c.want {
 				t.Errorf("got %q, want %q", claims.TCB.Status, c.want)
 			}
@@ -157,9 +157,9 @@ func TestDebug(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newForge(t, c.tee)
-			f.body[c.offset] = c.bit
-			e, en := f.make()
-			claims, _ := f.verifier().Verify(e, en, forgeTime)
+			f.Body[c.offset] = c.bit
+			e, en := f.Make()
+			claims, _ := verifier(f).Verify(e, en, forgeTime)
 			if claims.Debug != c.want {
 				t.Errorf("got %t, want %t", claims.Debug, c.want)
 			}
@@ -170,8 +170,8 @@ func TestDebug(t *testing.T) {
 // TestBounds checks how long claims last.
 func TestBounds(t *testing.T) {
 	f := newForge(t, attest.SGX)
-	e, en := f.make()
-	c, _ := f.verifier().Verify(e, en, forgeTime)
+	e, en := f.Make()
+	c, _ := verifier(f).Verify(e, en, forgeTime)
 	for name, pair := range map[string][2]time.Time{
 		"oldest issue": {c.TCB.OldestIssue, time.Date(2026, 5, 30, 0, 0, 0, 0, time.UTC)},
 		"next update":  {c.TCB.NextUpdate, forgeTime.Add(20 * day)},
@@ -189,22 +189,22 @@ func TestBounds(t *testing.T) {
 func TestCaches(t *testing.T) {
 	f := newForge(t, attest.TDX)
 	var parts forged
-	f.after = func(o *forged) { parts = *o }
-	e, en := f.make()
+	f.After = func(o *forged) { parts = *o }
+	e, en := f.Make()
 	otherLeaf := parts
-	otherLeaf.certs = append([][]byte{f.certificate(f.leaf, f.parse(parts.certs[1]), &key(t).PublicKey, f.caKey)}, parts.certs[1:]...)
+	otherLeaf.Certificates = append([][]byte{f.Certificate(f.PCK(), f.Parse(parts.Certificates[1]), &attesttest.NewKey(t).PublicKey, f.CAKey)}, parts.Certificates[1:]...)
 	badQE := parts
-	badQE.qeSig = append([]byte{parts.qeSig[0] ^ 1}, parts.qeSig[1:]...)
-	quote := func(o forged) attest.Evidence { return attest.Evidence{TEE: f.tee, Raw: f.quote(&o)} }
-	warm := f.verifier()
+	badQE.QESignature = append([]byte{parts.QESignature[0] ^ 1}, parts.QESignature[1:]...)
+	quote := func(o forged) attest.Evidence { return attest.Evidence{TEE: f.TEE, Raw: f.Quote(&o)} }
+	warm := verifier(f)
 	same := func(what string, e attest.Evidence, en attest.Endorsements, at time.Time, want []string) {
 		t.Helper()
 		wc, ws := warm.Verify(e, en, at)
-		fc, fs := f.verifier().Verify(e, en, at)
+		fc, fs := verifier(f).Verify(e, en, at)
 		if !reflect.DeepEqual(wc, fc) || text(t, ws) != text(t, fs) {
 			t.Errorf("%s: a warm verifier answers\n%s\na fresh one\n%s", what, text(t, ws), text(t, fs))
 		}
-		if got := failed(ws); !reflect.DeepEqual(got, want) {
+		if got := failures(ws); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %v, want %v", what, got, want)
 		}
 	}
@@ -236,8 +236,8 @@ func TestCaches(t *testing.T) {
 	same("damaged chain after", damaged(400), en, forgeTime, []string{"ATT-006 pck.chain"})
 	same("broken TCB info after", e, replace(attest.KindTCBInfo, broken), forgeTime, []string{"ATT-023 tcbInfo.signature"})
 	same("later", e, en, forgeTime.Add(25*day), []string{"ATT-021 pckCRL.validity"})
-	revoke(f.pckCRL, 3)
-	newer := f.crl(f.pckCRL, f.parse(f.certificate(f.ca, f.root, &f.caKey.PublicKey, f.rootKey)), f.caKey)
+	revoke(f.PCKCRL, 3)
+	newer := f.CRL(f.PCKCRL, f.Parse(f.Certificate(f.CA, f.Root, &f.CAKey.PublicKey, f.RootKey)), f.CAKey)
 	same("newer CRL", e, replace(attest.KindPCKCRL, func([]byte) []byte { return newer }), forgeTime, []string{"ATT-019 pck.revocation"})
 	same("good in the end", e, en, forgeTime, nil)
 }
@@ -245,7 +245,7 @@ func TestCaches(t *testing.T) {
 // TestOpenEnclaveHeader checks the header that EGo puts before a quote.
 func TestOpenEnclaveHeader(t *testing.T) {
 	f := newForge(t, attest.SGX)
-	e, en := f.make()
+	e, en := f.Make()
 	for name, c := range map[string]struct {
 		length int
 		want   []string
@@ -255,8 +255,8 @@ func TestOpenEnclaveHeader(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := binary.LittleEndian.AppendUint64([]byte{1, 0, 0, 0, 2, 0, 0, 0}, uint64(c.length))
-			_, steps := f.verifier().Verify(attest.Evidence{TEE: e.TEE, Raw: append(raw, e.Raw...)}, en, forgeTime)
-			if got := failed(steps); !reflect.DeepEqual(got, c.want) {
+			_, steps := verifier(f).Verify(attest.Evidence{TEE: e.TEE, Raw: append(raw, e.Raw...)}, en, forgeTime)
+			if got := failures(steps); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
@@ -265,10 +265,10 @@ func TestOpenEnclaveHeader(t *testing.T) {
 
 // TestOtherShape checks that a verifier refuses the quotes of the other TEE.
 func TestOtherShape(t *testing.T) {
-	e, en := newForge(t, attest.SGX).make()
+	e, en := newForge(t, attest.SGX).Make()
 	f := newForge(t, attest.TDX)
-	_, steps := f.verifier().Verify(e, en, forgeTime)
-	if got := failed(steps); !reflect.DeepEqual(got, []string{"ATT-004 quote.version"}) {
+	_, steps := verifier(f).Verify(e, en, forgeTime)
+	if got := failures(steps); !reflect.DeepEqual(got, []string{"ATT-004 quote.version"}) {
 		t.Errorf("got %v, want ATT-004 quote.version", got)
 	}
 }
@@ -327,7 +327,7 @@ func FuzzVerify(f *testing.F) {
 		}
 		for tee, v := range verifiers {
 			c, steps := v.Verify(attest.Evidence{TEE: tee, Raw: raw}, attest.NewEndorsements(items...), time.Unix(at, 0))
-			if failed(steps) == nil && !known[identity(c)] {
+			if failures(steps) == nil && !known[identity(c)] {
 				t.Errorf("forged: genuine with claims %+v", c)
 			}
 		}

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -45,6 +46,21 @@ func TestConformance(t *testing.T) {
 				}
 				return vs[i]
 			}, attesttest.Sample{Evidence: e, Endorsements: en, At: now})
+		})
+	}
+}
+
+// TestIntel: every field of simulated evidence counts as it does in Intel's.
+func TestIntel(t *testing.T) {
+	for i, tee := range []attest.TEE{attest.SimSGX, attest.SimTDX} {
+		t.Run(string(tee), func(t *testing.T) {
+			attesttest.Intel(t, tee, sim.Names, func(root *x509.Certificate) attest.Verifier {
+				vs, err := sim.NewVerifiers(root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return vs[i]
+			})
 		})
 	}
 }
