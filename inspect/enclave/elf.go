@@ -54,16 +54,17 @@ const (
 // IsELF reports whether a file that begins with head is an ELF file.
 func IsELF(head []byte) bool { return bytes.HasPrefix(head, []byte(elf.ELFMAG)) }
 
-// ReadBinary reads an ELF file of size bytes. ErrNoEnclave says that it has none
-// of the sections that mark an enclave. A SIGSTRUCT that hardware would refuse
-// is an error; one that is all zeros means that the file is not signed.
+// ReadBinary reads an ELF file of size bytes. ErrNoEnclave says that it is none,
+// or has none of the sections that mark an enclave. A SIGSTRUCT that hardware
+// would refuse is an error; one that is all zeros means that the file is not
+// signed.
 func ReadBinary(r io.ReaderAt, size int64) (b Binary, err error) {
 	if size > MaxFile {
 		return b, fmt.Errorf("the file has %d bytes, limit %d", size, int64(MaxFile))
 	}
 	f, err := elf.NewFile(io.NewSectionReader(r, 0, size))
 	if err != nil {
-		return b, fmt.Errorf("reading the ELF file: %w", err)
+		return b, fmt.Errorf("%w: reading the ELF file: %w", ErrNoEnclave, err)
 	}
 	section := f.Section(sectionOE)
 	if b.Kind = OpenEnclave; section == nil {

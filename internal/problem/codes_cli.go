@@ -27,4 +27,9 @@ var cliCodes = []Entry{
 	{"CLI-027", Refused, "the bundle was held against nobody's policy", "pass --policy FILE: what the coordinator must be, from whom you trust"},
 	{"CLI-028", Unavailable, "this operating system cannot do that", "run it on Linux"},
 	{"CLI-029", Usage, "the option goes with another kind of target", "ashlar verify --help"},
+	{"CLI-040", Invalid, "an image, a binary or evidence is damaged", "build or fetch it again"},
+	{"CLI-041", Refused, "reference values from a source that nobody vouches for", "put the endorsements beside the evidence, or pass --unverified to take them on your own word"},
+	{"CLI-042", Usage, "an image cannot be launched with these options", "see ashlar inspect --help"},
+	{"CLI-043", Invalid, "an enclave is not signed", "sign it: hardware measures and starts signed enclaves only"},
+	{"CLI-044", Invalid, "nothing in it is measured by a TEE", "see ashlar inspect --help for what can be inspected"},
 }
