@@ -1,0 +1,374 @@
+package client
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"net/http"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/evidence"
+	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+func testdata(t testing.TB, name string) []byte {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// recorded is a bundle of a simulated deployment, and what its reader has.
+func recorded(t testing.TB) (Bundle, BundleInput) {
+	t.Helper()
+	b, err := ParseBundle(testdata(t, "bundle.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, diags := manifest.ParsePolicyFile(testdata(t, "policy.json"))
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	root, err := evidence.ParseRoot([]byte(file.SimulationRoot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs, err := sim.NewVerifiers(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := BundleInput{Policy: file.Policy(), Verifiers: attest.Verifiers{}, Now: b.Time.Add(time.Hour)}
+	for _, v := range vs {
+		in.Verifiers[v.TEE()] = v
+	}
+	return b, in
+}
+
+func TestVerifyBundle(t *testing.T) {
+	good, _ := recorded(t)
+	want := manifest.DigestOf(testdata(t, "manifest.json"))
+	flip := func(p *[]byte, at int) {
+		*p = bytes.Clone(*p)
+		(*p)[at] ^= 1
+	}
+	remembered := Verified{Statement: good.Statement}.Remembered()
+	for _, c := range []struct {
+		name string
+		edit func(*Bundle, *BundleInput)
+		code problem.Code // "" passes
+		step string       // code and field of a step that fails
+	}{
+		{"good", func(*Bundle, *BundleInput) {}, "", ""},
+		{"without a proof", func(b *Bundle, _ *BundleInput) { b.Acceptance = nil }, "", ""},
+		{"an hour later", func(b *Bundle, in *BundleInput) { in.At = b.Time.Add(20 * time.Minute) }, "", ""},
+		{"manifest wanted", func(_ *Bundle, in *BundleInput) { in.Manifest = want[:] }, "", ""},
+		{"remembered", func(_ *Bundle, in *BundleInput) { in.Remembered = &remembered }, "", ""},
+		{"remembered newer", func(_ *Bundle, in *BundleInput) {
+			newer := remembered
+			newer.Checkpoint = apiv1.Checkpoint{Size: 1000, Hash: make([]byte, 32)}
+			in.Remembered = &newer
+		}, "", ""},
+		{"remembered older, in the proof", func(b *Bundle, in *BundleInput) {
+			var r record
+			if err := json.Unmarshal(b.Acceptance.Record, &r); err != nil {
+				t.Fatal(err)
+			}
+			older := remembered
+			older.Checkpoint = apiv1.Checkpoint{Size: r.Seq, Hash: r.Previous}
+			in.Remembered = &older
+		}, "", ""},
+
+		{"zero input", func(_ *Bundle, in *BundleInput) { *in = BundleInput{} }, "CRD-100", "ATT-002 tee"},
+		{"zero policy", func(_ *Bundle, in *BundleInput) { in.Policy = attest.Policy{} }, "CRD-100", "ATT-029 sim"},
+		{"no clock", func(_ *Bundle, in *BundleInput) { in.Now = time.Time{} }, "CRD-124", "CRD-124 bundle.time"},
+		{"of the future", func(b *Bundle, in *BundleInput) { in.Now = b.Time.Add(-time.Hour) }, "CRD-124", "CRD-124 bundle.time"},
+		{"judged ten years later", func(b *Bundle, in *BundleInput) { in.At = b.Time.AddDate(10, 1, 0) }, "CRD-100", "CRD-101 root"},
+		{"zero bundle", func(b *Bundle, _ *BundleInput) { *b = Bundle{} }, "CRD-121", ""},
+		{"another nonce", func(b *Bundle, _ *BundleInput) { b.Nonce = make([]byte, 32) }, "CRD-100", "ATT-072 binding.nonce"},
+		{"evidence changed", func(b *Bundle, _ *BundleInput) { flip(&b.Statement.Evidence.Raw, 48+64) }, "CRD-100", "ATT-010 quote.signature"},
+		{"claims buffer changed", func(b *Bundle, _ *BundleInput) { flip(&b.Statement.ClaimsBuffer, 60) }, "CRD-100", "ATT-011 reportData"},
+		{"root changed", func(b *Bundle, _ *BundleInput) { b.Statement.Root = newDeployment(t).root.Raw }, "CRD-100", "ATT-075 binding.root"},
+		{"root damaged", func(b *Bundle, _ *BundleInput) { b.Statement.Root = []byte{1} }, "CRD-100", "CRD-101 root"},
+		{"key changed", func(b *Bundle, _ *BundleInput) { b.Statement.TLSKey = newDeployment(t).spki() }, "CRD-100", "CRD-101 certificates"},
+		{"certificates of another", func(b *Bundle, _ *BundleInput) { b.Certificates = newDeployment(t).tls.Certificate }, "CRD-101", "CRD-101 certificates"},
+		{"checkpoint changed", func(b *Bundle, _ *BundleInput) { b.Statement.Checkpoint.Hash = make([]byte, 32) }, "CRD-100", "CRD-122 log.acceptance"},
+		{"other manifest wanted", func(_ *Bundle, in *BundleInput) { in.Manifest = make([]byte, 32) }, "CRD-102", "CRD-102 manifest.inForce"},
+		{"manifest changed", func(b *Bundle, _ *BundleInput) { flip(&b.Manifest, 10) }, "CRD-123", "CRD-123 manifest.bytes"},
+		{"manifest missing", func(b *Bundle, _ *BundleInput) { b.Manifest = nil }, "CRD-123", "CRD-123 manifest.bytes"},
+		{"revision changed", func(b *Bundle, _ *BundleInput) { b.Statement.Revision++ }, "CRD-122", "CRD-122 log.acceptance"},
+		{"log said to be longer", func(b *Bundle, _ *BundleInput) { b.Statement.Checkpoint.Size++ }, "CRD-122", "CRD-122 log.acceptance"},
+		{"record changed", func(b *Bundle, _ *BundleInput) {
+			b.Acceptance.Record = bytes.Replace(b.Acceptance.Record, []byte(`"actor":"first"`), []byte(`"actor":"alice"`), 1)
+		}, "CRD-122", "CRD-122 log.acceptance"},
+		{"record of another kind", func(b *Bundle, _ *BundleInput) {
+			b.Acceptance.Record = bytes.Replace(b.Acceptance.Record, []byte("manifestSet"), []byte("manifestRefused"), 1)
+		}, "CRD-122", "CRD-122 log.acceptance"},
+		{"record damaged", func(b *Bundle, _ *BundleInput) { b.Acceptance.Record = b.Acceptance.Record[1:] }, "CRD-122", "CRD-122 log.acceptance"},
+		{"a hash changed", func(b *Bundle, _ *BundleInput) { flip(&b.Acceptance.After, 40) }, "CRD-122", "CRD-122 log.acceptance"},
+		{"a hash missing", func(b *Bundle, _ *BundleInput) { b.Acceptance.After = b.Acceptance.After[32:] }, "CRD-122", "CRD-122 log.acceptance"},
+		{"half a hash", func(b *Bundle, _ *BundleInput) { b.Acceptance.After = b.Acceptance.After[16:] }, "CRD-121", ""},
+		{"remembered other root", func(_ *Bundle, in *BundleInput) { in.Remembered = &Remembered{Root: make([]byte, 32)} }, "CRD-104", "CRD-104 remembered.root"},
+		{"remembered fork", func(_ *Bundle, in *BundleInput) {
+			fork := remembered
+			fork.Checkpoint.Hash = make([]byte, 32)
+			in.Remembered = &fork
+		}, "CRD-103", "CRD-103 remembered.log"},
+		{"remembered fork in the proof", func(_ *Bundle, in *BundleInput) {
+			fork := remembered
+			fork.Checkpoint = apiv1.Checkpoint{Size: fork.Checkpoint.Size - 1, Hash: make([]byte, 32)}
+			in.Remembered = &fork
+		}, "CRD-103", "CRD-103 remembered.log"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, in := recorded(t)
+			c.edit(&b, &in)
+			v, err := VerifyBundle(b, in)
+			if problem.CodeOf(err) != c.code {
+				t.Fatalf("got %v, want code %q", err, c.code)
+			}
+			if err == nil && (v.Root == nil || !v.Verdict.OK() || (v.Accepted == nil) != (b.Acceptance == nil)) {
+				t.Errorf("got %+v, want a root, an accepted verdict, and the acceptance if it is there", v)
+			}
+			if err != nil && !reflect.DeepEqual(v, Verified{}) {
+				t.Error("a refusal returned something")
+			}
+			if c.step != "" {
+				failedStep(t, err, c.step)
+			}
+		})
+	}
+}
+
+// failedStep checks that the verdict of a refusal names a step that fails.
+func failedStep(t *testing.T, err error, want string) {
+	t.Helper()
+	var v attest.Verdict
+	if err := json.Unmarshal(problem.From(err).Verdict, &v); err != nil {
+		t.Fatalf("the refusal carries no verdict: %v", err)
+	}
+	if v.OK() {
+		t.Error("the verdict of a refusal is that it is accepted")
+	}
+	var got []string
+	for _, s := range v.Failed() {
+		got = append(got, s.Code+" "+s.Field)
+	}
+	for _, s := range got {
+		if s == want {
+			return
+		}
+	}
+	t.Errorf("got %v, want %s among them", got, want)
+}
+
+func TestAccepted(t *testing.T) {
+	b, in := recorded(t)
+	v, err := VerifyBundle(b, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := *v.Accepted
+	if want := (Accepted{Seq: 2, Time: got.Time, Actor: "first", Revision: 1, Open: true}); got != want || got.Time.After(b.Time) {
+		t.Errorf("got %+v, want %+v before %v", got, want, b.Time)
+	}
+}
+
+func TestParseBundle(t *testing.T) {
+	raw := testdata(t, "bundle.json")
+	b, err := ParseBundle(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.Encode(); err != nil || !bytes.Equal(again, raw) {
+		t.Errorf("got other bytes, %v", err)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, raw); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseBundle(compact.Bytes()); err != nil {
+		t.Errorf("without white space: got %v", err)
+	}
+	edit := func(old, new string) func(string) string {
+		return func(s string) string {
+			if !strings.Contains(s, old) {
+				t.Fatalf("the bundle has no %s", old)
+			}
+			return strings.Replace(s, old, new, 1)
+		}
+	}
+	for name, change := range map[string]func(string) string{
+		"empty":             func(string) string { return "" },
+		"a list":            func(string) string { return "[]" },
+		"null":              func(string) string { return "null" },
+		"cut":               func(s string) string { return s[:len(s)/2] },
+		"tail":              func(s string) string { return s + "{}" },
+		"version 2":         edit(`"version": 1`, `"version": 2`),
+		"no version":        edit(`"version": 1,`, ``),
+		"unknown key":       edit(`"version": 1`, `"version": 1, "more": 1`),
+		"unknown below":     edit(`"claimsBuffer"`, `"more": 1, "claimsBuffer"`),
+		"key twice":         edit(`"version": 1`, `"version": 1, "version": 1`),
+		"twice below":       edit(`"claimsBuffer"`, `"revision": 1, "claimsBuffer"`),
+		"key in upper case": edit(`"nonce"`, `"Nonce"`),
+		"null value":        edit(`"version": 1`, `"version": 1, "acceptance": null`),
+		"short nonce":       edit(`"nonce": "`, `"nonce": "00`),
+		"digest upper case": func(s string) string { return strings.ToUpper(s[:120]) + s[120:] },
+		"number as 1.0":     edit(`"revision": 1`, `"revision": 1.0`),
+		"time with a zone":  edit(`Z",`, `+00:00",`),
+		"base64 with a gap": edit(`"claimsBuffer": "p`, `"claimsBuffer": "\np`),
+		"not UTF-8":         edit(`"address": "`, "\"address\": \"\xff"),
+		"too large":         func(s string) string { return s + strings.Repeat(" ", MaxBundle) },
+		"too deep":          edit(`"version": 1`, `"version": `+strings.Repeat("[", 50)+strings.Repeat("]", 50)),
+		"too many values":   edit(`"certificates": [`, `"certificates": [`+strings.Repeat(`"",`, 2001)),
+		"nine certificates": edit(`"certificates": [`, `"certificates": [`+strings.Repeat(`"",`, 8)),
+		"odd hashes":        edit(`"after": "`, `"after": "AAAA`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if b, err := ParseBundle([]byte(change(string(raw)))); problem.CodeOf(err) != "CRD-121" || !reflect.DeepEqual(b, Bundle{}) {
+				t.Errorf("got %v, want CRD-121 and nothing else", err)
+			}
+		})
+	}
+	if _, err := (Bundle{Manifest: make([]byte, MaxBundle)}).Encode(); problem.CodeOf(err) != "CRD-121" {
+		t.Errorf("encoding one that is too large: got %v, want CRD-121", err)
+	}
+}
+
+// withLog has the deployment accept a manifest in a log of its own.
+func (d *deployment) withLog(t *testing.T) (raw []byte, a apiv1.Acceptance) {
+	t.Helper()
+	raw = []byte(`{"version": 1}`)
+	digest := sha256.Sum256(raw)
+	stored, err := json.Marshal(record{Version: 1, Seq: 3, Time: time.Now(), Kind: "manifestSet", Subject: attest.Hex(digest[:]).String(),
+		Actor: "alice", Details: map[string]string{"revision": "1"}, Previous: bytes.Repeat([]byte{3}, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = apiv1.Acceptance{Record: stored, After: bytes.Repeat([]byte{5}, 64)}
+	var r record
+	if err := json.Unmarshal(stored, &r); err != nil {
+		t.Fatal(err)
+	}
+	d.manifest, d.revision = digest[:], 1
+	d.log = apiv1.Checkpoint{Size: 6, Hash: follow(r, a, func(uint64, []byte) {})}
+	return raw, a
+}
+
+func TestPortable(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer func(w http.ResponseWriter, a apiv1.Acceptance) bool // of the proof; false for the usual
+		raw    string                                               // another manifest in force by now
+		code   problem.Code
+		proof  bool
+	}{
+		{name: "good", proof: true},
+		{name: "log too long", answer: func(w http.ResponseWriter, _ apiv1.Acceptance) bool {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(413)
+			_ = json.NewEncoder(w).Encode(problem.New("CRD-125", "too long ago"))
+			return true
+		}},
+		{name: "proof of another log", code: "CRD-122", answer: func(w http.ResponseWriter, a apiv1.Acceptance) bool {
+			a.After = a.After[32:]
+			_ = json.NewEncoder(w).Encode(a)
+			return true
+		}},
+		{name: "manifest changed meanwhile", raw: `{"version": 2}`, code: "CRD-102"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDeployment(t)
+			raw, a := d.withLog(t)
+			if c.raw != "" {
+				raw = []byte(c.raw)
+			}
+			addr := d.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/v1/manifest":
+					sum := sha256.Sum256(raw)
+					_ = json.NewEncoder(w).Encode(apiv1.Manifest{Digest: sum[:], Revision: 1, Raw: raw})
+				case "/v1/manifest/acceptance":
+					if size := r.URL.Query().Get("size"); size != strconv.Itoa(int(d.log.Size)) {
+						t.Errorf("got size %q, want %d", size, d.log.Size)
+					}
+					if c.answer == nil || !c.answer(w, a) {
+						_ = json.NewEncoder(w).Encode(a)
+					}
+				default:
+					d.ServeHTTP(w, r)
+				}
+			}))
+			cl, err := Dial(t.Context(), addr, options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			b, err := cl.Portable(t.Context())
+			if problem.CodeOf(err) != c.code {
+				t.Fatalf("got %v, want code %q", err, c.code)
+			}
+			if err != nil {
+				return
+			}
+			if (b.Acceptance != nil) != c.proof {
+				t.Errorf("got proof %t, want %t", b.Acceptance != nil, c.proof)
+			}
+			file, err := b.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := ParseBundle(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := VerifyBundle(again, BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now()}); err != nil {
+				t.Errorf("from the file: got %v", err)
+			}
+		})
+	}
+}
+
+// FuzzBundle reads hostile files; what is read is written the same, and judging
+// it never panics and never accepts another statement.
+func FuzzBundle(f *testing.F) {
+	good, in := recorded(f)
+	f.Add(testdata(f, "bundle.json"))
+	f.Add([]byte(`{"version": 1}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b, err := ParseBundle(raw)
+		if err != nil {
+			return
+		}
+		file, err := b.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := ParseBundle(file); err != nil || !reflect.DeepEqual(again, b) {
+			t.Fatalf("got %v, want what was encoded", err)
+		}
+		if v, err := VerifyBundle(b, in); err == nil && (!bytes.Equal(v.Statement.ClaimsBuffer, good.Statement.ClaimsBuffer) || !bytes.Equal(b.Manifest, good.Manifest)) {
+			t.Error("a forged bundle was accepted")
+		}
+	})
+}
+
+// BenchmarkVerifyBundle judges a bundle with the vendor's chains cached.
+func BenchmarkVerifyBundle(b *testing.B) {
+	bundle, in := recorded(b)
+	for b.Loop() {
+		if _, err := VerifyBundle(bundle, in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
