@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"math"
+	"sync"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
@@ -123,16 +124,68 @@ func (m *Marble) vouch(ctx context.Context, l *link, purpose binding.Purpose, no
 	if err != nil {
 		return nil, problem.Because(err, "MRB-004", "exporting from the TLS session")
 	}
-	buffer := binding.Claims{Purpose: purpose, PublicKey: binding.KeyHash(public), Nonce: nonce, Exporter: exporter}.Encode()
-	evidence, err := m.cfg.Issuer.Issue(ctx, attest.Bind(buffer))
+	claims := binding.Claims{Purpose: purpose, PublicKey: binding.KeyHash(public), Nonce: nonce, Exporter: exporter}
+	evidence, err := m.evidence(ctx, claims)
 	if err != nil {
-		return nil, evidenceError(err, m.cfg.Issuer.TEE())
+		return nil, err
 	}
-	if len(evidence.Raw) == 0 || len(evidence.Raw) > attest.MaxEvidence {
-		return nil, problem.New("MRB-007", "%s gave evidence of %d bytes, wanted 1 to %d", m.cfg.Issuer.TEE(), len(evidence.Raw), attest.MaxEvidence)
+	return &offer{key: key, public: public, nonce: nonce, evidence: evidence}, nil
+}
+
+// evidence has the devices answer the verifier's nonce, and the TEE vouch for
+// the claims and for what the devices said.
+func (m *Marble) evidence(ctx context.Context, claims binding.Claims) (*marblepb.Evidence, error) {
+	devices, err := m.devices(ctx, binding.DeviceNonce(claims.Nonce, claims.PublicKey))
+	if err != nil {
+		return nil, err
 	}
-	return &offer{key: key, public: public, nonce: nonce,
-		evidence: &marblepb.Evidence{Tee: string(evidence.TEE), Raw: evidence.Raw, ClaimsBuffer: buffer}}, nil
+	claims.Devices = binding.Devices(devices)
+	buffer := claims.Encode()
+	tee := m.cfg.Issuer.TEE()
+	e, err := m.cfg.Issuer.Issue(ctx, attest.Bind(buffer))
+	if err != nil {
+		return nil, evidenceError(err, tee)
+	}
+	if len(e.Raw) == 0 || len(e.Raw) > attest.MaxEvidence {
+		return nil, problem.New("MRB-007", "%s gave evidence of %d bytes, wanted 1 to %d", tee, len(e.Raw), attest.MaxEvidence)
+	}
+	if len(e.EventLog) > attest.MaxEventLog {
+		return nil, problem.New("MRB-007", "%s gave an event log of %d bytes, limit %d", tee, len(e.EventLog), attest.MaxEventLog)
+	}
+	out := &marblepb.Evidence{Tee: string(e.TEE), Raw: e.Raw, ClaimsBuffer: buffer, EventLog: e.EventLog}
+	for _, d := range devices {
+		out.Devices = append(out.Devices, &marblepb.Device{Name: d.Name, Tee: string(d.TEE), Raw: d.Raw})
+	}
+	return out, nil
+}
+
+// devices asks each device of the configuration, all at once: a GPU may take
+// seconds.
+func (m *Marble) devices(ctx context.Context, nonce [32]byte) ([]attest.Device, error) {
+	devices, errs := make([]attest.Device, len(m.cfg.Devices)), make([]error, len(m.cfg.Devices))
+	var asked sync.WaitGroup
+	for i, issuer := range m.cfg.Devices {
+		asked.Go(func() { devices[i], errs[i] = issuer.IssueDevice(ctx, nonce) })
+	}
+	asked.Wait()
+	for i, err := range errs {
+		if err != nil {
+			return nil, deviceError(err)
+		}
+		if d := devices[i]; len(d.Raw) == 0 || len(d.Raw) > attest.MaxEvidence || d.Name == "" {
+			return nil, problem.New("MRB-028", "device %q gave evidence of %d bytes, wanted 1 to %d", d.Name, len(d.Raw), attest.MaxEvidence)
+		}
+	}
+	return devices, nil
+}
+
+// deviceError keeps a device's own code.
+func deviceError(err error) error {
+	var coded *problem.Error
+	if errors.As(err, &coded) {
+		return coded
+	}
+	return problem.Because(err, "MRB-028", "asking a device for evidence")
 }
 
 // evidenceError keeps a code that says that trying again is no use.

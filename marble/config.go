@@ -28,6 +28,9 @@ type Config struct {
 
 	// Issuer makes the evidence for activation and renewal.
 	Issuer attest.Issuer
+	// Devices make evidence beside it, which Issuer's vouches for; at most
+	// attest.MaxDevices, each with a name of its own.
+	Devices []attest.DeviceIssuer
 
 	// Tracker learns each stage; Run makes one that logs if it is nil.
 	Tracker *stage.Tracker
@@ -94,6 +97,8 @@ func (c *Config) check() error {
 		return problem.New("MRB-001", "no coordinator address is given")
 	case c.Issuer == nil:
 		return problem.New("MRB-001", "no TEE is given that could vouch for the program")
+	case len(c.Devices) > attest.MaxDevices:
+		return problem.New("MRB-001", "%d devices are given, limit %d", len(c.Devices), attest.MaxDevices)
 	case (c.Trust.Root == nil) == (c.Trust.Policy == nil):
 		return problem.New("MRB-001", "give the coordinator's root or the policy for its evidence: one of the two")
 	case c.Trust.Policy != nil && len(c.Trust.Verifiers) == 0:

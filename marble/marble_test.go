@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
@@ -126,6 +127,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"no coordinator":   func(c *marble.Config) { c.Coordinator = "" },
 		"nobody trusted":   func(c *marble.Config) { c.Trust = marble.Trust{} },
 		"no issuer":        func(c *marble.Config) { c.Issuer = nil },
+		"many devices":     func(c *marble.Config) { c.Devices = make([]attest.DeviceIssuer, attest.MaxDevices+1) },
 		"address":          func(c *marble.Config) { c.Address = "web.example" },
 		"loopback address": func(c *marble.Config) { c.Loopback = "localhost" },
 	} {

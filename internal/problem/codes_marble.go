@@ -26,4 +26,6 @@ var marbleCodes = []Entry{
 	{"MRB-025", Internal, "probe cannot listen", "give a free --ready-addr"},
 	{"MRB-026", NotPermitted, "request that the agent does not relay", "use delta ADS through the agent's socket"},
 	{"MRB-027", Refused, "peer is not the expected one", "check which marble answers on that address"},
+	{"MRB-028", Unavailable, "device gives no evidence", "run the collector of --device by hand, with 64 hexadecimal digits; the marble keeps trying"},
+	{"MRB-029", Invalid, "collector of a device cannot be run", "name an executable file, by path or found in PATH"},
 }

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 3 && os.Args[3] == "--disable-hot-restart":
 		playEnvoy(filepath.Dir(os.Args[2]))
 	case os.Getenv("ROLE") == "marble":
+		playMachine(os.Getenv("MACHINE"))
 		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
 	case os.Getenv("ROLE") == "program":
 		playProgram()
@@ -207,11 +208,17 @@ func (b *buffer) String() string {
 
 func (x *bench) start(extra []string, command ...string) *process {
 	x.t.Helper()
+	return x.hardware("", append([]string{"--tee", "sim:sgx", "--sim-socket", x.platform}, extra...), command...)
+}
+
+// hardware starts ashlar-marble on one of machines.
+func (x *bench) hardware(machine string, extra []string, command ...string) *process {
+	x.t.Helper()
 	args := []string{"run", "--marble", "web", "--coordinator", x.coordinator.Address, "--coordinator-root", x.root,
-		"--tee", "sim:sgx", "--sim-socket", x.platform, "--ip", "127.0.77.1", "--envoy", "none", "--ready-addr", x.ready}
+		"--ip", "127.0.77.1", "--envoy", "none", "--ready-addr", x.ready}
 	args = append(append(append(args, extra...), "--"), command...)
 	p := &process{Cmd: exec.Command(os.Args[0], args...), done: make(chan struct{})}
-	p.Env = []string{"ROLE=marble", "TMPDIR=" + x.dir, "PATH=" + os.Getenv("PATH"), "LD_PRELOAD=", "ASHLAR_NOTE=x"}
+	p.Env = []string{"ROLE=marble", "MACHINE=" + machine, "TMPDIR=" + x.dir, "PATH=" + os.Getenv("PATH"), "LD_PRELOAD=", "ASHLAR_NOTE=x"}
 	p.Stderr, p.Stdout = &p.stderr, &p.stderr
 	if err := p.Start(); err != nil {
 		x.t.Fatal(err)

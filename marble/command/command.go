@@ -10,6 +10,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -41,6 +42,14 @@ func Main(args []string, stdout, stderr io.Writer) int {
 			return report(stderr, err)
 		}
 		return run(o, stderr)
+	case "detect":
+		if len(args) > 1 {
+			return report(stderr, problem.New("MRB-001", "detect takes no arguments, got %q", args[1]))
+		}
+		if err := detect(context.Background(), stdout); err != nil {
+			return report(stderr, err)
+		}
+		return 0
 	case "help", "-h", "-help", "--help":
 		printUsage(stdout)
 		return 0
@@ -49,8 +58,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	e := problem.New("MRB-001", "unknown command %q", args[0])
-	if nearest.Word(args[0], []string{"run"}) != "" {
-		e.Detail += `: did you mean "run"?`
+	if best := nearest.Word(args[0], []string{"run", "detect"}); best != "" {
+		e.Detail += fmt.Sprintf(": did you mean %q?", best)
 	}
 	return report(stderr, e)
 }

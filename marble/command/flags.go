@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -25,6 +26,7 @@ type options struct {
 	envoy, envoyLog               string
 	dir, readyAddr, logFormat     string
 	measure                       measured
+	devices                       collectors
 	readyTimeout, grace           time.Duration
 	reload                        reloadSignal // sent to the program when files were replaced
 	command                       []string     // program and arguments
@@ -77,6 +79,7 @@ const usageText = `Runs a program as a member of the mesh.
   ashlar-marble run --marble web --coordinator coord:2001 --coordinator-root root.pem -- /app/web --port 8080
 
 usage: ashlar-marble run [flags] -- PROGRAM [ARGS]
+       ashlar-marble detect      which TEE is here, and why not another
        ashlar-marble version
 
 The program starts when the coordinator has accepted the evidence for it. Until
@@ -109,7 +112,7 @@ func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
 	text(&o.id, "id", "ASHLAR_UUID", "", "`UUID` of this instance; else kept in --dir if that is given, else random")
 	text(&o.address, "ip", "ASHLAR_IP", "", "`IP` on which Envoy listens for peers; else the one that reaches the coordinator")
 	text(&o.loopback, "loopback", "ASHLAR_LOOPBACK", "127.0.0.1", "`IP` on which the program listens and calls")
-	text(&o.tee, "tee", "ASHLAR_TEE", "", "`TEE` that vouches: sim:sgx or sim:tdx")
+	text(&o.tee, "tee", "ASHLAR_TEE", string(issuer.Auto), "`TEE` that vouches: auto, sgx, snp, tdx and others, see ashlar-marble detect; or sim:sgx, sim:tdx")
 	text(&o.simSocket, "sim-socket", "ASHLAR_SIM_SOCKET", "", "unix `SOCKET` of the simulation platform")
 	text(&o.envoy, "envoy", "ASHLAR_ENVOY", "envoy", "`PATH` of Envoy, or none to run without a proxy")
 	text(&o.envoyLog, "envoy-log", "ASHLAR_ENVOY_LOG", "warning", "Envoy's log `LEVEL`")
@@ -117,6 +120,7 @@ func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
 	text(&o.readyAddr, "ready-addr", "ASHLAR_READY_ADDR", "", "`ADDRESS` of the probes /ready and /live: IP:PORT, or the path of a unix socket")
 	text(&o.logFormat, "log-format", "ASHLAR_LOG_FORMAT", "text", "text or json, on standard error")
 	f.Var(&o.measure, "measure", "further `[NAME=]FILE` to measure; may be repeated")
+	f.Var(&o.devices, "device", "`NAME=COMMAND` that collects a GPU's evidence, given a nonce in hexadecimal; may be repeated")
 	f.Var(&o.reload, "reload-signal", "`SIGNAL` for the program when its files were replaced: HUP, USR1, USR2")
 	f.DurationVar(&o.readyTimeout, "proxy-timeout", time.Minute, "how long Envoy may take to be ready")
 	f.DurationVar(&o.grace, "grace", 30*time.Second, "how long the program may take to end after SIGTERM")
@@ -148,19 +152,38 @@ func (o *options) check() error {
 		return usage("where is the coordinator? give --coordinator or ASHLAR_COORDINATOR")
 	case (o.root == "") == (o.policy == ""):
 		return usage("which coordinator is trusted? give --coordinator-root or --coordinator-policy, one of the two")
-	case o.tee != string(attest.SimSGX) && o.tee != string(attest.SimTDX):
-		return usage("TEE %q: wanted %s or %s; give --tee or ASHLAR_TEE", o.tee, attest.SimSGX, attest.SimTDX)
-	case o.simSocket == "":
-		return usage("TEE %s needs the platform's socket: give --sim-socket or ASHLAR_SIM_SOCKET", o.tee)
 	case o.logFormat != "text" && o.logFormat != "json":
 		return usage("log format %q: wanted text or json", o.logFormat)
 	case o.readyTimeout <= 0 || o.grace <= 0:
 		return usage("--proxy-timeout and --grace are durations above zero, such as 30s")
 	}
+	if err := o.checkTEE(); err != nil {
+		return err
+	}
 	for what, ip := range map[string]string{"--ip": o.address, "--loopback": o.loopback} {
 		if _, err := netip.ParseAddr(ip); err != nil && (ip != "" || what == "--loopback") {
 			return usage("%s %q is no IP address", what, ip)
 		}
+	}
+	return nil
+}
+
+// simulations are the TEEs that have to be asked for by name.
+var simulations = []attest.TEE{attest.SimSGX, attest.SimTDX}
+
+func (o *options) checkTEE() error {
+	usage := func(format string, args ...any) error { return problem.New("MRB-001", format, args...) }
+	tee := attest.TEE(o.tee)
+	known := append(append([]attest.TEE{issuer.Auto}, issuer.Kinds()...), simulations...)
+	switch {
+	case !slices.Contains(known, tee):
+		return usage("TEE %q: wanted one of %s; give --tee or ASHLAR_TEE", tee, strings.Trim(fmt.Sprint(known), "[]"))
+	case tee.Simulated() && o.simSocket == "":
+		return usage("TEE %s needs the platform's socket: give --sim-socket or ASHLAR_SIM_SOCKET", tee)
+	case !tee.Simulated() && o.simSocket != "":
+		return usage("a simulation's socket is given, and TEE %s, which is none: give --tee sim:sgx, or leave --sim-socket out", tee)
+	case !tee.Simulated() && len(o.measure) > 0:
+		return usage("--measure is for simulated TEEs: %s measures the enclave or the VM as a whole", tee)
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble"
 	"github.com/ashlar-mesh/ashlar/marble/agent"
@@ -42,11 +41,13 @@ type runner struct {
 	log     *slog.Logger
 	stderr  io.Writer
 	tracker *stage.Tracker
-	issuer  *issuer
 	files   files.Writer
 	written map[string][32]byte // SHA-256 of each file in place; owned by whoever calls place
 	signal  syscall.Signal      // that ended the run before the program started
-	cleanup []func()            // last first
+
+	simulated *simulated // nil: hardware vouches
+
+	cleanup []func() // last first
 }
 
 func newRunner(o options, log *slog.Logger, stderr io.Writer) *runner {
@@ -166,14 +167,17 @@ func (r *runner) activate(ctx context.Context, p *program.Program, dir string) (
 	if err := r.o.addresses(); err != nil {
 		return nil, err
 	}
-	tee := attest.TEE(r.o.tee)
-	if tee.Simulated() {
-		r.log.Warn("SIMULATION: the TEE is software and protects nothing from this machine's owner", "tee", string(tee))
+	devices, err := r.o.devices.issuers()
+	if err != nil {
+		return nil, err
 	}
-	r.issuer = &issuer{tee: tee, socket: r.o.simSocket, program: p, files: r.o.measure}
+	vouching, err := r.vouching(ctx, p)
+	if err != nil {
+		return nil, err
+	}
 	return marble.Run(ctx, marble.Config{
 		Marble: r.o.marble, ID: id, Address: r.o.address, Loopback: r.o.loopback, Coordinator: r.o.coordinator,
-		Trust: trust, Issuer: r.issuer, Tracker: r.tracker, Log: r.log,
+		Trust: trust, Issuer: vouching, Devices: devices, Tracker: r.tracker, Log: r.log,
 	})
 }
 
@@ -276,7 +280,9 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	if err != nil {
 		return 0, err
 	}
-	r.issuer.pid.Store(int64(process.PID()))
+	if r.simulated != nil {
+		r.simulated.pid.Store(int64(process.PID()))
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var workers sync.WaitGroup
 	workers.Go(func() { r.awaitListening(ctx, m.Serves()) })

@@ -194,7 +194,11 @@ func (c *Coordinator) bound(ctx context.Context, purpose binding.Purpose, e *mar
 	if err != nil {
 		return problem.Because(err, "ATT-011", "claims buffer")
 	}
-	want := binding.Claims{Purpose: purpose, PublicKey: binding.KeyHash(key), Nonce: nonce, Exporter: exporter}
+	var devices []attest.Device
+	for _, d := range e.GetDevices() {
+		devices = append(devices, attest.Device{Name: d.GetName(), TEE: attest.TEE(d.GetTee()), Raw: d.GetRaw()})
+	}
+	want := binding.Claims{Purpose: purpose, PublicKey: binding.KeyHash(key), Nonce: nonce, Exporter: exporter, Devices: binding.Devices(devices)}
 	for _, s := range binding.Expect(want, got) {
 		if !s.OK {
 			return problem.New(problem.Code(s.Code), "%s: wanted %s, got %s", s.Field, s.Want, s.Got)
