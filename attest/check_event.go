@@ -1,6 +1,9 @@
 package attest
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // events judges named events of an event log that replays to the registers.
 func (k *check) events(c Claims, want map[string][]EventReference, only bool) {
@@ -75,5 +78,5 @@ func eventWord(e Event) string {
 	if name == "" {
 		name = e.Type
 	}
-	return strings.ToValidUTF8(name[:min(len(name), 64)], "") + " " + shown(e.Digest)
+	return fmt.Sprintf("%.64q %s", name, shown(e.Digest))
 }

@@ -3,6 +3,7 @@ package attest
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // NotShown stands in a redacted step for a value that its reader need not know.
@@ -60,6 +61,7 @@ func redactSteps(steps []Step) []Step {
 var plainWants = []string{CodeDebug, CodeNoReference, CodeNoRevocation}
 
 func (s Step) redacted() Step {
+	s.Grace, s.Ended = time.Time{}, time.Time{}
 	switch {
 	case endorsed(s.Source):
 		s.Want, s.Got = NotShown, NotShown

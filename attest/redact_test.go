@@ -60,6 +60,7 @@ func TestRedactedVerdict(t *testing.T) {
 	steps := []Step{
 		{Code: CodeMeasurement, Field: "snp.measurement", Want: secret, Got: "01", Source: "packages.web", Fix: Fix{ManifestAuthor, secret}},
 		{Code: CodeOtherPlatform, Field: "vcek.chipID", Want: secret, Got: secret, Source: KindVCEK},
+		{Code: CodeWindow, Field: "crl.validity", OK: true, Want: secret, Got: secret, Source: KindAMDCRL, Grace: at, Ended: at},
 	}
 	v := Verdict{TEE: SNP, Claims: claims, Steps: steps, Devices: []DeviceVerdict{{Name: "gpu", TEE: NVIDIA, Claims: claims, Steps: steps}}, Verdict: Refused}
 	before, err := json.Marshal(v)
