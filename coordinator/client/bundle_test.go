@@ -22,7 +22,7 @@ import (
 
 func testdata(t testing.TB, name string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile("testdata/" + name)
+	raw, err := os.ReadFile("testdata/bundle/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
