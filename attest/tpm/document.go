@@ -1,13 +1,13 @@
 package tpm
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/canonical"
 )
 
 // Version of the documents that Encode writes and the verifier reads.
@@ -50,14 +50,15 @@ func Encode(d Document) ([]byte, error) {
 
 func decode(raw []byte) (Document, error) {
 	var d Document
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return d, err
+	if len(raw) > attest.MaxEvidence {
+		return d, fmt.Errorf("larger than %d bytes", attest.MaxEvidence)
 	}
-	if d.Version != Version {
+	err := canonical.Unmarshal(raw, &d)
+	if (err == nil || errors.Is(err, canonical.ErrForm)) && d.Version != Version {
 		return d, fmt.Errorf("version %d is %w", d.Version, errVersion)
 	}
-	if again, err := Encode(d); err != nil || !bytes.Equal(again, raw) {
-		return d, errors.New("not in the canonical form of its version")
+	if err != nil {
+		return d, err
 	}
 	if len(d.Certificates) > MaxCertificates {
 		return d, fmt.Errorf("%d certificates, at most %d", len(d.Certificates), MaxCertificates)
