@@ -205,3 +205,16 @@ func (n Need) identity(kind string) string {
 	}
 	return ""
 }
+
+// ProductOf returns the product line that the CRL or the chain of AMD in a set
+// is of; "" if neither is there.
+func ProductOf(en attest.Endorsements) string {
+	for _, d := range Describe(en) {
+		for _, prefix := range []string{"crl/amd/", "chain/amd/", "vlek/"} {
+			if product, ok := strings.CutPrefix(d.Identity, prefix); ok {
+				return product
+			}
+		}
+	}
+	return ""
+}

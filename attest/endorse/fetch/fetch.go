@@ -33,9 +33,11 @@ type Source interface {
 	// Name is for logs and the status: an address without secrets, a folder.
 	Name() string
 	// Fetch returns what the source has of the documents that a need is for, as
-	// much as it could get together with why the rest is missing. It honours ctx.
-	// Nothing is believed of what it returns.
-	Fetch(ctx context.Context, n endorse.Need) (attest.Endorsements, error)
+	// much as it could get together with why the rest is missing; nothing at all
+	// for a TEE that it does not serve. What have holds is at hand: a document
+	// that never changes may be left out. It honours ctx. Nothing is believed of
+	// what it returns.
+	Fetch(ctx context.Context, n endorse.Need, have attest.Endorsements) (attest.Endorsements, error)
 }
 
 // Defaults and limits.
@@ -188,11 +190,16 @@ func (s *Store) lookup(n endorse.Need) (attest.Endorsements, bool, error) {
 	return attest.Endorsements{}, false, nil
 }
 
-// promising says whether everything holds of evidence but what is missing.
+// promising says whether the evidence is complete and signed by a platform that
+// its vendor knows, as far as that shows without endorsements.
 func promising(steps []attest.Step) bool {
 	for _, step := range steps {
-		if !step.OK && step.Code != attest.CodeNoEndorsement {
-			return false
+		switch step.Code {
+		case attest.CodeFormat, attest.CodeVersion, attest.CodeCertData, attest.CodeChain, attest.CodeCertExtension, attest.CodeQESignature,
+			attest.CodeQEBinding, attest.CodeQuoteSignature:
+			if !step.OK {
+				return false
+			}
 		}
 	}
 	return true
@@ -258,15 +265,18 @@ func (s *Store) renew(ctx context.Context, n endorse.Need) (attest.Endorsements,
 	s.mu.Unlock()
 	var errs []error
 	for _, source := range s.c.Sources {
-		got, err := source.Fetch(ctx, n)
+		got, err := source.Fetch(ctx, n, m.set)
+		if len(got.Items()) == 0 && err == nil {
+			continue
+		}
 		refused := m.take(got, source.Name())
 		if refused != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", source.Name(), refused))
+			errs = append(errs, problem.Because(refused, "ATT-065", "%s", source.Name()))
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", source.Name(), err))
 		}
-		if err == nil && refused == nil && len(n.Missing(got)) == 0 {
+		if err == nil && refused == nil && len(n.Missing(m.set)) == 0 {
 			errs = nil // this source gave everything: what others lacked does not matter
 			break
 		}
@@ -391,14 +401,15 @@ func (s *Store) Run(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-			s.renewDue(ctx)
+			s.RenewDue(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (s *Store) renewDue(ctx context.Context) {
+// RenewDue asks the sources for every set that is due.
+func (s *Store) RenewDue(ctx context.Context) {
 	if len(s.c.Sources) == 0 {
 		return
 	}

@@ -29,7 +29,7 @@ var chainFiles = map[string]string{
 func (f Folder) Name() string { return f.Root }
 
 // Fetch implements Source.
-func (f Folder) Fetch(_ context.Context, n endorse.Need) (attest.Endorsements, error) {
+func (f Folder) Fetch(_ context.Context, n endorse.Need, _ attest.Endorsements) (attest.Endorsements, error) {
 	items, err := f.documents(n)
 	if err != nil {
 		return attest.Endorsements{}, problem.Because(err, "ATT-065", "reading endorsements of %s", n.Key())

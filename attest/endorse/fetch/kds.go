@@ -33,24 +33,29 @@ func NewKDS(c ClientConfig) (*KDS, error) {
 // Name implements Source.
 func (k *KDS) Name() string { return k.client.name() }
 
-// Fetch implements Source. The service gives a provider's certificate (VLEK) to
-// that provider alone, so for reports under one it has only the CRL.
-func (k *KDS) Fetch(ctx context.Context, n endorse.Need) (attest.Endorsements, error) {
+// Fetch implements Source. A chip's certificate for a TCB never changes, so one
+// that is at hand is not asked for: the service is slow to give many. It gives a
+// provider's certificate (VLEK) to its provider alone, so for reports under one there is only the CRL.
+func (k *KDS) Fetch(ctx context.Context, n endorse.Need, have attest.Endorsements) (attest.Endorsements, error) {
 	if n.TEE != attest.SNP {
 		return attest.Endorsements{}, nil
 	}
 	var items []attest.Endorsement
 	var errs []error
 	product := n.Product
-	if n.TCB != nil {
+	_, at := have.Get(attest.KindVCEK)
+	switch {
+	case n.TCB != nil && at:
+		product = endorse.ProductOf(have)
+	case n.TCB != nil:
 		cert, of, err := k.vcek(ctx, n)
 		if err == nil {
 			items, product = append(items, cert), of
 		}
 		errs = append(errs, err)
-	} else if n.Signer == "VLEK" {
+	case n.Signer == "VLEK":
 		errs = append(errs, problem.New("ATT-067", "AMD gives a provider's certificate (VLEK) to the provider alone: take it from the machine and import it"))
-	} else {
+	default:
 		errs = append(errs, problem.New("ATT-067", "the host masks the chip ID, so no certificate can be asked for: take it from the machine and import it"))
 	}
 	if product != "" {

@@ -190,3 +190,48 @@ func (s *Store) States() []State {
 	}
 	return all
 }
+
+// Ending is a document that ends soon and has not been renewed.
+type Ending struct {
+	Key      string // of the set
+	Document endorse.Document
+}
+
+// warnBefore is the longest time before its end that a document is warned of;
+// one that is issued for less is warned of in the last quarter.
+const warnBefore = 30 * 24 * time.Hour
+
+// Endings lists the documents that end soon, or have ended, the first to end
+// first; of a document that several sets have, the first set is named.
+func (s *Store) Endings() []Ending {
+	now := s.c.Now()
+	var all []Ending
+	seen := map[string]bool{}
+	for _, st := range s.States() {
+		for _, d := range st.Documents {
+			early := min(warnBefore, d.NextUpdate.Sub(d.Issued)/4)
+			if d.Error != "" || seen[d.Digest.String()] || now.Before(d.NextUpdate.Add(-early)) {
+				continue
+			}
+			seen[d.Digest.String()] = true
+			all = append(all, Ending{st.Key, d})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Ending) int { return a.Document.NextUpdate.Compare(b.Document.NextUpdate) })
+	return all
+}
+
+// Remaining returns for each kind how long the document that ends first still
+// counts; negative after its end.
+func (s *Store) Remaining() map[string]time.Duration {
+	now := s.c.Now()
+	out := map[string]time.Duration{}
+	for _, st := range s.States() {
+		for _, d := range st.Documents {
+			if rest, ok := out[d.Kind]; d.Error == "" && (!ok || d.NextUpdate.Sub(now) < rest) {
+				out[d.Kind] = d.NextUpdate.Sub(now)
+			}
+		}
+	}
+	return out
+}

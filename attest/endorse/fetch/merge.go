@@ -57,7 +57,7 @@ func (m *merger) take(got attest.Endorsements, source string) error {
 		items = append(items, it)
 	}
 	next := attest.NewEndorsements(items...)
-	if next.Digest() != m.set.Digest() {
+	if len(items) > 0 && next.Digest() != m.set.Digest() {
 		m.set, m.docs, m.source, m.changed = next, endorse.Describe(next), source, true
 	}
 	return errors.Join(errs...)

@@ -69,7 +69,7 @@ func (p *PCCS) Name() string { return p.client.name() }
 
 // Fetch implements Source. A document that cannot be had does not keep the
 // others from being asked for.
-func (p *PCCS) Fetch(ctx context.Context, n endorse.Need) (attest.Endorsements, error) {
+func (p *PCCS) Fetch(ctx context.Context, n endorse.Need, _ attest.Endorsements) (attest.Endorsements, error) {
 	tee := n.TEE.Shape()
 	if tee != attest.SGX && tee != attest.TDX {
 		return attest.Endorsements{}, nil
