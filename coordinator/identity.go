@@ -37,8 +37,11 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 		return apiv1.Statement{}, problem.New("CRD-002", "wanted a nonce of %d bytes and the key of the connection, got %d and %d bytes", apiv1.NonceSize, len(nonce), len(tlsKey))
 	}
 	s := apiv1.Statement{Root: c.authority.Load().Root(), TLSKey: bytes.Clone(tlsKey), Time: c.config.Now().UTC()}
-	rev, checkpoint, err := c.consistent(ctx)
+	rev, checkpoint, floors, err := c.consistent(ctx)
 	if err != nil {
+		return s, err
+	}
+	if s.Floors, err = floors.document(); err != nil {
 		return s, err
 	}
 	s.TrustDomain, s.Manifest, s.Revision, s.Checkpoint = rev.trustDomain(), rev.record.Digest, rev.record.Number, checkpoint
@@ -46,6 +49,10 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	claims := binding.Claims{
 		Purpose: binding.Coordinator, PublicKey: binding.KeyHash(tlsKey), Nonce: nonce,
 		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash,
+	}
+	if s.Floors != nil {
+		sum := sha256.Sum256(s.Floors)
+		claims.Floors = sum[:]
 	}
 	s.ClaimsBuffer = claims.Encode()
 	if s.Evidence, err = c.quote(ctx, claims.Binding()); err != nil {
@@ -74,22 +81,23 @@ func (c *Coordinator) quote(ctx context.Context, b attest.Binding) (attest.Evide
 	return e, nil
 }
 
-// consistent returns the revision in force with a checkpoint of the log that
-// covers it and none after it.
-func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at apiv1.Checkpoint, err error) {
+// consistent returns the revision and the floors in force with a checkpoint of
+// the log that covers them and none after them.
+func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at apiv1.Checkpoint, floors floorsRecord, err error) {
 	for range maxTries {
 		var head revisionRecord
 		err = c.store.View(ctx, func(tx *store.Tx) error {
 			at = checkpoint(c.log.Checkpoint(tx))
 			head, _ = heads.Get(tx, keyCurrent)
+			floors, _ = floorsTable.Get(tx, keyCurrent)
 			return nil
 		})
 		if rev = c.current.Load(); err != nil || rev.record.Number == head.Number {
-			return rev, at, err
+			return rev, at, floors, err
 		}
 		c.awaitManifest()
 	}
-	return nil, at, problem.New("CRD-018", "it changed %d times", maxTries)
+	return nil, at, floors, problem.New("CRD-018", "it changed %d times", maxTries)
 }
 
 // awaitManifest waits until a manifest that is being set is published: whoever

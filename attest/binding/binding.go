@@ -50,7 +50,7 @@ const (
 // fields a purpose must and may have:
 //
 //	activate, renew   PublicKey, Nonce, Exporter; optional Devices
-//	coordinator       PublicKey, Nonce, Root; optional Exporter, Manifest, Checkpoint
+//	coordinator       PublicKey, Nonce, Root; optional Exporter, Manifest, Checkpoint, Floors
 //	peer              PublicKey; optional Nonce, Exporter
 type Claims struct {
 	Purpose    Purpose
@@ -61,6 +61,7 @@ type Claims struct {
 	Manifest   []byte   // digest of the manifest in force, 32 bytes
 	Checkpoint []byte   // hash of the audit log's checkpoint, 32 bytes
 	Devices    []byte   // attest.DevicesDigest of the devices that belong to the evidence, 32 bytes
+	Floors     []byte   // SHA-256 of the floors in force as the statement has them, 32 bytes
 }
 
 // KeyHash is the hash by which a claims buffer names a public key: SHA-256 of
@@ -81,6 +82,7 @@ type wire struct {
 	Manifest   []byte `cbor:"manifest,omitempty"`
 	Checkpoint []byte `cbor:"checkpoint,omitempty"`
 	Devices    []byte `cbor:"devices,omitempty"`
+	Floors     []byte `cbor:"floors,omitempty"`
 }
 
 type keyHash struct {
@@ -117,7 +119,7 @@ func (c Claims) Encode() []byte {
 	hash := must(encMode.Marshal(keyHash{Algorithm: SHA256ID, Hash: c.PublicKey[:]}))
 	return must(encMode.Marshal(wire{
 		Purpose: string(c.Purpose), KeyHash: hash, Nonce: c.Nonce, Exporter: c.Exporter,
-		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Devices: c.Devices,
+		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Devices: c.Devices, Floors: c.Floors,
 	}))
 }
 
@@ -145,7 +147,7 @@ func Parse(b []byte) (Claims, error) {
 	}
 	c := Claims{
 		Purpose: Purpose(w.Purpose), PublicKey: [32]byte(k.Hash), Nonce: w.Nonce, Exporter: w.Exporter,
-		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Devices: w.Devices,
+		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Devices: w.Devices, Floors: w.Floors,
 	}
 	if err := c.validate(); err != nil {
 		return Claims{}, err
@@ -165,11 +167,11 @@ const (
 )
 
 // rules holds what a purpose demands of each field in the order of fields.
-var rules = map[Purpose][6]presence{
-	Activate:    {required, required, forbidden, forbidden, forbidden, optional},
-	Renew:       {required, required, forbidden, forbidden, forbidden, optional},
-	Coordinator: {required, optional, required, optional, optional, forbidden},
-	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden},
+var rules = map[Purpose][7]presence{
+	Activate:    {required, required, forbidden, forbidden, forbidden, optional, forbidden},
+	Renew:       {required, required, forbidden, forbidden, forbidden, optional, forbidden},
+	Coordinator: {required, optional, required, optional, optional, forbidden, optional},
+	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
 }
 
 type field struct {
@@ -178,14 +180,15 @@ type field struct {
 }
 
 // fields lists the optional fields in the order of rules; each has 32 bytes.
-func (c Claims) fields() [6]field {
-	return [6]field{
+func (c Claims) fields() [7]field {
+	return [7]field{
 		{"nonce", "ATT-072", "the nonce of this challenge", c.Nonce},
 		{"exporter", "ATT-073", "the exporter of this TLS session", c.Exporter},
 		{"root", "ATT-075", "the root CA certificate", c.Root},
 		{"manifest", "ATT-076", "the manifest in force", c.Manifest},
 		{"checkpoint", "ATT-077", "the log checkpoint", c.Checkpoint},
 		{"devices", "ATT-050", "the devices of the evidence", c.Devices},
+		{"floors", "ATT-078", "the floors in force", c.Floors},
 	}
 }
 

@@ -126,6 +126,7 @@ func TestExpect(t *testing.T) {
 		{"another manifest", statement(), func(c *Claims) { c.Manifest = fill(9) }, "ATT-076"},
 		{"manifest left out", statement(), func(c *Claims) { c.Manifest = nil }, "ATT-076"},
 		{"another checkpoint", statement(), func(c *Claims) { c.Checkpoint = fill(9) }, "ATT-077"},
+		{"other floors", statement(), func(c *Claims) { c.Floors = fill(9) }, "ATT-078"},
 		{"exporter nobody asked for", statement(), func(c *Claims) { c.Exporter = fill(9) }, "ATT-073"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

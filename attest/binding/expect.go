@@ -13,7 +13,8 @@ const source = "claims buffer"
 // Expect compares claims with what this session demands of them. Every field
 // that either has gives a step: a field that only one has differs. Codes:
 // ATT-071 purpose, ATT-072 nonce (replayed), ATT-073 exporter (relayed), ATT-074
-// key, ATT-075 root, ATT-076 manifest, ATT-077 checkpoint, ATT-050 devices.
+// key, ATT-075 root, ATT-076 manifest, ATT-077 checkpoint, ATT-050 devices,
+// ATT-078 floors.
 func Expect(want, got Claims) []attest.Step {
 	steps := []attest.Step{
 		{
@@ -52,6 +53,7 @@ var fixes = map[string]attest.Fix{
 	"root":       {Who: attest.Nobody, How: "the evidence vouches for another root certificate"},
 	"manifest":   {Who: attest.Operator, How: "the evidence was made under another manifest; ask again"},
 	"devices":    {Who: attest.Nobody, How: "a device was added, left out or exchanged after the TEE vouched for them"},
+	"floors":     {Who: attest.Operator, How: "the evidence was made under other floors; ask again"},
 	"checkpoint": {Who: attest.Operator, How: "the evidence was made at another state of the log; ask again"},
 }
 

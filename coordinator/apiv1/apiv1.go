@@ -24,6 +24,7 @@ type Statement struct {
 	Manifest     attest.Hex          `json:"manifest,omitempty"` // digest of the manifest in force; absent before the first
 	Revision     int                 `json:"revision"`           // 0 before the first manifest
 	Checkpoint   Checkpoint          `json:"checkpoint"`
+	Floors       []byte              `json:"floors,omitempty"` // Floors as JSON, byte for byte as the evidence binds them; absent before the first
 	Time         time.Time           `json:"time"` // by the coordinator's clock: information only
 }
 

@@ -73,6 +73,7 @@ var attestCodes = []Entry{
 	{"ATT-075", Refused, "evidence vouches for another root certificate", "do not trust this coordinator; ask its operator"},
 	{"ATT-076", Refused, "evidence was made under another manifest", "ask again: the manifest may have changed meanwhile"},
 	{"ATT-077", Refused, "evidence was made at another state of the log", "ask again: the log may have grown meanwhile"},
+	{"ATT-078", Refused, "evidence was made under other floors", "ask again: a floor may have been raised meanwhile"},
 	{"ATT-080", Refused, "certificate carries no evidence", "connect to a program that presents an RA-TLS certificate"},
 	{"ATT-081", Refused, "certificate carries two pieces of evidence of one kind", "present a certificate with one evidence extension"},
 	{"ATT-082", Refused, "evidence extension of a certificate is damaged", "make the RA-TLS certificate again"},
