@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -17,26 +18,29 @@ const (
 	endorsementLife  = 30 * 24 * time.Hour
 	reissueAfter     = 12 * time.Hour
 	evaluationNumber = 20
-	maxIssuedSets    = 64
 )
 
 // endorsementKey is what the content of a set depends on besides the time.
 type endorsementKey struct {
-	tee           attest.TEE
 	revoked       bool
 	stale, future bool
+	late          bool
+	evaluation    int
 	status        attest.TCBStatus
 	advisories    string
 }
 
+// issuedSet is what was issued last for a TEE.
 type issuedSet struct {
+	key endorsementKey
 	at  time.Time
 	set attest.Endorsements
 }
 
 // Endorsements returns what the simulated vendor says now about evidence of a
 // TEE: TCB info, QE identity and the CRLs, each with the chain of its signer.
-// They are valid for 30 days and the same bytes for 12 hours.
+// They are valid for 30 days and the same bytes for 12 hours, unless what they
+// say changes: then they are issued anew, since nobody goes back to older ones.
 func (p *Platform) Endorsements(tee attest.TEE) (attest.Endorsements, error) {
 	m, err := p.current()
 	if err != nil {
@@ -46,23 +50,20 @@ func (p *Platform) Endorsements(tee attest.TEE) (attest.Endorsements, error) {
 		return attest.Endorsements{}, fmt.Errorf("no endorsements of TEE %.32q: want %q or %q", tee, attest.SimSGX, attest.SimTDX)
 	}
 	key := endorsementKey{
-		tee: tee, revoked: m.RevokedPCK, stale: m.StaleEndorsements, future: m.FutureEndorsements,
+		revoked: m.RevokedPCK, stale: m.StaleEndorsements, future: m.FutureEndorsements, late: m.LateCRL, evaluation: m.EvaluationNumber,
 		status: m.TCBStatus, advisories: strings.Join(m.Advisories, "\n"),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now().UTC()
-	if s, ok := p.endorsements[key]; ok && !now.Before(s.at) && now.Sub(s.at) < reissueAfter {
+	if s, ok := p.endorsements[tee]; ok && s.key == key && !now.Before(s.at) && now.Sub(s.at) < reissueAfter {
 		return s.set, nil
 	}
 	set, err := p.issueEndorsements(tee, m, now)
 	if err != nil {
 		return attest.Endorsements{}, err
 	}
-	if len(p.endorsements) >= maxIssuedSets {
-		clear(p.endorsements)
-	}
-	p.endorsements[key] = issuedSet{now, set}
+	p.endorsements[tee] = issuedSet{key, now, set}
 	return set, nil
 }
 
@@ -76,7 +77,11 @@ func (p *Platform) issueEndorsements(tee attest.TEE, m Misbehaviour, now time.Ti
 		issued, next = now.Add(time.Hour).Truncate(time.Second), next.Add(endorsementLife)
 	}
 	window := documentWindow{
-		Issued: issued.Format(time.RFC3339), Next: next.Format(time.RFC3339), Evaluation: evaluationNumber,
+		Issued: issued.Format(time.RFC3339), Next: next.Format(time.RFC3339), Evaluation: cmp.Or(m.EvaluationNumber, evaluationNumber),
+	}
+	crlIssued, crlNext := issued, next
+	if m.LateCRL {
+		crlIssued, crlNext = issued.Add(-endorsementLife), now.Add(-time.Hour).Truncate(time.Second)
 	}
 	signers := slices.Concat(encodePEM(p.pki.signer.cert), p.RootPEM())
 	tcb, err := p.sign("tcbInfo", newTCBInfo(tee, m, window))
@@ -91,11 +96,11 @@ func (p *Platform) issueEndorsements(tee attest.TEE, m Misbehaviour, now time.Ti
 	if m.RevokedPCK {
 		revoked = append(revoked, x509.RevocationListEntry{SerialNumber: p.pki.pck.cert.SerialNumber, RevocationTime: issued})
 	}
-	pckCRL, err := p.crl(p.pki.ca, issued, next, revoked)
+	pckCRL, err := p.crl(p.pki.ca, crlIssued, crlNext, revoked)
 	if err != nil {
 		return attest.Endorsements{}, err
 	}
-	rootCRL, err := p.crl(p.pki.root, issued, next, nil)
+	rootCRL, err := p.crl(p.pki.root, crlIssued, crlNext, nil)
 	if err != nil {
 		return attest.Endorsements{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/sim/services"
 )
 
 // Misbehaviour is what the platform is told to do wrong, so that refusals can
@@ -25,6 +26,9 @@ type Misbehaviour struct {
 	Advisories         []string         `json:"advisories,omitempty"`         // of the platform's TCB level
 	StaleEndorsements  bool             `json:"staleEndorsements,omitempty"`  // all ended an hour ago
 	FutureEndorsements bool             `json:"futureEndorsements,omitempty"` // all begin in an hour
+	LateCRL            bool             `json:"lateCRL,omitempty"`            // the CRLs ended an hour ago, nothing else
+	EvaluationNumber   int              `json:"evaluationNumber,omitempty"`   // of TCB info and QE identity; a TCB recovery raises it
+	Services           []services.Fault `json:"services,omitempty"`           // of the PCCS that Services returns
 	Throttled          bool             `json:"throttled,omitempty"`          // every request is answered "busy"
 	Delay              attest.Duration  `json:"delay,omitempty"`              // every request is answered that late, at most 30 s
 }
@@ -58,4 +62,26 @@ func (p *Platform) current() (Misbehaviour, error) {
 		return m, fmt.Errorf("reading %s: %w", misbehaviourFile, err)
 	}
 	return m, nil
+}
+
+// Services returns a PCCS that serves what the simulated vendor says, under the
+// addresses of Intel's service.
+func (p *Platform) Services() *services.Service {
+	return services.New(services.Config{
+		Sets: func() ([]attest.Endorsements, error) {
+			var sets []attest.Endorsements
+			for _, tee := range []attest.TEE{attest.SimSGX, attest.SimTDX} {
+				set, err := p.Endorsements(tee)
+				if err != nil {
+					return nil, err
+				}
+				sets = append(sets, set)
+			}
+			return sets, nil
+		},
+		Faults: func() ([]services.Fault, error) {
+			m, err := p.current()
+			return m.Services, err
+		},
+	})
 }

@@ -54,8 +54,8 @@ type Platform struct {
 	hashSlots chan struct{} // one for each file being hashed
 
 	mu           sync.Mutex
-	misbehaviour Misbehaviour                 // set by Misbehave
-	endorsements map[endorsementKey]issuedSet // bounded: emptied when full
+	misbehaviour Misbehaviour // set by Misbehave
+	endorsements map[attest.TEE]issuedSet
 }
 
 // New loads the platform in c.Dir, or makes one there.
@@ -75,7 +75,7 @@ func New(c Config) (*Platform, error) {
 		quoting:      make(map[attest.TEE]*quoter),
 		slots:        make(chan struct{}, maxConnections),
 		hashSlots:    make(chan struct{}, maxHashing),
-		endorsements: make(map[endorsementKey]issuedSet),
+		endorsements: make(map[attest.TEE]issuedSet),
 	}
 	for _, cert := range []*x509.Certificate{keys.pck.cert, keys.ca.cert, keys.root.cert} {
 		p.chain = append(p.chain, encodePEM(cert)...)

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +16,8 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
+	"github.com/ashlar-mesh/ashlar/attest/endorse"
+	"github.com/ashlar-mesh/ashlar/attest/endorse/fetch"
 	"github.com/ashlar-mesh/ashlar/attest/sgx"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/tdx"
@@ -107,6 +112,8 @@ func TestMisbehaviourIsRefused(t *testing.T) {
 		{"status revoked", Misbehaviour{TCBStatus: attest.Revoked}, attest.CodeTCBStatus},
 		{"stale", Misbehaviour{StaleEndorsements: true}, attest.CodeWindow + " " + attest.CodeCRLWindow + " " + attest.CodeNoRevocation},
 		{"future", Misbehaviour{FutureEndorsements: true}, attest.CodeWindow + " " + attest.CodeCRLWindow + " " + attest.CodeNoRevocation},
+		{"late CRL", Misbehaviour{LateCRL: true}, attest.CodeCRLWindow + " " + attest.CodeNoRevocation},
+		{"TCB recovery", Misbehaviour{EvaluationNumber: 21, TCBStatus: attest.OutOfDate}, attest.CodeTCBStatus},
 	} {
 		for _, tee := range []attest.TEE{attest.SimSGX, attest.SimTDX} {
 			t.Run(c.name+" "+string(tee), func(t *testing.T) {
@@ -284,12 +291,64 @@ func TestEndorsementsAreStable(t *testing.T) {
 	if get() == first {
 		t.Error("endorsements did not change after 12 hours")
 	}
-	for i := range 3 * maxIssuedSets {
-		p.Misbehave(Misbehaviour{Advisories: []string{fmt.Sprint(i)}})
-		get()
+	// What is told after a lie is not older than the lie.
+	var newest endorse.Marks
+	for _, m := range []Misbehaviour{{}, {RevokedPCK: true}, {}, {TCBStatus: attest.OutOfDate}, {}} {
+		p.Misbehave(m)
+		now = now.Add(time.Second)
+		en, err := p.Endorsements(attest.SimTDX)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range newest.Check(en) {
+			if !s.OK {
+				t.Errorf("%+v: %s is %s, want %s", m, s.Source, s.Got, s.Want)
+			}
+		}
+		newest, _ = newest.Raise(en)
 	}
-	if got := len(p.endorsements); got > maxIssuedSets {
-		t.Errorf("got %d remembered sets, want at most %d", got, maxIssuedSets)
+}
+
+// TestServices serves the simulated vendor's word as Intel's service would, and
+// fails by script.
+func TestServices(t *testing.T) {
+	p := newPlatform(t, Config{Dir: filepath.Join(t.TempDir(), "platform")})
+	server := httptest.NewServer(p.Services())
+	defer server.Close()
+	source, err := fetch.NewPCCS(fetch.ClientConfig{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tee := range []attest.TEE{attest.SimSGX, attest.SimTDX} {
+		store, err := fetch.New(fetch.Config{Sources: []fetch.Source{source}, Verifiers: verifiers(t, p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := p.NewInsecureIssuer(tee, measured).Issue(t.Context(), attest.Bind([]byte("claims")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := p.Endorsements(tee)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := store.Endorse(t.Context(), e)
+		ours, _ := want.Get(attest.KindTCBInfo)
+		if it, _ := got.Get(attest.KindTCBInfo); err != nil || len(got.Items()) != 4 || !bytes.Equal(it.Body, ours.Body) {
+			t.Errorf("%s: got %d documents, %v, want those of the platform", tee, len(got.Items()), err)
+		}
+	}
+	order := `{"services": [{"document": "tcbInfo", "status": 404}]}`
+	if err := os.WriteFile(filepath.Join(p.dir, misbehaviourFile), []byte(order), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := server.Client().Get(server.URL + "/sgx/certification/v4/tcb?fmspc=" + hex.EncodeToString(fmspc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusNotFound {
+		t.Errorf("told to fail: got %s, want 404", r.Status)
 	}
 }
 
