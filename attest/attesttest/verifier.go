@@ -21,6 +21,8 @@ type Sample struct {
 // Verifier is the conformance test of an attest.Verifier. New must return one
 // with empty caches. It checks that good evidence holds and gives complete and
 // stable steps; that damaged, cut, foreign, early and late evidence does not;
+// that a change of any field of evidence, of a document of the vendor or of a
+// certificate is refused at the step of that field and shows in no other claim;
 // that a changed byte never changes a claim unnoticed; that verifications of
 // good evidence stay what they were after bad; and that nothing panics.
 func Verifier(t *testing.T, newVerifier func() attest.Verifier, good Sample) {
@@ -29,6 +31,8 @@ func Verifier(t *testing.T, newVerifier func() attest.Verifier, good Sample) {
 	t.Run("times", func(t *testing.T) { times(t, newVerifier(), good) })
 	t.Run("malformed", func(t *testing.T) { malformed(t, newVerifier(), good) })
 	t.Run("mutated", func(t *testing.T) { mutated(t, newVerifier(), good) })
+	t.Run("regions", func(t *testing.T) { regions(t, newVerifier(), good) })
+	t.Run("documents", func(t *testing.T) { documentRegions(t, newVerifier(), good) })
 	t.Run("endorsements", func(t *testing.T) { mutatedEndorsements(t, newVerifier(), good) })
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newVerifier(), good) })
 }
