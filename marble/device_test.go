@@ -3,6 +3,7 @@ package marble_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -24,20 +25,23 @@ func (d device) IssueDevice(context.Context, [32]byte) (attest.Device, error) {
 }
 
 func TestDeviceWithoutEvidence(t *testing.T) {
-	for name, d := range map[string]device{
-		"error":   {err: errors.New("no driver")},
-		"empty":   {answer: attest.Device{Name: "gpu", TEE: attest.NVIDIA}},
-		"huge":    {answer: attest.Device{Name: "gpu", TEE: attest.NVIDIA, Raw: make([]byte, attest.MaxEvidence+1)}},
-		"no name": {answer: attest.Device{TEE: attest.NVIDIA, Raw: []byte{1}}},
+	for name, c := range map[string]struct {
+		device device
+		want   string
+	}{
+		"error":   {device{err: errors.New("no driver")}, "no driver"},
+		"empty":   {device{answer: attest.Device{Name: "gpu", TEE: attest.NVIDIA}}, "evidence of 0 bytes"},
+		"huge":    {device{answer: attest.Device{Name: "gpu", TEE: attest.NVIDIA, Raw: make([]byte, attest.MaxEvidence+1)}}, "evidence of 65537 bytes"},
+		"no name": {device{answer: attest.Device{TEE: attest.NVIDIA, Raw: []byte{1}}}, `device ""`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := marbletest.Start(t, marbletest.Behaviour{})
+			coordinator := marbletest.Start(t, marbletest.Behaviour{})
 			ctx, cancel := context.WithCancel(t.Context())
-			d.asked = cancel
-			m, err := marble.Run(ctx, marble.Config{Marble: "web", ID: "1", Coordinator: c.Address, Trust: marble.Trust{Root: c.CA.Root},
-				Issuer: &marbletest.Issuer{}, Devices: []attest.DeviceIssuer{d}})
-			if problem.CodeOf(err) != "MRB-024" || m != nil {
-				t.Errorf("got %v, want MRB-024: it waits for the device", err)
+			c.device.asked = cancel
+			m, err := marble.Run(ctx, marble.Config{Marble: "web", ID: "1", Coordinator: coordinator.Address, Trust: marble.Trust{Root: coordinator.CA.Root},
+				Issuer: &marbletest.Issuer{}, Devices: []attest.DeviceIssuer{c.device}})
+			if problem.CodeOf(err) != "MRB-024" || m != nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want MRB-024 with %q: it waits for the device", err, c.want)
 			}
 		})
 	}

@@ -14,14 +14,19 @@ import (
 	"syscall"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 const usage = `ashlar-coordinator keeps the state of one deployment and decides who joins it.
 
+  ashlar-coordinator init --state DIR
+  ashlar-coordinator run  --state DIR
+
+in the TEE that they find themselves in; without one, as a simulation:
+
   ashlar-coordinator init --state DIR --tee sim:sgx --sim-socket SOCKET --sim-root root.pem
-  ashlar-coordinator run  --state DIR --tee sim:sgx --sim-socket SOCKET --sim-root root.pem
 
 Commands
   init      make the state of a new coordinator, once
@@ -85,7 +90,7 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 		f.StringVar(p, name, def, help)
 	}
 	text(&o.State, "state", "", "folder of the state")
-	text(&o.tee, "tee", "", "TEE that the coordinator runs in: sim:sgx or sim:tdx")
+	text(&o.tee, "tee", string(issuer.Auto), "TEE that the coordinator runs in: auto, sgx, snp and others; or sim:sgx, sim:tdx")
 	text(&o.Seal, "seal", "product", "who may open the state: product (any release) or unique (this very program)")
 	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
 	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")

@@ -10,16 +10,19 @@ package daemon
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -37,16 +40,18 @@ const (
 // it listens. Each field is a flag of ashlar-coordinator, named in the errors.
 type Config struct {
 	State        string     // --state: folder
-	TEE          attest.TEE // --tee
+	TEE          attest.TEE // --tee; issuer.Auto if empty
 	Seal         string     // --seal: "product" or "unique"; "product" if empty
 	SimSocket    string     // --sim-socket: of the simulation platform
-	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted
+	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted; goes with SimSocket
 	Endorsements string     // --endorsements: folder TEE/FMSPC/, snp/CHIPID/, snp/vlek/ with the vendors' documents
 	Owner        string     // --owner: PEM certificate of who alone may set the first manifest
 	ClientAddr   string     // --client-addr
 	MeshAddr     string     // --mesh-addr
 	MetricsAddr  string     // --metrics-addr
 	Advertise    []string   // --advertise: DNS names and IPs of the serving certificate
+
+	Machine *issuer.Machine // whose TEE it is; issuer.Host if nil
 
 	Grace time.Duration // for running requests at the end; 10 s if zero
 	Times api.Times
@@ -69,6 +74,9 @@ type settings struct {
 	Config
 	simRoot *x509.Certificate // nil: no simulated evidence is accepted
 	owner   *x509.Certificate
+
+	issuer  attest.Issuer    // set by enter, with TEE and
+	sealKey seal.PlatformKey // the sealing key of the TEE
 }
 
 // check reads and judges the configuration once; an error names the flag.
@@ -78,21 +86,24 @@ func (c Config) check() (settings, error) {
 	if s.State == "" {
 		return s, invalid("state", "name the folder of the state")
 	}
+	known := append(issuer.Kinds(), issuer.Auto, attest.SimSGX, attest.SimTDX)
 	var err error
 	switch {
-	case s.TEE == "":
-		return s, invalid("tee", "name the TEE that the coordinator runs in: %s or %s", attest.SimSGX, attest.SimTDX)
-	case s.TEE != attest.SimSGX && s.TEE != attest.SimTDX:
-		return s, invalid("tee", "no evidence can be made for %q; wanted %s or %s", s.TEE, attest.SimSGX, attest.SimTDX)
-	case s.SimSocket == "":
+	case !slices.Contains(known, s.TEE):
+		return s, invalid("tee", "no evidence can be made for %q; wanted one of %s", s.TEE, strings.Trim(fmt.Sprint(known), "[]"))
+	case s.TEE.Simulated() && s.SimSocket == "":
 		return s, invalid("sim-socket", "%s needs the socket of the simulation platform", s.TEE)
-	case s.SimRoot == "":
+	case s.TEE.Simulated() && s.SimRoot == "":
 		return s, invalid("sim-root", "%s needs the root of the simulation platform in a file", s.TEE)
-	case s.Seal != string(sim.SealProduct) && s.Seal != string(sim.SealUnique):
-		return s, invalid("seal", "wanted %s or %s, got %q", sim.SealProduct, sim.SealUnique, s.Seal)
+	case (s.SimSocket == "") != (s.SimRoot == ""):
+		return s, invalid("sim-root", "simulated evidence is accepted with --sim-root and --sim-socket together, or not at all")
+	case s.Seal != string(issuer.SealProduct) && s.Seal != string(issuer.SealUnique):
+		return s, invalid("seal", "wanted %s or %s, got %q", issuer.SealProduct, issuer.SealUnique, s.Seal)
 	}
-	if s.simRoot, err = certificate(s.SimRoot); err != nil {
-		return s, invalid("sim-root", "%v", err)
+	if s.SimRoot != "" {
+		if s.simRoot, err = certificate(s.SimRoot); err != nil {
+			return s, invalid("sim-root", "%v", err)
+		}
 	}
 	if s.Owner != "" {
 		if s.owner, err = certificate(s.Owner); err != nil {
@@ -108,12 +119,17 @@ func (s *settings) defaults() {
 			*field = value
 		}
 	}
-	set(&s.Seal, string(sim.SealProduct))
+	set((*string)(&s.TEE), string(issuer.Auto))
+	set(&s.Seal, string(issuer.SealProduct))
 	set(&s.ClientAddr, DefaultClientAddr)
 	set(&s.MeshAddr, DefaultMeshAddr)
 	set(&s.MetricsAddr, DefaultMetricsAddr)
 	if s.Grace <= 0 {
 		s.Grace = 10 * time.Second
+	}
+	if s.Machine == nil {
+		host := issuer.Host()
+		s.Machine = &host
 	}
 	if s.Now == nil {
 		s.Now = time.Now

@@ -29,6 +29,9 @@ func Init(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
 	config, err := s.core(nil)
 	if err != nil {
 		return err
@@ -50,11 +53,7 @@ func (s *settings) core(changed func()) (coordinator.Config, error) {
 	if err != nil {
 		return coordinator.Config{}, err
 	}
-	issuer, err := s.issuer()
-	if err != nil {
-		return coordinator.Config{}, invalid("tee", "%v", err)
-	}
-	return coordinator.Config{Issuer: issuer, Verifiers: verifiers, Endorse: s.endorser(verifiers), Now: s.Now, Rand: rand.Reader,
+	return coordinator.Config{Issuer: s.issuer, Verifiers: verifiers, Endorse: s.endorser(verifiers), Now: s.Now, Rand: rand.Reader,
 		Changed: changed, ServerNames: s.names(), Owner: s.owner, Version: Version}, nil
 }
 
@@ -86,6 +85,9 @@ func Run(ctx context.Context, c Config) error {
 	defer runtime.KeepAlive(held)
 	s, err := c.check()
 	if err != nil {
+		return err
+	}
+	if err := s.enter(ctx); err != nil {
 		return err
 	}
 	d := &daemon{s: s, failed: make(chan error, 1)}

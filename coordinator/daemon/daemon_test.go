@@ -296,7 +296,7 @@ func TestConfigurationNamesTheField(t *testing.T) {
 	m := newMachine(t)
 	for flag, edit := range map[string]func(*Config){
 		"state":        func(c *Config) { c.State = "" },
-		"tee":          func(c *Config) { c.TEE = attest.SGX },
+		"tee":          func(c *Config) { c.TEE = "sev" },
 		"sim-socket":   func(c *Config) { c.SimSocket = "" },
 		"sim-root":     func(c *Config) { c.SimRoot = "" },
 		"seal":         func(c *Config) { c.Seal = "none" },

@@ -200,7 +200,7 @@ func TestCommandLine(t *testing.T) {
 		"argument":         {args: []string{"run", "x"}, exit: 2, want: "unexpected argument"},
 		"no state":         {args: m.flags("run"), exit: 1, want: "ashlar-coordinator init --state"},
 		"init":             {args: m.flags("init"), exit: 0, want: "Made the state"},
-		"from environment": {args: []string{"init"}, env: map[string]string{"ASHLAR_STATE": "x", "ASHLAR_TEE": "sgx"}, exit: 2, want: "--tee"},
+		"from environment": {args: []string{"init"}, env: map[string]string{"ASHLAR_STATE": "x", "ASHLAR_TEE": "sev"}, exit: 2, want: "--tee"},
 		"log format":       {args: m.flags("run", "--log-format", "xml"), exit: 2, want: "--log-format"},
 	} {
 		t.Run(name, func(t *testing.T) {

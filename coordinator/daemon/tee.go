@@ -5,6 +5,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/hardware"
+	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
@@ -33,21 +34,37 @@ func (s *settings) verifiers() (attest.Verifiers, error) {
 	return all, nil
 }
 
-func (s *settings) issuer() (attest.Issuer, error) {
-	return sim.NewIssuer(sim.Config{Socket: s.SimSocket, Shape: s.TEE})
+// enter finds the TEE that this process runs in and its sealing key. A
+// simulation has to be named.
+func (s *settings) enter(ctx context.Context) (err error) {
+	if s.TEE.Simulated() {
+		client := sim.Client{Socket: s.SimSocket}
+		s.sealKey = func(ctx context.Context, policy string, _ []byte) (key, info []byte, err error) {
+			k, err := client.SealKey(ctx, sim.SealPolicy(policy))
+			return k[:], nil, err
+		}
+		if s.issuer, err = sim.NewIssuer(sim.Config{Socket: s.SimSocket, Shape: s.TEE}); err != nil {
+			return invalid("tee", "%v", err)
+		}
+		return nil
+	}
+	if s.issuer, err = issuer.Open(ctx, *s.Machine, s.TEE); err != nil {
+		return err
+	}
+	s.TEE = s.issuer.TEE()
+	sealer, err := issuer.SealerOf(s.issuer)
+	if err != nil {
+		return err
+	}
+	s.sealKey = func(ctx context.Context, policy string, info []byte) (key, newInfo []byte, err error) {
+		return sealer.SealKey(ctx, issuer.SealPolicy(policy), info)
+	}
+	s.Log.Info("TEE", "tee", string(s.TEE), "seal", s.Seal)
+	return nil
 }
 
 // source returns where the state's key is sealed to.
-func (s *settings) source() seal.Source {
-	client := sim.Client{Socket: s.SimSocket}
-	return seal.Platform(string(s.TEE), s.Seal, func(ctx context.Context, policy string) ([]byte, error) {
-		key, err := client.SealKey(ctx, sim.SealPolicy(policy))
-		if err != nil {
-			return nil, err
-		}
-		return key[:], nil
-	})
-}
+func (s *settings) source() seal.Source { return seal.Platform(string(s.TEE), s.Seal, s.sealKey) }
 
 // endorser finds simulated endorsements at the platform, and the vendors' in
 // the folder.
@@ -55,7 +72,7 @@ func (s *settings) endorser(verifiers attest.Verifiers) coordinator.Endorser {
 	simulated := newRefresher(sim.Client{Socket: s.SimSocket}.Endorsements, s.Now, s.Log)
 	vendors := &folder{root: s.Endorsements, verifiers: verifiers, now: s.Now}
 	return func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
-		if e.TEE.Simulated() {
+		if e.TEE.Simulated() && s.simRoot != nil {
 			return simulated.get(ctx, e.TEE)
 		}
 		return vendors.get(e)

@@ -78,7 +78,9 @@ func newStack(t testing.TB, c stackConfig) *stack {
 		t.Fatal(err)
 	}
 	s := &stack{platform: p, verifiers: attest.NewVerifiers(vs...), alice: userCertificate(t)}
-	source := seal.Platform("test", "product", func(context.Context, string) ([]byte, error) { return bytes.Repeat([]byte{3}, 32), nil })
+	source := seal.Platform("test", "product", func(context.Context, string, []byte) ([]byte, []byte, error) {
+		return bytes.Repeat([]byte{3}, 32), nil, nil
+	})
 	db, err := bolt.Create(context.Background(), bolt.Config{Dir: t.TempDir(), Source: source, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)

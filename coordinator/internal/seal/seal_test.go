@@ -18,11 +18,11 @@ import (
 )
 
 func fixed(policy string, key []byte, err error) Source {
-	return Platform("test", policy, func(_ context.Context, got string) ([]byte, error) {
+	return Platform("test", policy, func(_ context.Context, got string, _ []byte) ([]byte, []byte, error) {
 		if got != policy {
-			return nil, fmt.Errorf("wanted policy %s, got %s", policy, got)
+			return nil, nil, fmt.Errorf("wanted policy %s, got %s", policy, got)
 		}
-		return key, err
+		return key, nil, err
 	})
 }
 
@@ -106,6 +106,46 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), filepath.Join(t.TempDir(), "seal.json"), fixed("product", good, nil)); problem.CodeOf(err) != "STO-002" {
 		t.Errorf("missing: got %v, want STO-002", err)
+	}
+}
+
+// versioned gives another key at each version of the platform, and those of
+// older ones to who kept their version.
+func versioned(now byte) Source {
+	return Platform("test", "product", func(_ context.Context, _ string, info []byte) ([]byte, []byte, error) {
+		if info == nil {
+			info = []byte{now}
+		}
+		if len(info) != 1 || info[0] > now {
+			return nil, nil, problem.New("ATT-096", "no key of version %d", info)
+		}
+		return append(bytes.Clone(good), info[0]), info, nil
+	})
+}
+
+func TestPlatformUpdate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "seal.json")
+	made, err := Create(t.Context(), path, versioned(2), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[byte]problem.Code{2: "", 9: "", 1: "STO-013"} {
+		got, err := Open(t.Context(), path, versioned(version))
+		if problem.CodeOf(err) != want || want == "" && !bytes.Equal(got.Reveal(), made.Reveal()) {
+			t.Errorf("version %d: got %v, want %q", version, err, want)
+		}
+	}
+	_, err = Create(t.Context(), path+"2", Platform("test", "product", func(context.Context, string, []byte) ([]byte, []byte, error) {
+		return good, make([]byte, maxInfo+1), nil
+	}), rand.Reader)
+	if problem.CodeOf(err) != "STO-013" {
+		t.Errorf("too much to keep: got %v, want STO-013", err)
+	}
+	_, err = Open(t.Context(), path, Platform("test", "product", func(context.Context, string, []byte) ([]byte, []byte, error) {
+		return nil, nil, problem.New("ATT-098", "no such key").WithNext("do this")
+	}))
+	if problem.CodeOf(err) != "STO-013" || problem.From(err).Next != "do this" {
+		t.Errorf("got %v with next %q, want the TEE's advice", err, problem.From(err).Next)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"errors"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -12,25 +13,38 @@ import (
 // an SGX sealing key has 16.
 const minPlatformKey = 16
 
-// Platform is the source that asks the TEE for its sealing key. Policy says what
-// the key is bound to ("product", "unique"); key answers with 16 to 64 secret
-// bytes, the same ones for the same software on the same platform. All-zero
-// bytes are refused: a platform outside a TEE gives those.
-func Platform(tee, policy string, key func(ctx context.Context, policy string) ([]byte, error)) Source {
+// maxInfo is the most that a source may keep beside the wrapped key, in bytes.
+const maxInfo = 4 << 10
+
+// PlatformKey asks a TEE for its sealing key under a policy ("product",
+// "unique"): 16 to 64 secret bytes, the same ones for the same software, platform
+// and info. With info nil it is the newest key, with what gives it again.
+type PlatformKey func(ctx context.Context, policy string, info []byte) (key, newInfo []byte, err error)
+
+// Platform is the source that asks the TEE for its sealing key. All-zero bytes
+// are refused: a platform outside a TEE gives those.
+func Platform(tee, policy string, key PlatformKey) Source {
 	return platform{tee: tee, policy: policy, key: key}
 }
 
 type platform struct {
 	tee, policy string
-	key         func(ctx context.Context, policy string) ([]byte, error)
+	key         PlatformKey
 }
 
 func (p platform) Name() string { return p.tee + ":" + p.policy }
 
-func (p platform) Key(ctx context.Context, _ []byte) (Key, []byte, error) {
-	raw, err := p.key(ctx, p.policy)
+func (p platform) Key(ctx context.Context, info []byte) (Key, []byte, error) {
+	raw, newInfo, err := p.key(ctx, p.policy, info)
 	if err != nil {
-		return Key{}, nil, problem.Because(err, "STO-013", "asking %s for its sealing key", p.Name())
+		e := problem.Because(err, "STO-013", "asking %s for its sealing key", p.Name())
+		if cause := new(problem.Error); errors.As(err, &cause) && cause.Next != "" {
+			e.Next = cause.Next // the TEE knows better what is missing
+		}
+		return Key{}, nil, e
+	}
+	if len(newInfo) > maxInfo {
+		return Key{}, nil, problem.New("STO-013", "%s: wanted at most %d bytes to keep beside the key, got %d", p.Name(), maxInfo, len(newInfo))
 	}
 	if len(raw) < minPlatformKey || len(raw) > 64 {
 		return Key{}, nil, problem.New("STO-013", "%s: wanted %d to 64 bytes, got %d", p.Name(), minPlatformKey, len(raw))
@@ -43,5 +57,5 @@ func (p platform) Key(ctx context.Context, _ []byte) (Key, []byte, error) {
 		return Key{}, nil, problem.Because(err, "STO-013", "deriving the key of %s", p.Name())
 	}
 	wrapping, err := NewKey(k)
-	return wrapping, nil, err
+	return wrapping, newInfo, err
 }

@@ -24,11 +24,11 @@ var records = store.NewTable[record]("records")
 
 // source gives the key that seed stands for.
 func source(seed string) seal.Source {
-	return seal.Platform("test", "product", func(context.Context, string) ([]byte, error) {
+	return seal.Platform("test", "product", func(context.Context, string, []byte) ([]byte, []byte, error) {
 		if seed == "" {
-			return nil, errors.New("no platform")
+			return nil, nil, errors.New("no platform")
 		}
-		return []byte((seed + "0123456789abcdef")[:16]), nil
+		return []byte((seed + "0123456789abcdef")[:16]), nil, nil
 	})
 }
 
