@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -144,4 +145,6 @@ type Config struct {
 	ServerNames []string          // DNS names and IPs of the serving certificate
 	Owner       *x509.Certificate // who alone may set the first manifest; nil leaves it open
 	Version     string
+	// Warnings are what else needs attention; nil for nothing. It must not block.
+	Warnings func() []apiv1.Attention
 }

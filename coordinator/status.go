@@ -41,6 +41,9 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
 	s.Marbles, s.Instances = len(rev.marbles), live
 	s.Attention = append(s.Attention, c.health.attention()...)
+	if c.config.Warnings != nil {
+		s.Attention = append(s.Attention, c.config.Warnings()...)
+	}
 	refused, refusing, proxies := c.live.attention()
 	s.Proxies = proxies
 	for _, d := range refused {

@@ -118,7 +118,8 @@ type User struct {
 	Roles       []string `json:"roles"`
 }
 
-// Role lists actions: UpdateManifest, or RaiseFloor and the name of a platform.
+// Role lists actions: UpdateManifest, ManageEndorsements, or RaiseFloor and the
+// name of a platform.
 type Role struct {
 	Actions []string `json:"actions"`
 }
@@ -129,6 +130,9 @@ const UpdateManifest = "updateManifest"
 // RaiseFloor, followed by the name of a platform or by "*" for all of them, is
 // the right to raise what the platform demands at least.
 const RaiseFloor = "raiseFloor:"
+
+// ManageEndorsements is the right to import endorsements.
+const ManageEndorsements = "manageEndorsements"
 
 // Test states what must hold of the graph: whether traffic from one marble can
 // reach another, directly or through others.

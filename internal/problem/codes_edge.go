@@ -31,4 +31,7 @@ var edgeCodes = []Entry{
 	{"CRD-130", Usage, "configuration is not valid", "correct the field that is named"},
 	{"CRD-133", Unavailable, "endorsements of this platform are not at hand", "put the vendor's documents into the endorsements folder, or point the coordinator at their source"},
 	{"CRD-134", Unavailable, "a port cannot be opened", "stop what uses the port, or choose another"},
+	{"CRD-135", NotPermitted, "the user may not import endorsements", "ask a user with a role that has the action manageEndorsements"},
+	{"CRD-136", Unavailable, "endorsements end soon and were not renewed", "ashlar endorsements status; see why the source does not answer, or import newer ones"},
+	{"CRD-137", Unavailable, "endorsements could not be renewed", "check the source that is named; what is at hand goes on being used until it ends"},
 }

@@ -42,6 +42,7 @@ const (
 	SecretRelease      Kind = "secretRelease"
 	FloorRaised        Kind = "floorRaised" // of a platform
 	FloorRefused       Kind = "floorRefused"
+	EndorsementsSet    Kind = "endorsementsImported"
 	UserRefused        Kind = "userRefused" // authentication or permission failed
 	Suppressed         Kind = "suppressed"  // counts what Admit did not let through
 )
