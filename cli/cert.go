@@ -77,7 +77,7 @@ func (a *app) certInspect(ctx context.Context, arg string) error {
 	infos := make([]certInfo, 0, len(certs))
 	unbound := false
 	for _, c := range certs {
-		info := inspect(c)
+		info := certFacts(c)
 		unbound = unbound || info.Problem != "" || info.Evidence != nil && !info.Evidence.Bound
 		infos = append(infos, info)
 	}
@@ -139,7 +139,7 @@ func (a *app) fetchCertificates(ctx context.Context, addr string) ([]*x509.Certi
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates, nil
 }
 
-func inspect(c *x509.Certificate) certInfo {
+func certFacts(c *x509.Certificate) certInfo {
 	sum := sha256.Sum256(c.Raw)
 	info := certInfo{Subject: c.Subject.String(), Issuer: c.Issuer.String(), Serial: c.SerialNumber.Text(16), NotBefore: c.NotBefore,
 		NotAfter: c.NotAfter, URIs: []string{}, DNSNames: append([]string{}, c.DNSNames...), IPs: []string{}, Key: c.PublicKeyAlgorithm.String(), SHA256: sum[:], CA: c.IsCA}

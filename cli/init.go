@@ -11,8 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/evidence"
-	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/inspect"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -21,7 +20,7 @@ import (
 type initFlags struct {
 	marbles     []string
 	trustDomain string
-	agent       string
+	image       imageFlags
 	dryRun      bool
 }
 
@@ -29,10 +28,11 @@ func (a *app) initCmd() *cobra.Command {
 	var f initFlags
 	c := &cobra.Command{Use: "init [DIR]", Short: "Write a first manifest.json from what exists",
 		Example: "  ashlar init --trust-domain shop.example --marble web=./web\n  ashlar init --trust-domain shop.example --marble cart=evidence/cart",
-		Long: `Each --marble is NAME=BINARY, measured for the software TEE, or NAME=DIR with
-evidence of an SGX enclave, a TDX guest or an SEV-SNP guest, whose measurements
-are taken only if the evidence is genuine. DIR is made if it is missing. No
-existing file is overwritten.`,
+		Long: `Each --marble is NAME=PATH, where PATH is what ashlar inspect knows: a signed
+enclave, a guest's firmware or image, evidence, or any other binary, which is
+measured for the software TEE. Measurements of evidence are taken only if it is
+genuine. The flags for images hold for all of them. DIR is made if it is
+missing. No existing file is overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := "."
@@ -41,9 +41,9 @@ existing file is overwritten.`,
 			}
 			return a.init(dir, f)
 		}}
-	c.Flags().StringArrayVar(&f.marbles, "marble", nil, "NAME=BINARY or NAME=EVIDENCE-DIR (repeatable)")
+	c.Flags().StringArrayVar(&f.marbles, "marble", nil, "NAME=PATH of a binary, an image or evidence (repeatable)")
 	c.Flags().StringVar(&f.trustDomain, "trust-domain", "", "trust domain of the deployment, such as shop.example")
-	c.Flags().StringVar(&f.agent, "agent", "", "ashlar-marble's binary, to pin it for the software TEE (default: beside ashlar)")
+	f.image.register(c)
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the manifest instead of writing it")
 	return c
 }
@@ -52,21 +52,23 @@ func (a *app) init(dir string, f initFlags) error {
 	if len(f.marbles) == 0 || f.trustDomain == "" {
 		return usage("init needs --trust-domain and at least one --marble").WithNext("ashlar init --marble web=./web --trust-domain shop.example")
 	}
+	o, err := a.imageOptions(f.image)
+	if err != nil {
+		return err
+	}
 	packages, marbles := map[string]attest.Package{}, map[string]any{}
 	for _, arg := range f.marbles {
 		name, path, ok := strings.Cut(arg, "=")
 		if !ok || name == "" || path == "" {
-			return usage("--marble %q: want NAME=BINARY or NAME=EVIDENCE-DIR", arg)
+			return usage("--marble %q: want NAME=PATH", arg)
 		}
 		if _, dup := packages[name]; dup {
 			return usage("--marble %s is given twice", name)
 		}
-		pkg, what, err := a.measure(path, f.agent)
-		if err != nil {
+		if packages[name], err = a.measure(name, path, o); err != nil {
 			return err
 		}
-		packages[name], marbles[name] = pkg, map[string]any{"package": name}
-		a.p.Notef("%-8s %s\n", name, what)
+		marbles[name] = map[string]any{"package": name}
 	}
 	raw, err := json.MarshalIndent(map[string]any{"version": 1, "trustDomain": f.trustDomain, "packages": packages, "marbles": marbles}, "", "  ")
 	if err != nil {
@@ -97,74 +99,29 @@ func (a *app) init(dir string, f initFlags) error {
 	return nil
 }
 
-// measure returns the reference values of a binary or of a folder of evidence,
-// and says in words what they are.
-func (a *app) measure(path, agent string) (attest.Package, string, error) {
-	info, err := os.Stat(path)
+// measure returns the reference values of a path, and says in a line what they
+// are. Evidence that is not fit to take them from is shown and refused.
+func (a *app) measure(name, path string, o inspect.Options) (attest.Package, error) {
+	found, err := inspect.Path(path, o)
 	if err != nil {
-		return attest.Package{}, "", problem.Because(err, "CLI-003", "measuring %s", path)
+		return attest.Package{}, err
 	}
-	if info.IsDir() {
-		return a.measureEvidence(path)
-	}
-	program, err := sim.FileDigest(path)
+	pkg, err := found.Reference(false)
 	if err != nil {
-		return attest.Package{}, "", problem.Because(err, "CLI-003", "measuring %s", path)
-	}
-	ref := &attest.SimReference{Program: []attest.Hex{program}}
-	if agent == "" {
-		if self, err := os.Executable(); err == nil {
-			agent = filepath.Join(filepath.Dir(self), "ashlar-marble")
+		if found.Verdict != nil {
+			a.verdictReport(*found.Verdict)
 		}
+		return attest.Package{}, err
 	}
-	pinned := "any agent"
-	if d, err := sim.FileDigest(agent); err == nil {
-		ref.Agent, pinned = []attest.Hex{d}, "agent "+a.p.Digest(d.String())
-	}
-	return attest.Package{Sim: ref}, "SIMULATION  program " + a.p.Digest(program.String()) + ", " + pinned, nil
-}
-
-func (a *app) measureEvidence(dir string) (attest.Package, string, error) {
-	set, err := evidence.Load(os.DirFS(dir))
-	if err != nil {
-		return attest.Package{}, "", err
-	}
-	at := set.VerifyAt
-	if at.IsZero() {
-		at = a.p.Now()
-	}
-	v, err := evidence.Explain(set, evidence.Options{At: at})
-	if err != nil {
-		return attest.Package{}, "", err
-	}
-	if !v.Genuine || v.Debug {
-		a.verdictReport(v)
-		return attest.Package{}, "", problem.New("CLI-026", "%s: reference values are not taken from it", dir)
-	}
-	switch {
-	case v.Claims.SGX != nil:
-		c := v.Claims.SGX
-		return attest.Package{SGX: &attest.SGXReference{UniqueID: []attest.Hex{c.UniqueID}}}, "SGX enclave  uniqueID " + a.p.Digest(c.UniqueID.String()), nil
-	case v.Claims.SNP != nil:
-		c := v.Claims.SNP
-		ref := &attest.SNPReference{Measurement: []attest.Hex{c.Measurement}}
-		if c.VMPL != 0 {
-			ref.VMPL = &c.VMPL
+	if pkg.Sim != nil {
+		pinned := "any agent"
+		if len(pkg.Sim.Agent) > 0 {
+			pinned = "agent " + a.p.Digest(pkg.Sim.Agent[0].String())
 		}
-		return attest.Package{SNP: ref}, "SEV-SNP guest  measurement " + a.p.Digest(c.Measurement.String()) +
-			"; give its platform snp rules, such as " + floorOf(c), nil
-	default:
-		c := v.Claims.TDX
-		return attest.Package{TDX: &attest.TDXReference{MRTD: []attest.Hex{c.MRTD}, RTMR1: []attest.Hex{c.RTMR1}, RTMR2: []attest.Hex{c.RTMR2}}},
-			"TDX guest  mrtd " + a.p.Digest(c.MRTD.String()), nil
+		a.p.Notef("%-8s SIMULATION  program %s, %s\n", name, a.p.Digest(pkg.Sim.Program[0].String()), pinned)
+		return pkg, nil
 	}
-}
-
-// floorOf renders the patch level that a report shows as a minTCB.
-func floorOf(c *attest.SNPClaims) string {
-	raw, err := json.Marshal(map[string]map[string]attest.SNPTCB{"minTCB": {c.Product: c.ReportedTCB}})
-	if err != nil {
-		return "minTCB" // plain numbers always encode
-	}
-	return string(raw)
+	a.p.Notef("%-8s %s\n", name, a.brief(found))
+	a.findingNotes(found)
+	return pkg, nil
 }

@@ -15,7 +15,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the command as its users do: testdata/script/*.txt.
 func TestScripts(t *testing.T) {
-	evidence, err := os.Getwd()
+	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("EVIDENCE", evidence+"/../attest/attesttest/testdata/evidence")
+			e.Setenv("EVIDENCE", dir+"/../attest/attesttest/testdata/evidence")
+			e.Setenv("INSPECT", dir+"/../inspect")
 			return nil
 		},
 	})

@@ -151,6 +151,7 @@ var machine = map[string][]string{
 	"manifest validate": {"MANIFEST"}, "manifest digest": {"MANIFEST"}, "manifest diff": {"MANIFEST", "MANIFEST"},
 	"manifest graph": {"MANIFEST"}, "manifest fmt": {"MANIFEST"}, "manifest schema": {}, "cert inspect": {"CERTIFICATE"},
 	"init": {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
+	"inspect": {"MANIFEST"},
 }
 
 // elsewhere are the commands whose JSON is tested with a deployment

@@ -28,7 +28,7 @@ func folder(path string, o Options) (Finding, error) {
 	if set.Evidence.Raw == nil && set.Certificate != nil {
 		cert, err := evidence.ParseRoot(set.Certificate)
 		if err != nil {
-			return Finding{}, problem.Because(err, "CLI-040", "%s: cert.pem: %s", path, err)
+			return Finding{}, problem.Because(err, "CLI-040", "%s: cert.pem", path)
 		}
 		return certificate(path, cert, set, o)
 	}
@@ -64,8 +64,14 @@ func (f *file) evidence(b []byte, o Options) (Finding, bool, error) {
 		set.Evidence = attest.Evidence{TEE: attest.SNP, Raw: b}
 	case len(b) <= attest.MaxEvidence && isQuote(&set, b):
 	default:
+		set = evidence.Set{}
 		if cert := oneCertificate(b); cert != nil {
-			found, err := certificate(f.path, cert, evidence.Set{}, o)
+			if name == evidence.CertificateFile {
+				if beside, err := evidence.Load(os.DirFS(filepath.Dir(f.path))); err == nil {
+					set = beside
+				}
+			}
+			found, err := certificate(f.path, cert, set, o)
 			return found, true, err
 		}
 		return f.statement(b, o)
@@ -132,8 +138,18 @@ func (f *file) statement(b []byte, o Options) (Finding, bool, error) {
 	if !bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) {
 		return Finding{}, false, nil
 	}
-	var s apiv1.Statement
-	if json.Unmarshal(b, &s) != nil || len(s.Evidence.Raw) == 0 || len(s.ClaimsBuffer) == 0 {
+	var doc struct { // a statement, or a bundle with one
+		apiv1.Statement
+		Inner apiv1.Statement `json:"statement"`
+	}
+	if json.Unmarshal(b, &doc) != nil {
+		return Finding{}, false, nil
+	}
+	s := doc.Statement
+	if len(s.Evidence.Raw) == 0 {
+		s = doc.Inner
+	}
+	if len(s.Evidence.Raw) == 0 || len(s.ClaimsBuffer) == 0 {
 		return Finding{}, false, nil
 	}
 	found, err := Statement(f.path, s, o)
@@ -154,8 +170,8 @@ func Statement(source string, s apiv1.Statement, o Options) (Finding, error) {
 }
 
 // names of the TEEs in words.
-var names = map[attest.TEE]string{attest.SGX: "SGX enclave", attest.TDX: "TDX guest", attest.SNP: "SEV-SNP guest",
-	attest.SNPAzure: "SEV-SNP guest of Azure", attest.TDXAzure: "TDX guest of Azure", attest.TPM: "machine with a TPM", attest.CCA: "Arm CCA realm"}
+var names = map[attest.TEE]string{attest.SGX: "an SGX enclave", attest.TDX: "a TDX guest", attest.SNP: "an SEV-SNP guest",
+	attest.SNPAzure: "an SEV-SNP guest of Azure", attest.TDXAzure: "a TDX guest of Azure", attest.TPM: "a machine with a TPM", attest.CCA: "an Arm CCA realm"}
 
 // judged reports what evidence says, and whether it is genuine.
 func judged(source, how string, set evidence.Set, binding *attest.Binding, o Options) (Finding, error) {
@@ -174,7 +190,7 @@ func judged(source, how string, set evidence.Set, binding *attest.Binding, o Opt
 	if !known {
 		name = string(set.Evidence.TEE)
 	}
-	return Verdict(source, how+"evidence of an "+name, v)
+	return Verdict(source, how+"evidence of "+name, v)
 }
 
 // Verdict reports what judged evidence says. Evidence that does not parse is
@@ -182,6 +198,9 @@ func judged(source, how string, set evidence.Set, binding *attest.Binding, o Opt
 func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 	out := Finding{Source: source, What: what, Basis: Unverified, Notes: []string{}, Verdict: &v}
 	c := v.Claims
+	if v.TEE.Simulated() {
+		return out, problem.New("CLI-044", "%s: simulated evidence; what it measures is the program's binary: inspect that", source)
+	}
 	if len(c.ReportData) == 0 {
 		code, text := v.Reason()
 		return out, problem.New("CLI-040", "%s: the evidence cannot be read: %s (%s)", source, text, code)
@@ -190,8 +209,6 @@ func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 		out.Basis = Verified
 	}
 	switch {
-	case v.TEE.Simulated():
-		out.Unfit = "this is simulated evidence: of it, take the program's binary"
 	case c.Debug:
 		out.Unfit = "the enclave or guest is in debug mode: the host can read and change it"
 	case bound(v) != nil:
@@ -204,6 +221,9 @@ func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 	out.add("debug", strconv.FormatBool(c.Debug), false)
 	if c.TCB.Status != "" {
 		out.add("tcb.status", string(c.TCB.Status), false)
+	}
+	if v.Genuine && !c.TCB.RevocationChecked {
+		out.note("whether a certificate is revoked was not checked: no CRL is there")
 	}
 	if s := ungenuine(v); s != nil {
 		out.note(fmt.Sprintf("not verified: %s: wanted %s, got %s (%s)", s.Field, s.Want, s.Got, s.Code))

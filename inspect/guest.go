@@ -145,7 +145,7 @@ func (out *Finding) firmwareSNP(fw *launch.Firmware, o Options, kernel *launch.K
 // unfitting gives options that an image cannot be launched with their code.
 func unfitting(err error) error {
 	if errors.Is(err, launch.ErrAbsent) {
-		return problem.Because(err, "CLI-042", "the image cannot be launched so: %s", err)
+		return problem.Because(err, "CLI-042", "the image cannot be launched so")
 	}
 	return err
 }
@@ -204,7 +204,7 @@ const (
 func (out *Finding) igvmSNP(g *launch.IGVM, o Options) error {
 	d, err := g.SNP(o.VMM)
 	if err != nil {
-		return problem.Because(err, "CLI-042", "the image cannot be launched so: %s", err)
+		return problem.Because(err, "CLI-042", "the image cannot be launched so")
 	}
 	ref := &attest.SNPReference{Measurement: hexList(d[:])}
 	out.Package.SNP = ref

@@ -57,14 +57,17 @@ type Finding struct {
 }
 
 // Reference returns the reference values for a policy. Numbers that were not
-// verified are refused (CLI-041) unless unverified is set, and what is unfit
-// always is (CLI-026).
+// verified are refused (CLI-041) unless unverified is set; what is unfit always is
+// (CLI-026), and so is an image for two TEEs, of which one was not chosen
+// (CLI-042).
 func (f Finding) Reference(unverified bool) (attest.Package, error) {
 	switch {
 	case f.Unfit != "":
 		return attest.Package{}, problem.New("CLI-026", "%s: %s", f.Source, f.Unfit)
 	case f.Basis == Unverified && !unverified:
 		return attest.Package{}, problem.New("CLI-041", "%s: nobody vouches for these numbers here", f.Source)
+	case f.Package.SNP != nil && f.Package.TDX != nil:
+		return attest.Package{}, problem.New("CLI-042", "%s can be launched for two TEEs: which one shall be accepted?", f.Source).WithNext("--tee snp, or --tee tdx")
 	}
 	return f.Package, nil
 }
@@ -134,7 +137,7 @@ func Path(path string, o Options) (Finding, error) {
 	found, err := f.recognise(o)
 	found.Source = path
 	if err != nil && problem.CodeOf(err) == "" {
-		err = problem.Because(err, "CLI-040", "%s: %s", path, err)
+		err = problem.Because(err, "CLI-040", "%s", path)
 	}
 	return found, err
 }

@@ -7,7 +7,7 @@ import (
 
 // Where the parts of the synthetic firmware lie.
 const (
-	imageSize  = 64 << 10
+	imageSize  = 12 << 10
 	sevOffset  = 0xE00 // bytes before the end
 	tdvfOffset = 0xC00
 	hashesGPA  = 0x810400
@@ -61,8 +61,8 @@ func tdvfTable(sections ...tdvfSection) []byte {
 // defaultTDVF are boot and configuration volumes, temporary memory, and the
 // hand-off block.
 var defaultTDVF = []tdvfSection{
-	{0x4000, imageSize - 0x4000, fourGiB - imageSize + 0x4000, imageSize - 0x4000, 0, 1},
-	{0, 0x4000, fourGiB - imageSize, 0x4000, 1, 0},
+	{0x1000, imageSize - 0x1000, fourGiB - imageSize + 0x1000, imageSize - 0x1000, 0, 1},
+	{0, 0x1000, fourGiB - imageSize, 0x1000, 1, 0},
 	{0, 0, 0x810000, 0x10000, 3, 0},
 	{0, 0, 0x80b000, 0x2000, 3, 0},
 	{0, 0, 0x809000, 0x2000, 2, 0},

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -27,18 +28,18 @@ func TestSNPGolden(t *testing.T) {
 		cpu     string
 		want    string
 	}{
-		{"QEMU, 1", SNPOptions{VMM: "qemu", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "e7ad8f38a36681414e226d4484716c0ab07aa559d499c2f40d6f1800157096d8e55f3d91d47c0228d21bcd3bd1cd95cd"},
-		{"QEMU, 4", SNPOptions{VMM: "qemu", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "79cc5fc83bda8f4129d3342ba9edc8d4982c832a0677aa7d64ab8bc40ada531e90db8d731d2a9b1a76b35c1f9b4a2fe6"},
-		{"ec2, 1", SNPOptions{VMM: "ec2", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "f6e1dfdbbb2e021b73e04864e102056032e02cc94b405aab1dfe9c0ab73f593d1d47c590bcfab481c513a071a363bcbc"},
-		{"ec2, 4", SNPOptions{VMM: "ec2", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "6874f532b638a00fa934dd1f9434a823a60210da6d1cd0c8451d25a2a4c9a2865eb2772b7d4e597d9f62c9e15b0aa7f7"},
-		{"gce, 1", SNPOptions{VMM: "gce", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "0ffa9bccdd3253eba42d839122e981dcbefc9a199695ab9262befe85d87750c860372c8826d19b061ddd12290d0949d8"},
-		{"gce, 4", SNPOptions{VMM: "gce", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "e4a0d39e487969665b088f0a000f1e1263a301430e58cdd0b4a51b4c41ac25ea58232f3890c0790ad1ee02f38ba7a94a"},
-		{"kernel, EPYC-Milan", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Milan", "e1c24faf4cd8546b26563f8d3b627af2430f929b60911096901531c9696a8b77d0498a739ed58921280dac1e566bc537"},
-		{"kernel, EPYC-Genoa", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Genoa", "8d162c566d2e1924e9c63f5239b4a4bd7df23dee0967218ecc9a33b0bd442c97a2d555f4f4cce7a2c4ba960d15b7eaf8"},
-		{"kernel, EPYC-Rome-v2", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Rome-v2", "7debbeb47cda44c6531bcf14a406afca79ca367486c4d53d2f37475500760885fc7a863360ab6e6500a4609d95c91275"},
-		{"kernel, EPYC-Turin", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Turin", "fe7c0196939b37107d614a48ccb11e0fbd2c6ecce955635b1f7d9af71cac1c82c0fc51dc8e9618d8b3c8a4e640a3545a"},
-		{"kernel alone", SNPOptions{VMM: QEMU, VCPUs: 1, GuestFeatures: 1, Kernel: kernel("", "")}, "EPYC-Milan", "0504d51ad8bd565ba38a6c9049c6b4e349a68ccc0e64a0446760ef00b4532f515874b387bb2f2452b645c95a97698823"},
-		{"numbered type", SNPOptions{VMM: QEMU, VCPUs: 1, GuestFeatures: 1}, "25/33/0", "41ef07e51f6f549186dd08eefb9ef67b7e362570a9a881a21f2bc74e83974e742fc3c54847680d072092c5ef6498c49b"},
+		{"QEMU, 1", SNPOptions{VMM: "qemu", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "25e5435e11d87a5905320380b0cc1dbbfa36055859ea7b8a41c8bee532102b495528cad8defd37583759d1a6ae56f869"},
+		{"QEMU, 4", SNPOptions{VMM: "qemu", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "10299220d0d4f449b289e62e8d58879ba879f9f362fa276afa87fdbce30bfb550fbf4ea5dadfd5b7a7f6ce2ee28fe869"},
+		{"ec2, 1", SNPOptions{VMM: "ec2", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "e607b9ff52f0da964aa7efe8a8833734c65cb7c157ca40e1bff32ac7bfdfd8ef268f3d55bc0d890b8b6ce04ff2e7e949"},
+		{"ec2, 4", SNPOptions{VMM: "ec2", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "a02ef9dc41faa414d808334253629e8255a5940b1996d4cf69fb86eacf8b2ad116bfe9db7e65675ca71da7158382dde3"},
+		{"gce, 1", SNPOptions{VMM: "gce", VCPUs: 1, GuestFeatures: 1}, "EPYC-v4", "056a123e449857a141f9eda23935125635f521b99b75c952157744db375f616ad1c86a03a6b09ef82f347503eb741a5b"},
+		{"gce, 4", SNPOptions{VMM: "gce", VCPUs: 4, GuestFeatures: 1}, "EPYC-v4", "d42f01a20d0854f0a55b6b71582688efd78078e380271ddfa49e1a364a8c3359b918d10846835c68ba2caddd4725aa29"},
+		{"kernel, EPYC-Milan", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Milan", "7941f77b1538a171b5e307363c92ead121116b1bef18d236ca704eaae4aac5f75709fe68ecb00bd98dadfe1200ef864e"},
+		{"kernel, EPYC-Genoa", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Genoa", "080ac7d4ffb68b3c7c1cf059cc17b4699d2f4f3b4ccfcd66a64e0baba830fde33af17fbb6f30c6fc22dc6c98ac1185a0"},
+		{"kernel, EPYC-Rome-v2", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Rome-v2", "a23148a75fe7ec12335cc15db7e368a2dfc2b62dd3f42b7ac9d93ffaa1b1d92aef5cc4430e33d47a355b4c12b343a2c0"},
+		{"kernel, EPYC-Turin", SNPOptions{VMM: QEMU, VCPUs: 2, GuestFeatures: 0x21, Kernel: kernel("initrd", "console=ttyS0 ro")}, "EPYC-Turin", "a0c547f4fc8310270d6f1ac1872e3c0f61a450b3927e92d50ffc1abca867a7b70ca8e703dbbbf44258b68a33722d78a2"},
+		{"kernel alone", SNPOptions{VMM: QEMU, VCPUs: 1, GuestFeatures: 1, Kernel: kernel("", "")}, "EPYC-Milan", "71a715ebac0412b385016af1da246152f244e0258188140e6373b400761232d2e3c3c6cc0f68a88b8b3d7aac98436103"},
+		{"numbered type", SNPOptions{VMM: QEMU, VCPUs: 1, GuestFeatures: 1}, "25/33/0", "538aae46c223a22088ef1c85e424674080907e616273712d560b921d95b46def9e8a8d68481be2ce5a552242922a09c3"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.options.CPU, err = CPUSignature(c.cpu); err != nil {
@@ -57,7 +58,7 @@ func TestTDXGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "61654715d062ecd83a722853b49b7cbc53b4771bbe57c88475c6d83871a1d418717f95ceb8c270152f82d3b831b4c49f"
+	const want = "cdfdb5c6556939fd03c5db9b775e1fed73740a4ff3b7004d5f6ca240d775d88a0b8efa6329aa3189e13c031105359d20"
 	got, err := f.TDX(PerPage)
 	if err != nil || hex.EncodeToString(got[:]) != want {
 		t.Errorf("got %x, %v, want %s", got, err, want)
@@ -340,6 +341,16 @@ func TestIGVMBudget(t *testing.T) {
 	}
 	if _, err := g.SNP(HyperV); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("got %v, want a limit", err)
+	}
+}
+
+// TestImages checks that the images in testdata, which others inspect, are those
+// that the golden digests are of.
+func TestImages(t *testing.T) {
+	for name, want := range map[string][]byte{"guest.fd": synthetic(), "guest.igvm": syntheticIGVM()} {
+		if got, err := os.ReadFile("testdata/" + name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: got %d bytes, %v, want the %d of the test", name, len(got), err, len(want))
+		}
 	}
 }
 
