@@ -126,8 +126,9 @@ func (c *Coordinator) loadRefusals(ctx context.Context) error {
 }
 
 // Audit returns up to limit (at most 1,000, 100 if 0) records of the log from
-// one on, and the checkpoint of the log as it is now.
-func (c *Coordinator) Audit(ctx context.Context, from uint64, limit int) (apiv1.Audit, error) {
+// one on, and the checkpoint of the log as it is now. Redacted, records of
+// refused evidence say what was wrong, but not what was wanted.
+func (c *Coordinator) Audit(ctx context.Context, from uint64, limit int, redacted bool) (apiv1.Audit, error) {
 	page := apiv1.Audit{Records: []apiv1.AuditRecord{}}
 	if limit <= 0 {
 		limit = 100
@@ -145,6 +146,9 @@ func (c *Coordinator) Audit(ctx context.Context, from uint64, limit int) (apiv1.
 	}
 	page.Next = min(from, page.Checkpoint.Size)
 	for _, e := range entries {
+		if redacted && e.Verdict != nil && e.Code != "" {
+			e.Text = problem.Lookup(problem.Code(e.Code)).Title
+		}
 		page.Records = append(page.Records, apiv1.AuditRecord{
 			Seq: e.Seq, Time: e.Time, Kind: string(e.Kind), Subject: e.Subject, Actor: e.Actor, Text: e.Text, Hash: e.Hash,
 		})

@@ -69,16 +69,16 @@ func (f floorsRecord) document() ([]byte, error) {
 }
 
 func (f floorsRecord) public() apiv1.Floors {
-	all := apiv1.Floors{Version: f.Version, Floors: []apiv1.Floor{}}
+	all := apiv1.Floors{Version: f.Version, Floors: []apiv1.PlatformFloor{}}
 	for _, name := range slices.Sorted(maps.Keys(f.Platforms)) {
 		all.Floors = append(all.Floors, f.Platforms[name].public(name))
 	}
 	return all
 }
 
-func (r floorRecord) public(platform string) apiv1.Floor {
+func (r floorRecord) public(platform string) apiv1.PlatformFloor {
 	digest := floorDigest(r.Floor)
-	return apiv1.Floor{Platform: platform, Floor: r.Floor, Digest: digest[:], RaisedBy: r.RaisedBy, RaisedAt: r.RaisedAt, Record: r.Record}
+	return apiv1.PlatformFloor{Platform: platform, Floor: r.Floor, Digest: digest[:], RaisedBy: r.RaisedBy, RaisedAt: r.RaisedAt, Record: r.Record}
 }
 
 func floorDigest(f attest.Floor) [32]byte {
@@ -94,11 +94,11 @@ func (c *Coordinator) Floors() apiv1.Floors { return c.floors.Load().public() }
 
 // Floor returns the floor of a platform: the zero one if none was raised yet.
 // It is CRD-067 if neither the manifest nor the floors have the platform.
-func (c *Coordinator) Floor(platform string) (apiv1.Floor, error) {
+func (c *Coordinator) Floor(platform string) (apiv1.PlatformFloor, error) {
 	if r, ok := c.floors.Load().Platforms[platform]; ok {
 		return r.public(platform), nil
 	}
-	return apiv1.Floor{Platform: platform}, knownPlatform(c.current.Load(), platform)
+	return apiv1.PlatformFloor{Platform: platform}, knownPlatform(c.current.Load(), platform)
 }
 
 // RaiseRequest asks for a higher floor of a platform.

@@ -78,7 +78,7 @@ func TestFloorIsRaisedAndStays(t *testing.T) {
 	if f := d.Floors(); f.Version != 2 || len(f.Floors) != 1 || f.Floors[0].Platform != "default" {
 		t.Errorf("got floors %+v, want version 2", f)
 	}
-	page, err := d.Audit(t.Context(), got.Floor.Record, 1)
+	page, err := d.Audit(t.Context(), got.Floor.Record, 1, false)
 	if err != nil || page.Records[0].Kind != "floorRaised" || page.Records[0].Actor != "alice" {
 		t.Errorf("got audit %+v and %v", page.Records, err)
 	}
@@ -141,7 +141,9 @@ func TestRaiseRefusals(t *testing.T) {
 	if err != nil || again.Floor.Record != first.Floor.Record || d.Floors().Version != 1 {
 		t.Errorf("the same floor again: got %+v and %v, want nothing new", again, err)
 	}
-	d.mustSet(shop(t, func(m object) { m["roles"].(object)["operator"].(object)["actions"] = []string{"updateManifest", "raiseFloor:*"} }))
+	d.mustSet(shop(t, func(m object) {
+		m["roles"].(object)["operator"].(object)["actions"] = []string{"updateManifest", "raiseFloor:*"}
+	}))
 	if _, err := d.raise("default", evaluation(8)); err != nil {
 		t.Errorf("with the right to every platform: %v", err)
 	}

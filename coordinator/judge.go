@@ -209,8 +209,8 @@ func (r *ruling) record(details map[string]string) audit.Record {
 }
 
 // refuse records a refusal, as far as callers without an identity may fill the
-// log, and returns it with the verdict: the steps against the marble's own
-// package and platform. Denial is why evidence that holds gets nothing.
+// log, and returns it with the verdict as the marble may see it. Denial is why
+// evidence that holds gets nothing.
 func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Error) error {
 	c.refused.Add(1)
 	r.denial = denial
@@ -238,17 +238,29 @@ func (c *Coordinator) refuse(ctx context.Context, r *ruling, denial *problem.Err
 		}
 	}
 	c.live.refuse(&d)
-	p := problem.New(problem.Code(d.Code), "%s", d.Reason)
+	return r.told(denial)
+}
+
+// told is a refusal as the marble may see it. What it lacks, users of the
+// manifest find under its instance, the decision.
+func (r *ruling) told(denial *problem.Error) error {
+	shown := r.verdict.Redacted()
+	code, reason := shown.Reason()
+	p := problem.New(problem.Code(code), "%s", reason)
 	if denial != nil {
 		p = denial
 	}
-	for _, s := range r.verdict.Steps {
+	for _, s := range shown.Steps {
 		if !s.OK && s.Fix.How != "" {
 			p.Next = s.Fix.How
 			break
 		}
 	}
-	p.Instance, p.Verdict = r.id, r.json
+	var err error
+	if p.Verdict, err = json.Marshal(shown); err != nil {
+		return fmt.Errorf("encoding a verdict: %w", err)
+	}
+	p.Instance = r.id
 	return p
 }
 

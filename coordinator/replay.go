@@ -7,6 +7,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -21,6 +22,23 @@ func (c *Coordinator) Rejudge(ctx context.Context, id string) (attest.Verdict, e
 		return attest.Verdict{}, err
 	}
 	return withSteps(m.judge(c.config.Verifiers), k.Steps), nil
+}
+
+// Basis returns what a decision was made from, with what Rejudge gives. Errors
+// are those of Rejudge.
+func (c *Coordinator) Basis(ctx context.Context, id string) (apiv1.Basis, error) {
+	k, m, err := c.recall(ctx, id)
+	if err != nil {
+		return apiv1.Basis{}, err
+	}
+	b := apiv1.Basis{Decision: id, At: k.At, Revision: k.Revision, Policy: m.policy, Evidence: k.Evidence, ClaimsBuffer: k.Claims,
+		Expected: k.Expected, Endorsements: m.endorsements, Verdict: withSteps(m.judge(c.config.Verifiers), k.Steps)}
+	err = c.store.View(ctx, func(tx *store.Tx) error {
+		r, _ := revisions.Get(tx, numbered(k.Revision))
+		b.Manifest = r.Digest
+		return nil
+	})
+	return b, err
 }
 
 // recall puts together what a decision was made from.

@@ -45,7 +45,7 @@ func TestFirstManifest(t *testing.T) {
 	if !slices.ContainsFunc(status.Attention, func(a apiv1Attention) bool { return a.Code == "CRD-061" }) {
 		t.Errorf("status does not say that the first set was open: %+v", status.Attention)
 	}
-	page, err := d.Audit(t.Context(), 0, 100)
+	page, err := d.Audit(t.Context(), 0, 100, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	s.Proxies = proxies
 	for _, d := range refused {
 		s.Attention = append(s.Attention, apiv1.Attention{
-			Code: d.Code, Subject: d.Marble, Text: d.Reason, Next: "ashlar explain " + d.ID, Since: d.Time,
+			Code: d.Code, Subject: d.Marble, Text: d.Redacted().Reason, Next: "ashlar explain " + d.ID, Since: d.Time,
 		})
 	}
 	for _, a := range refusing {

@@ -55,7 +55,7 @@ func TestSecrets(t *testing.T) {
 	if got := d.mustActivate("web", "one").Lease.Secrets["sessionKey"].Bytes; len(got) != 64 {
 		t.Errorf("got %d bytes after the size changed, want 64", len(got))
 	}
-	page, _ := d.Audit(t.Context(), 0, 1000)
+	page, _ := d.Audit(t.Context(), 0, 1000, false)
 	asJSON, _ := json.Marshal(page)
 	if strings.Contains(string(asJSON), attest.Hex(one["own"].Bytes).String()) {
 		t.Error("a secret's value is in the log")

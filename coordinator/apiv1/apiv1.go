@@ -25,7 +25,7 @@ type Statement struct {
 	Revision     int                 `json:"revision"`           // 0 before the first manifest
 	Checkpoint   Checkpoint          `json:"checkpoint"`
 	Floors       []byte              `json:"floors,omitempty"` // Floors as JSON, byte for byte as the evidence binds them; absent before the first
-	Time         time.Time           `json:"time"` // by the coordinator's clock: information only
+	Time         time.Time           `json:"time"`             // by the coordinator's clock: information only
 }
 
 // Checkpoint names a prefix of the audit log.

@@ -10,13 +10,13 @@ import (
 // manifest says. Its bytes are also part of a Statement, whose evidence binds
 // them.
 type Floors struct {
-	Version int     `json:"version"` // how often one was raised
-	Floors  []Floor `json:"floors"`  // ordered by platform
+	Version int             `json:"version"` // how often one was raised
+	Floors  []PlatformFloor `json:"floors"`  // ordered by platform
 }
 
-// Floor is the floor of one platform: GET /v1/floors/{platform}. It is raised
+// PlatformFloor is the floor of one platform: GET /v1/floors/{platform}. It is raised
 // by PUT of an attest.Floor, with the digest of the one in force as If-Match.
-type Floor struct {
+type PlatformFloor struct {
 	Platform string       `json:"platform"`
 	Floor    attest.Floor `json:"floor"`
 	Digest   attest.Hex   `json:"digest"` // SHA-256 of the floor as JSON
@@ -27,7 +27,7 @@ type Floor struct {
 
 // RaiseResult answers PUT /v1/floors/{platform}.
 type RaiseResult struct {
-	Floor Floor `json:"floor"`
+	Floor PlatformFloor `json:"floor"`
 	// Effects are what the platform demands from now on that its manifest does
 	// not, one line each.
 	Effects []string `json:"effects"`

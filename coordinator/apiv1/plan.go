@@ -71,3 +71,18 @@ type PlanEffect struct {
 	Renewal  time.Time `json:"renewal,omitzero"`
 	NotAfter time.Time `json:"notAfter,omitzero"`
 }
+
+// Basis is GET /v1/decisions/{marble}/{id}/basis: what a decision was made from.
+type Basis struct {
+	Decision     string              `json:"decision"`
+	At           time.Time           `json:"at"`
+	Manifest     attest.Hex          `json:"manifest"` // digest of the one in force then
+	Revision     int                 `json:"revision"`
+	Policy       attest.Policy       `json:"policy"` // of the marble then, with the floor of its platform
+	Evidence     attest.Evidence     `json:"evidence"`
+	ClaimsBuffer []byte              `json:"claimsBuffer"` // as it came
+	Expected     []byte              `json:"expected"`     // claims buffer as the session demanded it
+	Endorsements attest.Endorsements `json:"endorsements"`
+	// Verdict is what judging it again gives, byte for byte the decision's.
+	Verdict attest.Verdict `json:"verdict"`
+}

@@ -41,6 +41,33 @@ func (c *Client) SetManifest(ctx context.Context, raw []byte, ifMatch attest.Hex
 	return out, decode(body, &out)
 }
 
+// Plan asks who would lose or get an identity if what req says were so. Any user
+// of the manifest may.
+func (c *Client) Plan(ctx context.Context, req apiv1.PlanRequest) (apiv1.Plan, error) {
+	return send[apiv1.Plan](ctx, c, http.MethodPost, "/v1/plan", nil, req)
+}
+
+// Floors returns what platforms must demand at least.
+func (c *Client) Floors(ctx context.Context) (apiv1.Floors, error) {
+	return get[apiv1.Floors](ctx, c, "/v1/floors", nil)
+}
+
+// Floor returns the floor of a platform; one that was never raised has no
+// digest.
+func (c *Client) Floor(ctx context.Context, platform string) (apiv1.PlatformFloor, error) {
+	return get[apiv1.PlatformFloor](ctx, c, "/v1/floors/"+url.PathEscape(platform), nil)
+}
+
+// RaiseFloor raises the floor of a platform. ifMatch is the digest of the floor
+// that it replaces, empty only for the first.
+func (c *Client) RaiseFloor(ctx context.Context, platform string, floor attest.Floor, ifMatch attest.Hex) (apiv1.RaiseResult, error) {
+	header := http.Header{}
+	if len(ifMatch) > 0 {
+		header.Set("If-Match", `"`+ifMatch.String()+`"`)
+	}
+	return send[apiv1.RaiseResult](ctx, c, http.MethodPut, "/v1/floors/"+url.PathEscape(platform), header, floor)
+}
+
 // Status returns the state of the deployment in one bounded document.
 func (c *Client) Status(ctx context.Context) (apiv1.Status, error) {
 	return get[apiv1.Status](ctx, c, "/v1/status", nil)
@@ -70,13 +97,32 @@ func (c *Client) Decisions(ctx context.Context, marble string, limit int) ([]api
 	return d.Decisions, err
 }
 
-// Decision returns one decision by its id, such as "web/7f2c19ab".
+// Decision returns one decision by its id, such as "web/7f2c19ab": in full to a
+// user of the manifest, and redacted to others.
 func (c *Client) Decision(ctx context.Context, id string) (apiv1.Decision, error) {
+	path, err := decisionPath(id)
+	if err != nil {
+		return apiv1.Decision{}, err
+	}
+	return get[apiv1.Decision](ctx, c, path, nil)
+}
+
+// Basis returns what a decision was made from, where it is kept. Any user of the
+// manifest may ask.
+func (c *Client) Basis(ctx context.Context, id string) (apiv1.Basis, error) {
+	path, err := decisionPath(id)
+	if err != nil {
+		return apiv1.Basis{}, err
+	}
+	return get[apiv1.Basis](ctx, c, path+"/basis", nil)
+}
+
+func decisionPath(id string) (string, error) {
 	marble, rest, ok := strings.Cut(id, "/")
 	if !ok || marble == "" || rest == "" {
-		return apiv1.Decision{}, problem.New("CRD-110", "%q is no decision: wanted MARBLE/ID, such as web/7f2c19ab", id)
+		return "", problem.New("CRD-110", "%q is no decision: wanted MARBLE/ID, such as web/7f2c19ab", id)
 	}
-	return get[apiv1.Decision](ctx, c, "/v1/decisions/"+url.PathEscape(marble)+"/"+url.PathEscape(rest), nil)
+	return "/v1/decisions/" + url.PathEscape(marble) + "/" + url.PathEscape(rest), nil
 }
 
 // Audit returns records of the log from a sequence number on.
@@ -123,6 +169,24 @@ func setNumber(q url.Values, key string, n uint64) {
 func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
 	var out T
 	body, err := c.do(ctx, call{method: http.MethodGet, path: path, query: q})
+	if err != nil {
+		return out, err
+	}
+	return out, decode(body, &out)
+}
+
+// send sends a document as JSON.
+func send[T any](ctx context.Context, c *Client, method, path string, header http.Header, document any) (T, error) {
+	var out T
+	raw, err := json.Marshal(document)
+	if err != nil {
+		return out, problem.Because(err, "CRD-110", "encoding the request")
+	}
+	if header == nil {
+		header = http.Header{}
+	}
+	header.Set("Content-Type", "application/json")
+	body, err := c.do(ctx, call{method: method, path: path, header: header, body: raw})
 	if err != nil {
 		return out, err
 	}

@@ -48,6 +48,7 @@ type Verified struct {
 	Statement apiv1.Statement
 	Root      *x509.Certificate // the deployment's root CA
 	Verdict   attest.Verdict    // accepted; with the steps of the binding
+	Floors    apiv1.Floors      // of platforms, in force
 	TLSKey    []byte            // PKIX DER of the attested key
 	At        time.Time
 	Address   string // host:port, where it was reached over the network
@@ -89,6 +90,9 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 		return Verified{}, problem.New("CRD-102", "wanted manifest %s, in force is %s", in.Manifest, orNone(s.Manifest))
 	}
 	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At, Nonce: in.Nonce, Certificates: in.Certificates}
+	if v.Floors, err = readFloors(s); err != nil {
+		return Verified{}, err
+	}
 	if in.Remembered != nil {
 		if err := newer(*in.Remembered, v.Remembered()); err != nil {
 			return Verified{}, err
@@ -120,8 +124,25 @@ func judge(s apiv1.Statement, in VerifyInput) attest.Verdict {
 // it is covered by the evidence.
 func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
 	root := sha256.Sum256(s.Root)
-	return binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(in.TLSKey), Nonce: in.Nonce,
+	c := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(in.TLSKey), Nonce: in.Nonce,
 		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash}
+	if len(s.Floors) > 0 {
+		floors := sha256.Sum256(s.Floors)
+		c.Floors = floors[:]
+	}
+	return c
+}
+
+// readFloors reads the floors of a statement; without any it gives none.
+func readFloors(s apiv1.Statement) (apiv1.Floors, error) {
+	var f apiv1.Floors
+	if len(s.Floors) == 0 {
+		return f, nil
+	}
+	if err := json.Unmarshal(s.Floors, &f); err != nil {
+		return f, problem.Because(err, "CRD-101", "the floors cannot be read")
+	}
+	return f, nil
 }
 
 func refused(v attest.Verdict) error {

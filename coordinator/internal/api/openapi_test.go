@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"flag"
 	"os"
@@ -31,19 +32,36 @@ type operation struct {
 }
 
 var operations = map[string]operation{
-	"GET /v1/attestation":             {"The coordinator's statement about itself, with evidence that binds the nonce, the key of this connection, the root, the manifest and the log.", apiv1.Statement{}, "", []int{400, 429, 503}},
-	"GET /v1/manifest":                {"The manifest in force, with the bytes that were uploaded. ETag is its digest.", apiv1.Manifest{}, "", []int{404}},
-	"PUT /v1/manifest":                {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
-	"GET /v1/manifest/acceptance":     {"What leads from the audit record of the manifest in force to the checkpoint of a statement.", apiv1.Acceptance{}, "", []int{400, 404, 413, 429}},
-	"GET /v1/status":                  {"The state of the deployment. The size of the answer is bounded.", apiv1.Status{}, "", nil},
-	"GET /v1/marbles":                 {"Marbles with their live instances, ordered by name.", apiv1.Marbles{}, "", []int{400}},
-	"GET /v1/marbles/{name}":          {"One marble with its live instances.", apiv1.Marble{}, "", []int{404}},
-	"GET /v1/decisions":               {"The newest decisions about activations and renewals, newest first.", apiv1.Decisions{}, "", []int{400}},
-	"GET /v1/decisions/{marble}/{id}": {"One decision with its whole verdict.", apiv1.Decision{}, "", []int{404}},
-	"GET /v1/audit":                   {"Records of the audit log in order.", apiv1.Audit{}, "", []int{400}},
-	"GET /v1/bundle":                  {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
-	"GET /v1/bundle.json":             {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
-	"GET /v1/openapi.json":            {"This document.", nil, "application/json", nil},
+	"GET /v1/attestation":                   {"The coordinator's statement about itself, with evidence that binds the nonce, the key of this connection, the root, the manifest and the log.", apiv1.Statement{}, "", []int{400, 429, 503}},
+	"GET /v1/manifest":                      {"The manifest in force, with the bytes that were uploaded. ETag is its digest.", apiv1.Manifest{}, "", []int{404}},
+	"PUT /v1/manifest":                      {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
+	"GET /v1/manifest/acceptance":           {"What leads from the audit record of the manifest in force to the checkpoint of a statement.", apiv1.Acceptance{}, "", []int{400, 404, 413, 429}},
+	"GET /v1/status":                        {"The state of the deployment. The size of the answer is bounded.", apiv1.Status{}, "", nil},
+	"GET /v1/marbles":                       {"Marbles with their live instances, ordered by name.", apiv1.Marbles{}, "", []int{400}},
+	"GET /v1/marbles/{name}":                {"One marble with its live instances.", apiv1.Marble{}, "", []int{404}},
+	"GET /v1/decisions":                     {"The newest decisions about activations and renewals, newest first.", apiv1.Decisions{}, "", []int{400}},
+	"GET /v1/decisions/{marble}/{id}":       {"One decision with its whole verdict.", apiv1.Decision{}, "", []int{404}},
+	"GET /v1/decisions/{marble}/{id}/basis": {"What a decision was made from, so that anybody can make it again: for users of the manifest. Kept are the newest decision of each live instance and the newest refusals of each marble.", apiv1.Basis{}, "", []int{401, 403, 404}},
+	"POST /v1/plan":                         {"Who would lose or get an identity if something else were so. For users of the manifest. Nothing is changed.", apiv1.Plan{}, "", []int{400, 401, 403, 404, 413, 415, 422, 429}},
+	"GET /v1/floors":                        {"What platforms must demand at least, whatever the manifest says.", apiv1.Floors{}, "", nil},
+	"GET /v1/floors/{platform}":             {"The floor of one platform. ETag is its digest; one that was never raised has none.", apiv1.PlatformFloor{}, "", []int{404}},
+	"PUT /v1/floors/{platform}":             {"Raise the floor of a platform. The body is the whole floor; it must demand at least what the one in force does. Needs the right raiseFloor:PLATFORM, and If-Match unless it is the platform's first.", apiv1.RaiseResult{}, "", []int{400, 401, 403, 404, 409, 413, 415, 422, 429}},
+	"GET /v1/audit":                         {"Records of the audit log in order.", apiv1.Audit{}, "", []int{400}},
+	"GET /v1/bundle":                        {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
+	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
+	"GET /v1/openapi.json":                  {"This document.", nil, "application/json", nil},
+}
+
+// requests describes what operations that are no GET take.
+var requests = map[string]struct {
+	body     string
+	document any // of type apiv1 or attest; nil: no JSON schema is given
+	ifMatch  string
+	open     bool // nobody in particular may call it, at times
+}{
+	"PUT /v1/manifest":          {"the manifest, at most 4 MiB", nil, "digest of the manifest in force, in quotes; absent only for the first", true},
+	"POST /v1/plan":             {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
+	"PUT /v1/floors/{platform}": {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
 }
 
 var parameterDocs = map[string]object{
@@ -64,6 +82,8 @@ func (s schemas) of(t reflect.Type) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[attest.Hex]():
 		return object{"type": "string", "pattern": "^[0-9a-f]*$"}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	case t == reflect.TypeFor[attest.Endorsements]():
 		return object{"type": "array", "items": s.of(reflect.TypeFor[attest.Endorsement]())}
 	case t == reflect.TypeFor[json.RawMessage]():
@@ -184,9 +204,19 @@ func describeOperation(t *testing.T, r route, method string, op operation, all s
 			params = append(params, p)
 		}
 	} else {
-		params = append(params, object{"name": "If-Match", "in": "header", "description": "digest of the manifest in force, in quotes; absent only for the first", "schema": object{"type": "string"}})
-		out["requestBody"] = object{"required": true, "description": "the manifest, at most 4 MiB", "content": object{"application/json": object{}}}
-		out["security"] = []object{{}, {"user": []string{}}}
+		in := requests[method+" "+r.path]
+		if in.ifMatch != "" {
+			params = append(params, object{"name": "If-Match", "in": "header", "description": in.ifMatch, "schema": object{"type": "string"}})
+		}
+		schema := object{}
+		if in.document != nil {
+			schema["schema"] = all.of(reflect.TypeOf(in.document))
+		}
+		out["requestBody"] = object{"required": true, "description": in.body, "content": object{"application/json": schema}}
+		out["security"] = []object{{"user": []string{}}}
+		if in.open {
+			out["security"] = []object{{}, {"user": []string{}}}
+		}
 	}
 	if len(params) > 0 {
 		out["parameters"] = params

@@ -42,6 +42,10 @@ var routes = []route{
 	{"/v1/marbles/{name}", map[string]handler{"GET": (*clientAPI).marble}, nil},
 	{"/v1/decisions", map[string]handler{"GET": (*clientAPI).decisions}, []string{"marble", "limit"}},
 	{"/v1/decisions/{marble}/{id}", map[string]handler{"GET": (*clientAPI).decision}, nil},
+	{"/v1/decisions/{marble}/{id}/basis", map[string]handler{"GET": (*clientAPI).basis}, nil},
+	{"/v1/plan", map[string]handler{"POST": (*clientAPI).plan}, nil},
+	{"/v1/floors", map[string]handler{"GET": (*clientAPI).floors}, nil},
+	{"/v1/floors/{platform}", map[string]handler{"GET": (*clientAPI).floor, "PUT": (*clientAPI).raiseFloor}, nil},
 	{"/v1/audit", map[string]handler{"GET": (*clientAPI).audit}, []string{"from", "limit"}},
 	{"/v1/bundle", map[string]handler{"GET": (*clientAPI).bundle}, nil},
 	{"/v1/bundle.json", map[string]handler{"GET": (*clientAPI).spiffeBundle}, nil},
@@ -144,6 +148,11 @@ func (s *clientAPI) marbles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if s.user(r) == nil {
+		for i := range page.Marbles {
+			page.Marbles[i] = page.Marbles[i].Redacted()
+		}
+	}
 	return answer(w, page)
 }
 
@@ -154,6 +163,9 @@ func (s *clientAPI) marble(w http.ResponseWriter, r *http.Request) error {
 	m, err := s.c.Marble(r.Context(), r.PathValue("name"))
 	if err != nil {
 		return err
+	}
+	if s.user(r) == nil {
+		m = m.Redacted()
 	}
 	return answer(w, m)
 }
@@ -174,6 +186,11 @@ func (s *clientAPI) decisions(w http.ResponseWriter, r *http.Request) error {
 	if all == nil {
 		all = []apiv1.Decision{}
 	}
+	if s.user(r) == nil {
+		for i := range all {
+			all[i] = all[i].Redacted()
+		}
+	}
 	return answer(w, apiv1.Decisions{Decisions: all})
 }
 
@@ -184,6 +201,9 @@ func (s *clientAPI) decision(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.c.Decision(r.Context(), r.PathValue("marble")+"/"+r.PathValue("id"))
 	if err != nil {
 		return err
+	}
+	if s.user(r) == nil {
+		d = d.Redacted()
 	}
 	return answer(w, d)
 }
@@ -201,7 +221,7 @@ func (s *clientAPI) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := s.c.Audit(r.Context(), from, n)
+	page, err := s.c.Audit(r.Context(), from, n, s.user(r) == nil)
 	if err != nil {
 		return err
 	}
@@ -276,7 +296,7 @@ func ifMatch(r *http.Request) (string, error) {
 	tag, closed := strings.CutSuffix(tag, `"`)
 	var digest attest.Hex
 	if len(values) > 1 || !quoted || !closed || digest.UnmarshalText([]byte(tag)) != nil || len(digest) != 32 {
-		return "", problem.New("CRD-110", "header If-Match: wanted the digest of a manifest in quotes, got %q", clip(strings.Join(values, ", "), 80))
+		return "", problem.New("CRD-110", "header If-Match: wanted a digest in quotes, got %q", clip(strings.Join(values, ", "), 80))
 	}
 	return digest.String(), nil
 }

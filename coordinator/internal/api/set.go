@@ -74,21 +74,34 @@ func tooLarge() error {
 // body reads a manifest. Few are read at a time, so that bodies cannot fill the
 // memory.
 func (s *clientAPI) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	raw, err := s.read(w, r, manifest.MaxSize)
+	switch {
+	case err != nil:
+		return nil, err
+	case raw == nil:
+		return nil, tooLarge()
+	case len(raw) == 0:
+		return nil, problem.New("CRD-114", "the body is empty; it is the manifest")
+	}
+	return raw, nil
+}
+
+// read reads a body of at most limit bytes; of a longer one it gives nil. Few
+// are read at a time.
+func (s *clientAPI) read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	select {
 	case s.bodies <- struct{}{}:
 		defer func() { <-s.bodies }()
 	default:
-		return nil, problem.New("CRD-115", "%d manifests are being received", cap(s.bodies))
+		return nil, problem.New("CRD-115", "%d documents are being received", cap(s.bodies))
 	}
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, manifest.MaxSize))
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
-		return nil, tooLarge()
+		return nil, nil
 	case err != nil:
 		return nil, problem.Because(err, "CRD-110", "reading the body")
-	case len(raw) == 0:
-		return nil, problem.New("CRD-114", "the body is empty; it is the manifest")
 	}
 	return raw, nil
 }
