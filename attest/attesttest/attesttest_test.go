@@ -137,7 +137,7 @@ func TestPolicyDecides(t *testing.T) {
 				attest.ConfigurationAndSWHardeningNeeded, attest.OutOfDate, attest.OutOfDateConfigurationNeeded, attest.Revoked}}
 			v := explain(t, s, evidence.Options{
 				Platform: attest.Platform{SGX: rules, TDX: rules},
-				Package: &attest.Package{AllowDebug: true,
+				Package: &attest.Package{AllowDebug: true, Azure: &attest.AzureReference{TDX: &attest.TDXReference{AllowAny: true, AllowSEPTVE: true}, AllowAny: true},
 					SGX: &attest.SGXReference{AllowAny: true}, TDX: &attest.TDXReference{AllowAny: true, AllowSEPTVE: true}},
 			})
 			want := s.Genuine && s.Status != "" && s.Status != attest.Revoked

@@ -5,6 +5,8 @@ import "github.com/ashlar-mesh/ashlar/attest"
 // expected holds the outcome of every set: the decision, status and advisories
 // that its meta.json names, and the step at which a refusal must happen.
 var expected = map[string]Expect{
+	"azure-vtpm/genoa-full":                  {Genuine: true, Unchecked: true},
+	"azure-vtpm/tdx-full":                    {Genuine: true, Status: attest.OutOfDate, Advisories: []string{"INTEL-SA-00960", "INTEL-SA-00982", "INTEL-SA-00986"}, Failed: []string{"ATT-014 tcb.status"}, Behind: []string{"tcb.platform: Early Microcode Update is 6, the level needs 7; SGX Late Microcode Update is 6, the level needs 7; TDX Late Microcode Update is 6, the level needs 7", "tcb.module: TDX module 1 SVN is 2, the level needs 4"}},
 	"nvidia/blackwell-gb100":                 {Genuine: true, Unchecked: true},
 	"nvidia/hopper-h100":                     {Genuine: true, Unchecked: true},
 	"nvidia/hopper-h100-badsig":              {Unchecked: true, Failed: []string{"ATT-003 report.format"}},

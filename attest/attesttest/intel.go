@@ -1,6 +1,7 @@
 package attesttest
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -53,6 +54,7 @@ type IntelForged struct {
 	Certificates             [][]byte // DER: leaf, CA, root
 	CertType                 uint16
 	Chain                    []byte // of the signer, PEM
+	CRLChain                 []byte // of the PCK CRL, PEM
 	Tail                     []byte // in the signature data, after the certification data
 	TCB, QE, RootCRL, PCKCRL []byte
 }
@@ -78,7 +80,7 @@ func Template(serial int64, name string) *x509.Certificate {
 func NewIntelForge(t testing.TB, tee attest.TEE, names string) *IntelForge {
 	t.Helper()
 	f := &IntelForge{T: t, TEE: tee, Names: names, RootKey: NewKey(t), CAKey: NewKey(t), LeafKey: NewKey(t), SignerKey: NewKey(t),
-		AttestationKey: NewKey(t), Auth: []byte("qe data"), Version: 3}
+		AttestationKey: NewKey(t), Auth: bytes.Repeat([]byte{7}, 32), Version: 3}
 	f.CA, f.Leaf, f.Signer = Template(2, names+" PCK Processor CA"), Template(3, names+" PCK Certificate"), Template(4, names+" TCB Signing")
 	f.CA.IsCA, f.CA.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
 	root := Template(1, names+" Root CA")
@@ -275,7 +277,7 @@ func (f *IntelForge) Make() (attest.Evidence, attest.Endorsements) {
 	ca := f.Parse(f.Certificate(f.CA, f.Root, &f.CAKey.PublicKey, f.RootKey))
 	leaf := f.Certificate(f.PCK(), ca, &f.LeafKey.PublicKey, f.CAKey)
 	signer := f.Certificate(f.Signer, f.Root, &f.SignerKey.PublicKey, f.RootKey)
-	out := &IntelForged{Certificates: [][]byte{leaf, ca.Raw, f.Root.Raw}, CertType: 5, Chain: PEMs(signer, f.Root.Raw), Auth: f.Auth,
+	out := &IntelForged{Certificates: [][]byte{leaf, ca.Raw, f.Root.Raw}, CertType: 5, Chain: PEMs(signer, f.Root.Raw), CRLChain: PEMs(ca.Raw, f.Root.Raw), Auth: f.Auth,
 		TCB: f.document("tcbInfo", f.TCB), QE: f.document("enclaveIdentity", f.QE),
 		RootCRL: f.CRL(f.RootCRL, f.Root, f.RootKey), PCKCRL: f.CRL(f.PCKCRL, ca, f.CAKey)}
 	point, err := f.AttestationKey.PublicKey.Bytes()
@@ -298,7 +300,7 @@ func (f *IntelForge) Make() (attest.Evidence, attest.Endorsements) {
 func (o *IntelForged) endorsements() attest.Endorsements {
 	items := []attest.Endorsement{}
 	for _, it := range []attest.Endorsement{{Kind: attest.KindTCBInfo, Body: o.TCB, Chain: o.Chain}, {Kind: attest.KindQEIdentity, Body: o.QE, Chain: o.Chain},
-		{Kind: attest.KindRootCRL, Body: o.RootCRL}, {Kind: attest.KindPCKCRL, Body: o.PCKCRL}} {
+		{Kind: attest.KindRootCRL, Body: o.RootCRL}, {Kind: attest.KindPCKCRL, Body: o.PCKCRL, Chain: o.CRLChain}} {
 		if it.Body != nil {
 			items = append(items, it)
 		}
@@ -306,10 +308,14 @@ func (o *IntelForged) endorsements() attest.Endorsements {
 	return attest.NewEndorsements(items...)
 }
 
+// intelVendor is the QE vendor ID of Intel.
+var intelVendor = []byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
+
 func (f *IntelForge) header() []byte {
 	h := make([]byte, 48)
 	binary.LittleEndian.PutUint16(h, f.Version)
 	h[2] = 2
+	copy(h[12:], intelVendor)
 	if f.TEE.Shape() == attest.TDX {
 		h[4] = 0x81
 	}

@@ -38,10 +38,15 @@ var (
 	refusedEither    = []string{"ATT-010 report.signature", "ATT-003 report.format", "ATT-004 report.version"}
 )
 
-// layout lists the regions of raw evidence, every byte of it in one.
+// layout lists the regions of raw evidence, every byte of it in one. A document
+// of several parts has none: the package that reads it breaks each part.
 func layout(e attest.Evidence) []region {
-	if e.TEE == attest.SNP {
+	switch e.TEE.Shape() {
+	case attest.SNP:
 		return snpLayout(e.Raw)
+	case attest.SGX, attest.TDX:
+	default:
+		return nil
 	}
 	l := &layouter{raw: e.Raw}
 	if bytes.HasPrefix(e.Raw, []byte{1, 0, 0, 0, 2, 0, 0, 0}) {

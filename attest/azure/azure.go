@@ -19,8 +19,6 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/snp"
-	"github.com/ashlar-mesh/ashlar/attest/tdx"
 	"github.com/ashlar-mesh/ashlar/attest/tpm"
 )
 
@@ -42,12 +40,6 @@ func New(hardware attest.Verifier) (*Verifier, error) {
 		return nil, fmt.Errorf("no confidential VM of Azure runs on %q", tee)
 	}
 	return &Verifier{hardware}, nil
-}
-
-// NewVerifiers returns verifiers of both kinds under AMD's and Intel's roots.
-// Make them once and share them: they keep caches.
-func NewVerifiers() []attest.Verifier {
-	return []attest.Verifier{&Verifier{snp.NewVerifier()}, &Verifier{tdx.NewVerifier()}}
 }
 
 // TEE implements attest.Verifier.
@@ -142,8 +134,10 @@ func (r *run) report(d Document, tee attest.TEE) bool {
 	return r.check(s, r.hcl != nil)
 }
 
-// bound checks that the hardware vouches for the runtime data, and for TDX that
-// the quote is of the guest that the paravisor reports.
+// bound checks that the hardware vouches for the runtime data. A report of
+// SEV-SNP must have been asked for at the level where the paravisor runs, not by
+// the guest beneath it; a TDX quote must be of the guest that the paravisor
+// reports.
 func (r *run) bound(hardware attest.Claims) bool {
 	same := true
 	if hardware.TDX != nil {
@@ -153,6 +147,10 @@ func (r *run) bound(hardware attest.Claims) bool {
 			s.Got = field + " differs"
 		}
 		same = r.check(s, field == "")
+	}
+	if hardware.SNP != nil {
+		same = r.check(attest.Step{Code: attest.CodeRuntimeBinding, Field: "hcl.vmpl", Want: "0, where the paravisor runs", Got: fmt.Sprint(hardware.SNP.VMPL),
+			Source: "SEV-SNP report", Fix: fixReport}, hardware.SNP.VMPL == 0)
 	}
 	want := r.hcl.reportData()
 	return r.check(attest.Step{Code: attest.CodeRuntimeBinding, Field: "hcl.runtimeData", Want: want.String(), Got: hardware.ReportData.String(),

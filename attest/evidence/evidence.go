@@ -1,7 +1,8 @@
 // Package evidence reads archived evidence from a folder and judges it offline.
 //
-// It owns the layout of such folders: quote.bin, report.bin or cert.pem, beside
-// it the endorsements of the vendor, and meta.json, which may say when to verify. It
+// It owns the layout of such folders: quote.bin, report.bin, evidence.json or
+// cert.pem, beside it the event log, the endorsements of the vendor, and
+// meta.json, which may say when to verify. It
 // refuses to trust a root certificate that lies in the folder (the caller names
 // a root, or the vendor's own counts), and to fetch anything. It never writes.
 package evidence
@@ -30,6 +31,9 @@ const (
 	ReportFile      = "report.bin"    // SEV-SNP report
 	DeviceFile      = "evidence.json" // a GPU's report and chain, as NVIDIA's attestation SDK writes them
 	DeviceReport    = "report.hex"    // a GPU's report in hexadecimal, its chain beside it in cert_chain.pem
+	DocumentFile    = "evidence.json" // or evidence of an Azure vTPM or of a TPM
+	EventLogFile    = "event_log.bin" // TCG event log of the same boot, beside any of these
+	VCEKFile        = "vcek.pem"      // AMD's certificate of a chip's key, then its chain, which may be left out; vcek.der counts first
 	RootFile        = "root_ca.pem"   // root of a throw-away PKI
 	MetaFile        = "meta.json"
 )
@@ -95,7 +99,11 @@ func Load(fsys fs.FS) (Set, error) {
 	} else {
 		s.Evidence = f.device()
 	}
-	var items []attest.Endorsement
+	items := f.vcek()
+	if s.Evidence.Raw == nil {
+		s.Evidence, items = f.document(items)
+	}
+	s.Evidence.EventLog = f.read(EventLogFile)
 	for kind, chain := range chainFile {
 		body := f.read(kind)
 		if body == nil {

@@ -5,9 +5,12 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/azure"
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
 	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/attest/snp"
+	"github.com/ashlar-mesh/ashlar/attest/tdx"
+	"github.com/ashlar-mesh/ashlar/attest/tpm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -34,7 +37,8 @@ func AnyPackage() attest.Package {
 	sgx := &attest.SGXReference{AllowAny: true, AllowKeyAttributes: true}
 	tdx := &attest.TDXReference{AllowAny: true, AllowSEPTVE: true}
 	snp := &attest.SNPReference{AllowAny: true, AllowCXL: true}
-	return attest.Package{SGX: sgx, TDX: tdx, SNP: snp, Azure: &attest.AzureReference{SNP: snp, TDX: tdx, AllowAny: true}}
+	return attest.Package{SGX: sgx, TDX: tdx, SNP: snp, Azure: &attest.AzureReference{SNP: snp, TDX: tdx, AllowAny: true},
+		TPM: &attest.TPMReference{AllowAny: true}}
 }
 
 // AnySNPPlatform accepts every SEV-SNP machine: any patch level of the known
@@ -111,28 +115,43 @@ func explainDevice(s Set, o Options) (attest.Verdict, error) {
 }
 
 // verifiersOf returns the verifier of a hardware TEE under a root, nil meaning
-// the vendor's own; none for any other TEE.
+// the vendor's own; for any other TEE one that it has no use for.
 func verifiersOf(tee attest.TEE, root *x509.Certificate) (attest.Verifiers, error) {
-	switch {
-	case tee == attest.SNP && root == nil:
-		return attest.NewVerifiers(snp.NewVerifier()), nil
-	case tee == attest.SNP:
-		v, err := snp.New(snp.Config{Roots: []*x509.Certificate{root}})
+	v, err := verifierOf(tee, root)
+	if err != nil {
+		return nil, err
+	}
+	verifiers := attest.NewVerifiers(v)
+	if tee == attest.SNPAzure || tee == attest.TDXAzure {
+		vm, err := azure.New(v)
 		if err != nil {
 			return nil, err
 		}
-		return attest.NewVerifiers(v), nil
-	}
-	if root == nil {
-		root = dcap.IntelRoot()
-	}
-	verifiers := make(attest.Verifiers)
-	for _, t := range []attest.TEE{attest.SGX, attest.TDX} {
-		v, err := dcap.New(dcap.Config{TEE: t, Root: root})
-		if err != nil {
-			return nil, err
-		}
-		verifiers[t] = v
+		verifiers[tee] = vm
 	}
 	return verifiers, nil
+}
+
+// verifierOf returns the verifier of the hardware beneath a TEE.
+func verifierOf(tee attest.TEE, root *x509.Certificate) (attest.Verifier, error) {
+	intel := root
+	if intel == nil {
+		intel = dcap.IntelRoot()
+	}
+	switch tee {
+	case attest.SNP, attest.SNPAzure:
+		if root == nil {
+			return snp.NewVerifier(), nil
+		}
+		return snp.New(snp.Config{Roots: []*x509.Certificate{root}})
+	case attest.TPM:
+		if root == nil {
+			return tpm.NewVerifier(), nil
+		}
+		return tpm.New(tpm.Config{Roots: []*x509.Certificate{root}})
+	case attest.TDX, attest.TDXAzure:
+		return tdx.New(intel)
+	default:
+		return dcap.New(dcap.Config{TEE: attest.SGX, Root: intel})
+	}
 }

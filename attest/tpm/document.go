@@ -84,3 +84,10 @@ func (q Quote) registers() ([maxRegisters]attest.Hex, error) {
 	}
 	return ordered, nil
 }
+
+// Detect reports whether raw is a document that Encode wrote. Nothing is
+// verified.
+func Detect(raw []byte) bool {
+	_, err := decode(raw)
+	return err == nil
+}
