@@ -1,4 +1,4 @@
-# Everything here runs on a bare machine with Go, Python 3, Node.js and a C compiler.
+# Everything here runs on a bare machine with Go, Python 3, Node.js, Chromium and a C compiler.
 # Results go to build/.
 
 GO        ?= go
@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit integration differential portable fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+.PHONY: build test race unit integration differential portable browser fuzz lint vulncheck generate check-generated demo bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race portable integration differential demo
+test: lint vulncheck check-generated race portable integration browser differential demo
 
 unit:
 	$(GO) test ./...
@@ -28,7 +28,7 @@ race: tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /integration)
 
 integration: build tools
-	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v /differential)
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser)
 
 # differential compares our verdicts with other implementations'.
 differential:
@@ -38,6 +38,11 @@ differential:
 # portable builds the verifier for every system and runs its tests under Node.
 portable:
 	@./scripts/portable.sh
+
+# browser builds the page that verifies bundles and tries it in Chromium.
+browser:
+	@./scripts/browser.sh build/browser-verify
+	ASHLAR_SITE=$(CURDIR)/build/browser-verify $(GO) test -count=1 ./integration/browser
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
@@ -69,7 +74,7 @@ bench: build tools
 # soak runs what takes too long for every change.
 soak: build tools
 	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
-	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v /differential)
+	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser)
 
 check: lint unit
 
