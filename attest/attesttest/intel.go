@@ -39,7 +39,7 @@ type IntelForge struct {
 	CA, Leaf, Signer *x509.Certificate    // templates
 	Extension        []byte               // of the leaf
 	Version          uint16               // of the quote
-	Body             []byte               // SGX: 384 bytes; TDX: 584 (TD 1.0) or 648 (TD 1.5, version 5 alone)
+	Body             []byte               // SGX: 384 bytes; TDX: 584 (TD 1.0), or in version 5 648 (TD 1.5) or 885
 	QEReport, Auth   []byte               // of the quoting enclave; Make fills in the report data
 	TCB, QE          map[string]any       // TCB info and QE identity
 	RootCRL, PCKCRL  *x509.RevocationList // templates; nil: absent
@@ -107,9 +107,9 @@ func NewIntelForge(t testing.TB, tee attest.TEE, names string) *IntelForge {
 func (f *IntelForge) tdx() {
 	f.Version, f.Body = 5, make([]byte, 648)
 	for i := range 16 {
-		f.Body[i] = 3 // TEE_TCB_SVN
+		f.Body[i], f.Body[584+i] = 3, 3 // TEE_TCB_SVN, TEE_TCB_SVN_2
 	}
-	f.Body[1] = 1
+	f.Body[1], f.Body[585] = 1, 1
 	f.Body[120+3] = 0x10 // SEPT_VE_DISABLE
 	f.TCB["id"], f.QE["id"] = "TDX", "TD_QE"
 	f.TCB["tdxModule"] = Module("", nil)
@@ -322,7 +322,7 @@ func (f *IntelForge) header() []byte {
 	if f.Version < 5 {
 		return h
 	}
-	kind := map[int]uint16{384: 1, 584: 2, 648: 3}[len(f.Body)]
+	kind := map[int]uint16{384: 1, 584: 2, 648: 3, 885: 4}[len(f.Body)]
 	h = binary.LittleEndian.AppendUint16(h, kind)
 	return binary.LittleEndian.AppendUint32(h, uint32(len(f.Body)))
 }

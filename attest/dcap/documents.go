@@ -1,6 +1,7 @@
 package dcap
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -54,4 +55,18 @@ func (v *Verifier) crlIssuer(data []byte) (*x509.Certificate, error) {
 		return nil, errors.New("no PCK CA in it")
 	}
 	return ca, issued(ca, v.root, true)
+}
+
+// Identify says what evidence claims, without checking any signature but those
+// of its certificates: a platform is named only if they lead to the root.
+func (v *Verifier) Identify(e attest.Evidence) attest.Claims {
+	r := &run{v: v}
+	if !r.parse(e.Raw) {
+		return attest.Claims{TEE: v.tee}
+	}
+	c := r.quote.claims(v.tee)
+	if r.pck(); r.chain != nil {
+		c.TCB.FMSPC, c.TCB.PCKIssuer = bytes.Clone(r.chain.platform.fmspc), r.chain.name
+	}
+	return c
 }

@@ -9,12 +9,15 @@ import (
 )
 
 // status checks that the endorsements are of this platform and these enclaves
-// and, once every signature has held, reads the TCB status from them. Of a TD
-// 1.5 body TEE_TCB_SVN counts, the TCB under which the guest was started;
-// TEE_TCB_SVN_2, that of the module that runs now, never makes a status better
-// (Intel TDX DCAP Quoting Library API, A.3.3.2 TD Report 1.5; Intel's Quote
-// Verification Library turns OutOfDate into "TD relaunch advised" there, which
-// is no status of the PCS: TCBGap.Relaunch says it).
+// and, once every signature has held, reads the TCB status from them.
+//
+// TEE_TCB_SVN, under which a guest was started, gives the status. A TD 1.5 body
+// has TEE_TCB_SVN_2 beside it, which changes when the TDX module is updated
+// under a running guest: it must be at a level as well, and a revoked one makes
+// the status Revoked, but none makes it better (Intel TDX DCAP Quoting Library
+// API, A.3.3; Intel's quote verification library, 4.1.2.5.20, which says "TD
+// relaunch advised" where the guest alone is old: that is no status of the PCS,
+// and TCBGap.Relaunch here).
 func (r *run) status(c *attest.Claims) {
 	known := r.samePlatform()
 	known = r.qeIdentity() && known
@@ -48,10 +51,37 @@ func (r *run) status(c *attest.Claims) {
 	if !ok {
 		return
 	}
+	now, held := r.current(c.TDX)
+	if !held {
+		return
+	}
 	t.Status = converge(t.Platform, t.QE)
 	if mod != nil {
 		t.Status = converge(t.Status, t.Module)
 	}
+	if statusOf(now) == attest.Revoked {
+		t.Status = attest.Revoked
+	}
+}
+
+// current returns the worst level of the TCB that a guest runs on now, as far as
+// its body says; false if the vendor lists none that it meets.
+func (r *run) current(t *attest.TDXClaims) (*level, bool) {
+	if t == nil || len(t.TEETCBSVN2) == 0 {
+		return nil, true
+	}
+	svn := t.TEETCBSVN2
+	worst := r.col.tcb.platformLevel(&r.chain.platform, svn)
+	if svn[1] > 0 {
+		var mod *level
+		if m := r.col.tcb.module(svn); m != nil {
+			mod = enclaveLevel(m.Levels, uint16(svn[0]))
+		}
+		if worst != nil && (mod == nil || rankOf(mod.Status) > rankOf(worst.Status)) {
+			worst = mod
+		}
+	}
+	return worst, r.level("tcb.currentLevel", "TDX "+svn.String(), attest.KindTCBInfo, worst)
 }
 
 func statusOf(l *level) attest.TCBStatus {

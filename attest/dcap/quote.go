@@ -16,8 +16,9 @@ const (
 	sgxBodySize    = 384
 	td10BodySize   = 584
 	td15BodySize   = 648
-	signatureSize  = 64 // r and s, big endian
-	keySize        = 64 // x and y, big endian
+	td15ExBodySize = 885 // TD 1.5, then where the guest was first started
+	signatureSize  = 64  // r and s, big endian
+	keySize        = 64  // x and y, big endian
 )
 
 const (
@@ -27,6 +28,7 @@ const (
 	bodySGX     = 1
 	bodyTD10    = 2
 	bodyTD15    = 3
+	bodyTD15Ex  = 4
 
 	certDataPCKChain = 5 // PEM: leaf, CA, root
 	certDataQEReport = 6 // versions 4 and 5: QE report and, nested, the chain
@@ -174,7 +176,7 @@ func (q *quote) bodySize(r *reader) (int, error) {
 	case r.err != nil:
 		return 0, r.err
 	case q.tee == attest.SGX && kind == bodySGX && size == sgxBodySize,
-		q.tee == attest.TDX && (kind == bodyTD10 && size == td10BodySize || kind == bodyTD15 && size == td15BodySize):
+		q.tee == attest.TDX && (kind == bodyTD10 && size == td10BodySize || kind == bodyTD15 && size == td15BodySize || kind == bodyTD15Ex && size == td15ExBodySize):
 		return size, nil
 	}
 	return 0, fmt.Errorf("body of type %d and %d bytes is %w", kind, size, errVersion)

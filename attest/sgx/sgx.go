@@ -9,7 +9,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/dcap"
 )
 
-// NewVerifier returns a verifier of SGX quotes version 3 that trusts the Intel
+// NewVerifier returns a verifier of SGX quotes of versions 3 to 5 that trusts the Intel
 // SGX root CA and nothing else. It is safe for concurrent use and keeps bounded
 // caches, so make one and share it.
 func NewVerifier() attest.Verifier {

@@ -1,4 +1,4 @@
-package sgx
+package sgx_test
 
 import (
 	"slices"
@@ -6,13 +6,14 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/attesttest"
+	"github.com/ashlar-mesh/ashlar/attest/sgx"
 )
 
 func TestConformance(t *testing.T) {
 	for _, name := range []string{"sgx/automata-v3-606a-2025-08", "sgx/automata-v3-a067-debug", "ratls/ego-sample"} {
 		t.Run(name, func(t *testing.T) {
 			s := attesttest.Load(t, name)
-			attesttest.Verifier(t, NewVerifier, attesttest.Sample{Evidence: s.Evidence, Endorsements: s.Endorsements, At: s.At()})
+			attesttest.Verifier(t, sgx.NewVerifier, attesttest.Sample{Evidence: s.Evidence, Endorsements: s.Endorsements, At: s.At()})
 		})
 	}
 }
@@ -25,7 +26,7 @@ func TestForeignEvidence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := attesttest.Load(t, name)
 			s.Evidence.TEE = attest.SGX
-			_, steps := NewVerifier().Verify(s.Evidence, s.Endorsements, s.At())
+			_, steps := sgx.NewVerifier().Verify(s.Evidence, s.Endorsements, s.At())
 			i := slices.IndexFunc(steps, func(s attest.Step) bool { return !s.OK })
 			if i < 0 || steps[i].Code != want {
 				t.Errorf("got steps %+v, want the first failure to be %s", steps, want)

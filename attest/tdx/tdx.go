@@ -15,7 +15,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/eventlog"
 )
 
-// NewVerifier returns a verifier of TDX quotes version 4 and 5 that trusts the
+// NewVerifier returns a verifier of TDX quotes of versions 4 and 5 that trusts the
 // Intel SGX root CA, which also stands over TDX, and nothing else. It is safe
 // for concurrent use and keeps bounded caches, so make one and share it.
 func NewVerifier() attest.Verifier {
@@ -45,6 +45,9 @@ func (v verifier) TEE() attest.TEE { return v.quotes.TEE() }
 func (v verifier) VerifyDocuments(en attest.Endorsements) []attest.Step {
 	return v.quotes.VerifyDocuments(en)
 }
+
+// Identify says what evidence claims, as dcap does.
+func (v verifier) Identify(e attest.Evidence) attest.Claims { return v.quotes.Identify(e) }
 
 // Verify implements attest.Verifier. An event log that does not replay to the
 // runtime registers fails as the last step; without a log there is neither step

@@ -1,4 +1,4 @@
-package tdx
+package tdx_test
 
 import (
 	"slices"
@@ -6,13 +6,14 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/attesttest"
+	"github.com/ashlar-mesh/ashlar/attest/tdx"
 )
 
 func TestConformance(t *testing.T) {
 	for _, name := range []string{"tdx/phala-v4-b0c0", "tdx/alibaba-v5-90c0", "tdx/gcp-v4-8065-2025-07"} {
 		t.Run(name, func(t *testing.T) {
 			s := attesttest.Load(t, name)
-			attesttest.Verifier(t, NewVerifier, attesttest.Sample{Evidence: s.Evidence, Endorsements: s.Endorsements, At: s.At()})
+			attesttest.Verifier(t, tdx.NewVerifier, attesttest.Sample{Evidence: s.Evidence, Endorsements: s.Endorsements, At: s.At()})
 		})
 	}
 }
@@ -25,7 +26,7 @@ func TestForeignEvidence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := attesttest.Load(t, name)
 			s.Evidence.TEE = attest.TDX
-			_, steps := NewVerifier().Verify(s.Evidence, s.Endorsements, s.At())
+			_, steps := tdx.NewVerifier().Verify(s.Evidence, s.Endorsements, s.At())
 			i := slices.IndexFunc(steps, func(s attest.Step) bool { return !s.OK })
 			if i < 0 || steps[i].Code != want {
 				t.Errorf("got steps %+v, want the first failure to be %s", steps, want)

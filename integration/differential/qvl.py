@@ -10,7 +10,7 @@ import dcap_qvl
 
 
 def collateral(c):
-    b = {k: base64.b64decode(v) for k, v in c.items()}
+    b = {k: base64.b64decode(v or "") for k, v in c.items()}
     return dcap_qvl.QuoteCollateralV3(
         pck_crl_issuer_chain=b["pckCRLChain"].decode(),
         root_ca_crl=b["rootCRL"],
