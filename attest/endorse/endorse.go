@@ -31,6 +31,12 @@ type DocumentVerifier interface {
 	VerifyDocuments(en attest.Endorsements) []attest.Step
 }
 
+// Identifier is a verifier that can say of which platform evidence claims to be
+// at less cost than verifying it.
+type Identifier interface {
+	Identify(e attest.Evidence) attest.Claims
+}
+
 // MaxDocument bounds a document and its chain, in bytes each. Real ones are
 // below 100 KB.
 const MaxDocument = 1 << 20

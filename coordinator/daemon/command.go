@@ -77,6 +77,7 @@ func dispatch(args []string, getenv func(string) string, stdout, stderr io.Write
 type options struct {
 	Config
 	tee, advertise, logFormat string
+	pccs, kds                 string
 	debug                     bool
 }
 
@@ -94,7 +95,9 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	text(&o.Seal, "seal", "product", "who may open the state: product (any release) or unique (this very program)")
 	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
 	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")
-	text(&o.Endorsements, "endorsements", "", "folder with the vendors' documents: TEE/FMSPC/, snp/CHIPID/ and snp/vlek/")
+	text(&o.pccs, "pccs", "", "addresses of Intel's service or of caches of it (PCCS), comma separated, such as https://pccs.example:8081")
+	text(&o.kds, "kds", "", "addresses of AMD's key service (KDS), comma separated, such as https://kdsintf.amd.com")
+	text(&o.Endorsements, "endorsements", "", "folder with the vendors' documents: TEE/FMSPC/, snp/CHIPID/ and snp/vlek/; what is fetched or imported is kept in it")
 	text(&o.Owner, "owner", "", "certificate of who alone may set the first manifest, PEM file")
 	text(&o.ClientAddr, "client-addr", DefaultClientAddr, "where the client API listens")
 	text(&o.MeshAddr, "mesh-addr", DefaultMeshAddr, "where the marble API listens")
@@ -120,8 +123,13 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 		return o, invalid("log-format", "wanted text or json, got %q", o.logFormat)
 	}
 	o.TEE = attest.TEE(o.tee)
-	if o.advertise != "" {
-		o.Advertise = strings.Split(o.advertise, ",")
+	for _, list := range []struct {
+		text string
+		into *[]string
+	}{{o.advertise, &o.Advertise}, {o.pccs, &o.PCCS}, {o.kds, &o.KDS}} {
+		if list.text != "" {
+			*list.into = strings.Split(list.text, ",")
+		}
 	}
 	level := &slog.HandlerOptions{Level: slog.LevelInfo}
 	if o.debug {

@@ -44,7 +44,9 @@ type Config struct {
 	Seal         string     // --seal: "product" or "unique"; "product" if empty
 	SimSocket    string     // --sim-socket: of the simulation platform
 	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted; goes with SimSocket
-	Endorsements string     // --endorsements: folder TEE/FMSPC/, snp/CHIPID/, snp/vlek/ with the vendors' documents
+	PCCS         []string   // --pccs: addresses of services like Intel's, in the order in which they are asked
+	KDS          []string   // --kds: addresses of services like AMD's
+	Endorsements string     // --endorsements: folder TEE/FMSPC/, snp/CHIPID/, snp/vlek/ with the vendors' documents; what is fetched is kept in it
 	Owner        string     // --owner: PEM certificate of who alone may set the first manifest
 	ClientAddr   string     // --client-addr
 	MeshAddr     string     // --mesh-addr
@@ -77,6 +79,8 @@ type settings struct {
 
 	issuer  attest.Issuer    // set by enter, with TEE and
 	sealKey seal.PlatformKey // the sealing key of the TEE
+
+	endorsements *endorsements // set by core
 }
 
 // check reads and judges the configuration once; an error names the flag.

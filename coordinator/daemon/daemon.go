@@ -50,10 +50,13 @@ func Init(ctx context.Context, c Config) error {
 // core returns the configuration of the decisions.
 func (s *settings) core(changed func()) (coordinator.Config, error) {
 	verifiers, err := s.verifiers()
+	if err == nil {
+		s.endorsements, err = s.openEndorsements(verifiers)
+	}
 	if err != nil {
 		return coordinator.Config{}, err
 	}
-	return coordinator.Config{Issuer: s.issuer, Verifiers: verifiers, Endorse: s.endorser(verifiers), Now: s.Now, Rand: rand.Reader,
+	return coordinator.Config{Issuer: s.issuer, Verifiers: verifiers, Endorse: s.endorsements.endorse, Warnings: s.endorsements.warnings, Now: s.Now, Rand: rand.Reader,
 		Changed: changed, ServerNames: s.names(), Owner: s.owner, Version: Version}, nil
 }
 
@@ -196,6 +199,7 @@ func (d *daemon) start(ctx context.Context) {
 		return nil
 	})
 	d.work.Go(func() { d.tick(ctx) })
+	d.work.Go(func() { d.s.endorsements.run(ctx) })
 }
 
 // serve runs one part; its failure ends the coordinator.

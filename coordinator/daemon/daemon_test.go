@@ -11,7 +11,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -337,39 +336,5 @@ func TestPortInUse(t *testing.T) {
 	_, stop := run(t, c)
 	if err := stop(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestRefresherKeepsTheLastWord(t *testing.T) {
-	now, calls := time.Unix(0, 0), 0
-	fail := false
-	r := newRefresher(func(context.Context, attest.TEE) (attest.Endorsements, error) {
-		calls++
-		if fail {
-			return attest.Endorsements{}, errors.New("down")
-		}
-		return attest.NewEndorsements(attest.Endorsement{Kind: strconv.Itoa(calls)}), nil
-	}, func() time.Time { return now }, slog.New(slog.DiscardHandler))
-	kind := func() string {
-		t.Helper()
-		e, err := r.get(context.Background(), attest.SimSGX)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return e.Items()[0].Kind
-	}
-	if got := kind() + kind(); got != "11" {
-		t.Errorf("got %s, want one question while fresh", got)
-	}
-	now = now.Add(freshFor)
-	if got := kind(); got != "2" {
-		t.Errorf("got %s, want a second question", got)
-	}
-	now, fail = now.Add(freshFor), true
-	if got := kind(); got != "2" {
-		t.Errorf("got %s, want the last word", got)
-	}
-	if _, err := r.get(context.Background(), attest.SimTDX); problem.CodeOf(err) != "CRD-133" {
-		t.Errorf("never answered: got %v, want CRD-133", err)
 	}
 }

@@ -2,210 +2,165 @@ package daemon
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/endorse"
+	"github.com/ashlar-mesh/ashlar/attest/endorse/fetch"
+	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 const (
-	freshFor       = 5 * time.Second  // how long what a source said is not asked for again
-	fetchTimeout   = 10 * time.Second // of one question to a source
-	maxEndorsement = 1 << 20          // bytes of a document
-	maxPlatforms   = 256              // sets held in memory
+	simulatedFor = 5 * time.Second  // how long the simulated vendor's word is not asked for again
+	folderFor    = 30 * time.Second // how long folders are not read again, where they are the only source
+	fetchedDir   = "fetched"        // below --endorsements: what was fetched or imported
+	maxEndings   = 8                // of which the status warns
+	warnEvery    = time.Hour
 )
 
-// refresher keeps what a source of endorsements said last, for each TEE. While
-// the source does not answer, the last word counts: it carries its own end.
-type refresher struct {
-	ask   func(context.Context, attest.TEE) (attest.Endorsements, error)
-	now   func() time.Time
-	log   *slog.Logger
-	group singleflight.Group
-
-	mu   sync.Mutex // guards last
-	last map[attest.TEE]answer
+// endorsements are what evidence is judged with: of hardware from the vendors'
+// services and from folders, of the simulation from its platform. Their stores
+// are apart, so that no simulated vendor is asked about hardware.
+type endorsements struct {
+	*fetch.Store // of hardware
+	simulated    *fetch.Store
+	log          *slog.Logger
+	counts       map[fetch.Outcome]*atomic.Uint64 // never modified
 }
 
-type answer struct {
-	set attest.Endorsements
-	at  time.Time
-}
-
-func newRefresher(ask func(context.Context, attest.TEE) (attest.Endorsements, error), now func() time.Time, log *slog.Logger) *refresher {
-	return &refresher{ask: ask, now: now, log: log, last: map[attest.TEE]answer{}}
-}
-
-func (r *refresher) get(ctx context.Context, tee attest.TEE) (attest.Endorsements, error) {
-	r.mu.Lock()
-	last, known := r.last[tee]
-	r.mu.Unlock()
-	if known && r.now().Sub(last.at) < freshFor {
-		return last.set, nil
+// openEndorsements opens the stores that the flags describe.
+func (s *settings) openEndorsements(verifiers attest.Verifiers) (*endorsements, error) {
+	e := &endorsements{log: s.Log, counts: map[fetch.Outcome]*atomic.Uint64{}}
+	for _, o := range fetch.Outcomes() {
+		e.counts[o] = new(atomic.Uint64)
 	}
-	wait := r.group.DoChan(string(tee), func() (any, error) {
-		// Not the asker's context: others wait for the same answer.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-		defer cancel()
-		set, err := r.ask(ctx, tee)
+	config := fetch.Config{Verifiers: verifiers, Now: s.Now, Log: s.Log, Observe: func(o fetch.Outcome) { e.counts[o].Add(1) }}
+	simulated := config
+	simulated.Refresh = simulatedFor
+	config.Refresh = folderFor
+	for _, address := range s.PCCS {
+		pccs, err := fetch.NewPCCS(fetch.ClientConfig{URL: address, Now: s.Now})
 		if err != nil {
-			return nil, err
+			return nil, invalid("pccs", "%v", err)
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.last[tee] = answer{set, r.now()}
-		return set, nil
-	})
-	select {
-	case got := <-wait:
-		if got.Err == nil {
-			return got.Val.(attest.Endorsements), nil
-		}
-		if known {
-			r.log.Warn("endorsements could not be refreshed", "of", string(tee), "since", last.at, "error", got.Err)
-			return last.set, nil
-		}
-		return attest.Endorsements{}, problem.Because(got.Err, "CRD-133", "asking for the endorsements of %s", tee)
-	case <-ctx.Done():
-		return attest.Endorsements{}, ctx.Err()
+		config.Sources, simulated.Sources = append(config.Sources, pccs), append(simulated.Sources, pccs)
+		config.Refresh = fetch.DefaultRefresh
 	}
-}
-
-// folder finds a vendor's documents in files with the names of an evidence
-// folder: Intel's in ROOT/TEE/FMSPC/, AMD's in ROOT/snp/CHIPID/ (128 digits, as in
-// the report) and for keys of a provider in ROOT/snp/vlek/. A set is read again
-// when one of its files has changed.
-type folder struct {
-	root      string
-	verifiers attest.Verifiers
-	now       func() time.Time
-
-	mu   sync.Mutex // guards sets
-	sets map[string]loaded
-}
-
-type loaded struct {
-	set   attest.Endorsements
-	stamp string // names, sizes and times of the files
-}
-
-// documents names the files of a set: the document and its issuer's chain.
-var documents = []struct{ kind, chain string }{
-	{attest.KindTCBInfo, "tcb_info_issuer_chain.pem"},
-	{attest.KindQEIdentity, "qe_identity_issuer_chain.pem"},
-	{attest.KindPCKCRL, "pck_crl_issuer_chain.pem"},
-	{attest.KindRootCRL, ""},
-	{attest.KindVCEK, ""},
-	{attest.KindVLEK, ""},
-	{attest.KindAMDChain, ""},
-	{attest.KindAMDCRL, ""},
-}
-
-func (f *folder) get(e attest.Evidence) (attest.Endorsements, error) {
-	verifier, ok := f.verifiers[e.TEE]
-	if !ok || len(e.Raw) > attest.MaxEvidence {
-		return attest.Endorsements{}, nil // the verdict says why
+	for _, address := range s.KDS {
+		kds, err := fetch.NewKDS(fetch.ClientConfig{URL: address, Now: s.Now})
+		if err != nil {
+			return nil, invalid("kds", "%v", err)
+		}
+		config.Sources = append(config.Sources, kds)
+		config.Refresh = fetch.DefaultRefresh
 	}
-	// What platform it is, the evidence says; whether that is true, the verdict.
-	claims, _ := verifier.Verify(e, attest.Endorsements{}, f.now())
-	machine := machineOf(claims)
-	if machine == "" {
+	if s.Endorsements != "" {
+		config.Sources = append(config.Sources, fetch.Folder{Root: s.Endorsements})
+		config.Dir = filepath.Join(s.Endorsements, fetchedDir)
+	}
+	if len(simulated.Sources) == 0 {
+		simulated.Sources = []fetch.Source{platformSource{sim.Client{Socket: s.SimSocket}}}
+	}
+	var err error
+	if e.Store, err = fetch.New(config); err != nil {
+		return nil, invalid("endorsements", "%v", err)
+	}
+	e.simulated, err = fetch.New(simulated)
+	return e, err
+}
+
+// platformSource asks the simulation platform by its socket.
+type platformSource struct{ client sim.Client }
+
+// Name implements fetch.Source.
+func (p platformSource) Name() string { return "simulation platform" }
+
+// Fetch implements fetch.Source.
+func (p platformSource) Fetch(ctx context.Context, n endorse.Need, _ attest.Endorsements) (attest.Endorsements, error) {
+	if !n.TEE.Simulated() {
 		return attest.Endorsements{}, nil
 	}
-	if f.root == "" {
-		return attest.Endorsements{}, problem.New("CRD-133", "platform %s/%s: no folder of endorsements is configured", e.TEE, machine).
-			WithNext("start the coordinator with --endorsements DIR")
-	}
-	set, err := f.load(filepath.Join(f.root, string(e.TEE), machine))
+	en, err := p.client.Endorsements(ctx, n.TEE)
 	if err != nil {
-		return attest.Endorsements{}, problem.Because(err, "CRD-133", "platform %s/%s", e.TEE, machine)
+		err = problem.Because(err, "ATT-064", "asking the simulation platform")
 	}
-	return set, nil
+	return en, err
 }
 
-// machineOf names the folder of what the claims are of; "" if they do not say.
-func machineOf(c attest.Claims) string {
-	switch {
-	case c.SNP != nil && c.SNP.Signer == "VLEK":
-		return "vlek"
-	case c.SNP != nil:
-		return hex.EncodeToString(c.SNP.ChipID)
+// endorse is the coordinator's Endorser.
+func (e *endorsements) endorse(ctx context.Context, evidence attest.Evidence) (attest.Endorsements, error) {
+	store := e.Store
+	if evidence.TEE.Simulated() {
+		store = e.simulated
 	}
-	return hex.EncodeToString(c.TCB.FMSPC)
+	en, err := store.Endorse(ctx, evidence)
+	if err != nil {
+		err = problem.Because(err, "CRD-133", "endorsements for evidence of %s", evidence.TEE)
+	}
+	return en, err
 }
 
-func (f *folder) load(dir string) (attest.Endorsements, error) {
-	stamp, err := stampOf(dir)
-	if err != nil {
-		return attest.Endorsements{}, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if l, ok := f.sets[dir]; ok && l.stamp == stamp {
-		return l.set, nil
-	}
-	var items []attest.Endorsement
-	for _, d := range documents {
-		body, err := readLimited(filepath.Join(dir, d.kind))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // the verdict names what is missing
-		}
-		if err != nil {
-			return attest.Endorsements{}, err
-		}
-		item := attest.Endorsement{Kind: d.kind, Body: body}
-		if d.chain != "" {
-			if item.Chain, err = readLimited(filepath.Join(dir, d.chain)); err != nil {
-				return attest.Endorsements{}, err
+// run renews the vendors' documents before they end, and warns of those that it
+// could not renew.
+func (e *endorsements) run(ctx context.Context) {
+	warn := time.NewTicker(warnEvery)
+	defer warn.Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.Run(ctx)
+	}()
+	for {
+		select {
+		case <-warn.C:
+			for _, end := range e.Endings() {
+				e.log.Warn("endorsements end and were not renewed", "of", end.Key, "document", end.Document.Identity, "end", end.Document.NextUpdate)
 			}
+		case <-done:
+			return
 		}
-		items = append(items, item)
 	}
-	if len(f.sets) >= maxPlatforms || f.sets == nil {
-		f.sets = map[string]loaded{}
-	}
-	f.sets[dir] = loaded{attest.NewEndorsements(items...), stamp}
-	return f.sets[dir].set, nil
 }
 
-// stampOf changes whenever a file in dir does.
-func stampOf(dir string) (string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			return "", err
+// warnings are what the status shows of endorsements.
+func (e *endorsements) warnings() []apiv1.Attention {
+	var all []apiv1.Attention
+	ends := e.Endings()
+	for i, end := range ends {
+		if i == maxEndings {
+			all = append(all, attention("CRD-136", "endorsements", fmt.Sprintf("%d more documents end soon", len(ends)-i), end.Document.NextUpdate))
+			break
 		}
-		fmt.Fprintf(&b, "%s %d %d\n", e.Name(), info.Size(), info.ModTime().UnixNano())
+		text := fmt.Sprintf("%s ends at %s", end.Document.Identity, end.Document.NextUpdate.Format(time.RFC3339))
+		all = append(all, attention("CRD-136", "endorsements "+end.Key, text, end.Document.Issued))
 	}
-	return b.String(), nil
+	failing := 0
+	for _, st := range e.States() {
+		if st.Error == "" {
+			continue
+		}
+		if failing++; failing <= maxEndings {
+			all = append(all, attention("CRD-137", "endorsements "+st.Key, st.Error, st.Fetched))
+		}
+	}
+	return all
 }
 
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+func attention(code problem.Code, subject, text string, since time.Time) apiv1.Attention {
+	return apiv1.Attention{Code: string(code), Subject: subject, Text: text, Next: problem.Lookup(code).Next, Since: since}
+}
+
+// Outcomes returns how fetches ended, for metrics.
+func (e *endorsements) Outcomes() map[fetch.Outcome]uint64 {
+	out := map[fetch.Outcome]uint64{}
+	for o, n := range e.counts {
+		out[o] = n.Load()
 	}
-	defer func() { _ = f.Close() }() // only read from
-	b, err := io.ReadAll(io.LimitReader(f, maxEndorsement+1))
-	if err == nil && len(b) > maxEndorsement {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxEndorsement)
-	}
-	return b, err
+	return out
 }

@@ -7,7 +7,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -65,16 +64,3 @@ func (s *settings) enter(ctx context.Context) (err error) {
 
 // source returns where the state's key is sealed to.
 func (s *settings) source() seal.Source { return seal.Platform(string(s.TEE), s.Seal, s.sealKey) }
-
-// endorser finds simulated endorsements at the platform, and the vendors' in
-// the folder.
-func (s *settings) endorser(verifiers attest.Verifiers) coordinator.Endorser {
-	simulated := newRefresher(sim.Client{Socket: s.SimSocket}.Endorsements, s.Now, s.Log)
-	vendors := &folder{root: s.Endorsements, verifiers: verifiers, now: s.Now}
-	return func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
-		if e.TEE.Simulated() && s.simRoot != nil {
-			return simulated.get(ctx, e.TEE)
-		}
-		return vendors.get(e)
-	}
-}

@@ -145,20 +145,33 @@ func (s *Store) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsem
 	if verifier == nil || len(e.Raw) == 0 || len(e.Raw) > attest.MaxEvidence {
 		return attest.Endorsements{}, nil
 	}
-	claims, steps := verifier.Verify(e, attest.Endorsements{}, s.c.Now())
-	claims.TEE = e.TEE
-	n, ok := endorse.NeedOf(claims)
-	if !ok || n.Check() != nil {
+	n, ok := s.identify(verifier, e)
+	if !ok {
 		return attest.Endorsements{}, nil
 	}
 	set, fresh, err := s.lookup(n)
 	if fresh || err != nil {
 		return set, err
 	}
-	if len(set.Items()) == 0 && !promising(steps) {
-		return attest.Endorsements{}, nil
+	if len(set.Items()) == 0 {
+		if _, steps := verifier.Verify(e, attest.Endorsements{}, s.c.Now()); !promising(steps) {
+			return attest.Endorsements{}, nil
+		}
 	}
 	return s.wait(ctx, n, set, len(set.Items()) == 0 && n.TEE == attest.SNP)
+}
+
+// identify tells what evidence needs, as cheaply as its verifier can.
+func (s *Store) identify(verifier attest.Verifier, e attest.Evidence) (endorse.Need, bool) {
+	var claims attest.Claims
+	if quick, ok := verifier.(endorse.Identifier); ok {
+		claims = quick.Identify(e)
+	} else {
+		claims, _ = verifier.Verify(e, attest.Endorsements{}, s.c.Now())
+	}
+	claims.TEE = e.TEE
+	n, ok := endorse.NeedOf(claims)
+	return n, ok && n.Check() == nil
 }
 
 // Get is Endorse for a need that the caller vouches for.

@@ -48,7 +48,9 @@ func (s *Store) load() error {
 		return nil
 	}
 	if err := os.MkdirAll(s.c.Dir, 0o755); err != nil {
-		return fmt.Errorf("making the folder of endorsements: %w", err)
+		s.c.Log.Warn("endorsements are kept in memory only", "error", err)
+		s.c.Dir = ""
+		return nil
 	}
 	entries, err := os.ReadDir(s.c.Dir)
 	if err != nil {
