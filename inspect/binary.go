@@ -61,8 +61,7 @@ func signedEnclave(what string, signed ...enclave.SigStruct) Finding {
 		out.Unfit = "the enclave runs in debug mode only: sign it without debug"
 	}
 	if s.Provision() {
-		ref.AllowKeyAttributes = true
-		out.note("the enclave may derive the provisioning key, which names the machine: allowKeyAttributes accepts that")
+		out.note("the enclave may derive the provisioning key, which names the machine: a manifest refuses that without allowKeyAttributes")
 	}
 	out.Package = attest.Package{SGX: ref}
 	return out

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -41,9 +42,23 @@ func (out *Finding) claims(v attest.Verdict) {
 		}
 		out.Package.Plugins = map[attest.TEE]*attest.RegisterReference{v.TEE: ref}
 	}
+	if c.GPU != nil {
+		out.gpuClaims(c.GPU)
+	}
 	for _, e := range c.Events {
 		out.add("event."+e.Register, e.Type+" "+e.Digest.String()+" "+strconv.Quote(e.Name), false)
 	}
+}
+
+// gpuClaims reports a GPU. Of what it measures only the vendor knows what it
+// means, and a package is no package with a device alone.
+func (out *Finding) gpuClaims(c *attest.GPUClaims) {
+	out.add("nvidia.architecture", c.Architecture, true)
+	out.add("nvidia.driver", c.Driver, true)
+	out.add("nvidia.vbios", c.VBIOS, true)
+	ref := &attest.GPUReference{Architectures: []string{c.Architecture}, Drivers: []string{c.Driver}, VBIOS: []string{c.VBIOS}}
+	out.Package.Devices = map[string]attest.DeviceReference{"gpu": {NVIDIA: ref}}
+	out.Unfit = "a GPU is no package of its own: name it under devices of the guest that uses it"
 }
 
 func (out *Finding) sgxClaims(c *attest.SGXClaims) *attest.SGXReference {
@@ -66,7 +81,17 @@ func (out *Finding) tdxClaims(c *attest.TDXClaims) *attest.TDXReference {
 		out.add("tdx."+r.name, r.value.String(), r.policy)
 	}
 	out.note("rtmr0 changes with the VMM's settings and rtmr3 belongs to the running guest: add them to a policy where they are stable")
-	return &attest.TDXReference{MRTD: hexList(c.MRTD), RTMR1: hexList(c.RTMR1), RTMR2: hexList(c.RTMR2)}
+	ref := &attest.TDXReference{MRTD: hexList(c.MRTD), RTMR1: hexList(c.RTMR1), RTMR2: hexList(c.RTMR2)}
+	if len(bytes.Trim(c.MRServiceTD, "\x00")) > 0 {
+		ref.MRServiceTD = hexList(c.MRServiceTD)
+		out.add("tdx.mrServiceTD", c.MRServiceTD.String(), true)
+		out.note("a service TD acts on the guest's behalf, for instance to migrate it: what that one is must be known too")
+	}
+	const septVEDisable = 1 << 4 // of the fourth byte: bit 28 of TD_ATTRIBUTES
+	if len(c.TDAttributes) == 8 && c.TDAttributes[3]&septVEDisable == 0 {
+		out.note("the guest runs without SEPT_VE_DISABLE: a manifest refuses that without allowSEPTVE")
+	}
+	return ref
 }
 
 func (out *Finding) snpClaims(c *attest.SNPClaims) *attest.SNPReference {

@@ -203,6 +203,9 @@ func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 	}
 	if len(c.ReportData) == 0 {
 		code, text := v.Reason()
+		if code == attest.CodeNoVerifier {
+			return out, problem.New("CLI-044", "%s: evidence of %q, which is not read here", source, v.TEE)
+		}
 		return out, problem.New("CLI-040", "%s: the evidence cannot be read: %s (%s)", source, text, code)
 	}
 	if v.Genuine {
@@ -211,8 +214,8 @@ func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 	switch {
 	case c.Debug:
 		out.Unfit = "the enclave or guest is in debug mode: the host can read and change it"
-	case bound(v) != nil:
-		out.Unfit = "the evidence does not bind what it comes with"
+	case forged(v) != nil:
+		out.Unfit = fmt.Sprintf("the evidence is forged or damaged: %s (%s)", forged(v).Field, forged(v).Code)
 	}
 	out.claims(v)
 	if len(out.Fields) == 0 {
@@ -231,10 +234,12 @@ func Verdict(source, what string, v attest.Verdict) (Finding, error) {
 	return out, nil
 }
 
-// bound returns the step by which evidence does not bind what it should.
-func bound(v attest.Verdict) *attest.Step {
+// forged returns the first step that only forged or damaged evidence fails: a
+// signature, or what evidence binds. A chain to another root is no such step:
+// somebody may vouch for that root.
+func forged(v attest.Verdict) *attest.Step {
 	for _, s := range v.Failed() {
-		if s.Code == attest.CodeBinding {
+		if s.Fix.Who == attest.Nobody && s.Code != attest.CodeChain {
 			return &s
 		}
 	}

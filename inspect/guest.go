@@ -216,8 +216,7 @@ func (out *Finding) igvmSNP(g *launch.IGVM, o Options) error {
 			out.Unfit = "the file's guest policy allows debugging: the host can read the guest's memory"
 		}
 		if policy&policyMigrate != 0 {
-			ref.AllowMigration = true
-			out.note("the guest may have a migration agent, which then holds its keys: allowMigration accepts that")
+			out.note("the guest may have a migration agent, which then holds its keys: a manifest refuses that without allowMigration")
 		}
 	}
 	if id, ok := g.SNPIDBlock(); ok {

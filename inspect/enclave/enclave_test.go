@@ -140,6 +140,14 @@ func TestReadBinary(t *testing.T) {
 	}
 }
 
+func TestFixtures(t *testing.T) {
+	for name, want := range fixtures(t) {
+		if got, err := os.ReadFile("testdata/" + name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: got %d bytes, %v, want the %d of the test", name, len(got), err, len(want))
+		}
+	}
+}
+
 func TestReadBinaryRefuses(t *testing.T) {
 	sig, other := sign(unsigned()), unsigned()
 	other[1026]++

@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"math/big"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -129,4 +130,22 @@ func oeinfo(sig []byte, offset, length int) []byte {
 	binary.LittleEndian.PutUint64(b[oePayload:], uint64(offset))
 	binary.LittleEndian.PutUint64(b[oePayload+8:], uint64(length))
 	return b
+}
+
+// fixtures are the files in testdata that others inspect: what is in them is not
+// what the signature inside measures.
+func fixtures(t testing.TB) map[string][]byte {
+	t.Helper()
+	sig, err := os.ReadFile("testdata/test_enclave.sig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := []byte(`{"exe":"web","key":"private.pem","debug":false,"heapSize":512,"productID":65535,"securityVersion":0}`)
+	program := section{".go.buildinfo", []byte("program")}
+	size := len(elfFile(t, nil, section{".oeinfo", oeinfo(nil, 0, 0)}, program))
+	return map[string][]byte{
+		"ego.unsigned":    elfFile(t, nil, section{".oeinfo", oeinfo(nil, 0, 0)}, program),
+		"ego.signed":      elfFile(t, config, section{".oeinfo", oeinfo(sig, size, len(config))}, program),
+		"intel.signed.so": elfFile(t, nil, section{".note.sgxmeta", append(make([]byte, 32), sig...)}),
+	}
 }
