@@ -50,6 +50,8 @@ var candidates = []candidate{
 	{name: "configfs-tsm, /sys/kernel/config/tsm/report", tees: []attest.TEE{attest.SNP, attest.TDX, attest.CCA}, probe: probeTSM},
 	{name: "SEV-SNP guest device, " + sevGuestPath, tees: []attest.TEE{attest.SNP}, probe: probeSEVGuest},
 	{name: "TDX guest device, " + tdxGuestPath, tees: []attest.TEE{attest.TDX}, probe: probeTDXGuest},
+	{name: "Azure vTPM, NV index 0x01400001", tees: []attest.TEE{attest.SNPAzure, attest.TDXAzure}, probe: probeAzure},
+	{name: "TPM 2.0, /dev/tpmrm0, only where --tee tpm asks for it", tees: []attest.TEE{attest.TPM}, named: true, probe: probeTPM},
 }
 
 // Kinds are the TEEs that evidence can be made in, for Open, without Auto.

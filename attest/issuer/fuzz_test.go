@@ -39,3 +39,18 @@ func FuzzKeyInfo(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParavisor(f *testing.F) {
+	report := append([]byte("HCLA"), make([]byte, paravisorMinimum)...)
+	report[paravisorKind] = 4
+	f.Add(report, []byte(`{"quote":"AAAA"}`))
+	f.Add([]byte("HCLA"), []byte(`{"quote":"AA=="}`))
+	f.Fuzz(func(t *testing.T, report, answer []byte) {
+		if tee, err := paravisorTEE(report); (err == nil) != (tee != "") || err == nil && len(report) < paravisorHardware+tdReportSize {
+			t.Errorf("%q from %d bytes, %v", tee, len(report), err)
+		}
+		if quote, err := parseTDQuote(answer); (err == nil) != (len(quote) > 0) {
+			t.Errorf("a quote of %d bytes, %v", len(quote), err)
+		}
+	})
+}

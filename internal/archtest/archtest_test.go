@@ -113,6 +113,7 @@ var exclusive = map[string][]string{
 	"sigs.k8s.io/yaml":                       {"cli"},
 	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
 	"github.com/google/go-configfs-tsm":      {"attest/issuer"},
+	"github.com/google/go-tpm":               {"attest/issuer"},
 	"github.com/google/btree":                {"coordinator/internal/store"},
 	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
 }
