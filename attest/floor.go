@@ -237,9 +237,39 @@ func (f Floor) Lowers(old Floor) []string {
 		}
 	}
 	if was := old.SNP.MinFirmware; was != nil && (is.MinFirmware == nil || is.MinFirmware.Less(*was)) {
-		say("snp.minFirmware: the floor is %s", was)
+		say("snp.minFirmware: %s, the floor is %s", is.firmware(), was)
 	}
 	return lower
+}
+
+func (f SNPFloor) firmware() string {
+	if f.MinFirmware == nil {
+		return "none"
+	}
+	return f.MinFirmware.String()
+}
+
+// Floor returns the least that the platform demands now: without its grace, and
+// with every status among the refused that it does not accept.
+func (p Platform) Floor() Floor {
+	f := Floor{SGX: p.SGX.floor(), TDX: p.TDX.floor(), Sim: p.Sim.floor()}
+	if p.SNP != nil {
+		f.SNP = &SNPFloor{MinTCB: p.SNP.MinTCB, MinFirmware: p.SNP.MinFirmware}
+	}
+	return f
+}
+
+func (d *DCAPPlatform) floor() *DCAPFloor {
+	if d == nil {
+		d = &DCAPPlatform{}
+	}
+	f := &DCAPFloor{MinTCBEvaluation: d.MinTCBEvaluation, MinTCBDate: d.MinTCBDate, RefusedAdvisories: d.RefusedAdvisories}
+	for _, s := range loweredStatuses {
+		if !slices.Contains(d.AcceptedTCBStatuses, s) {
+			f.RefusedTCBStatuses = append(f.RefusedTCBStatuses, s)
+		}
+	}
+	return f
 }
 
 func (d *DCAPFloor) lowers(tee string, old DCAPFloor, say func(string, ...any)) {
@@ -251,12 +281,12 @@ func (d *DCAPFloor) lowers(tee string, old DCAPFloor, say func(string, ...any)) 
 	}
 	for _, s := range old.RefusedTCBStatuses {
 		if !slices.Contains(d.RefusedTCBStatuses, s) {
-			say("%s.refusedTCBStatuses: %s is refused", tee, s)
+			say("%s.refusedTCBStatuses: without %s", tee, s)
 		}
 	}
 	for _, a := range old.RefusedAdvisories {
 		if !slices.Contains(d.RefusedAdvisories, a) {
-			say("%s.refusedAdvisories: %s is refused", tee, a)
+			say("%s.refusedAdvisories: without %s", tee, a)
 		}
 	}
 }

@@ -95,12 +95,12 @@ func TestFloorLowers(t *testing.T) {
 			f.SNP.MinTCB["Genoa"] = SNPTCB{}
 		}, ""},
 		{"nothing", func(f *Floor) { *f = Floor{} },
-			"tdx.minTCBEvaluation: 0, the floor is 18; tdx.minTCBDate: none, the floor is 2026-01-05T00:00:00Z; tdx.refusedTCBStatuses: OutOfDate is refused; tdx.refusedAdvisories: A is refused; " +
-				"snp.minTCB.Milan: SNP firmware is 0, the floor is 20; snp.minTCB.Milan: microcode is 0, the floor is 210; snp.minFirmware: the floor is 1.55.0"},
+			"tdx.minTCBEvaluation: 0, the floor is 18; tdx.minTCBDate: none, the floor is 2026-01-05T00:00:00Z; tdx.refusedTCBStatuses: without OutOfDate; tdx.refusedAdvisories: without A; " +
+				"snp.minTCB.Milan: SNP firmware is 0, the floor is 20; snp.minTCB.Milan: microcode is 0, the floor is 210; snp.minFirmware: none, the floor is 1.55.0"},
 		{"evaluation", func(f *Floor) { f.TDX.MinTCBEvaluation = 17 }, "tdx.minTCBEvaluation: 17, the floor is 18"},
 		{"date", func(f *Floor) { f.TDX.MinTCBDate = day(4) }, "tdx.minTCBDate: 2026-01-04T00:00:00Z, the floor is 2026-01-05T00:00:00Z"},
 		{"one component", func(f *Floor) { f.SNP.MinTCB["Milan"] = SNPTCB{SNP: 30, Microcode: 209} }, "snp.minTCB.Milan: microcode is 209, the floor is 210"},
-		{"firmware", func(f *Floor) { f.SNP.MinFirmware = &SNPFirmware{1, 54, 9} }, "snp.minFirmware: the floor is 1.55.0"},
+		{"firmware", func(f *Floor) { f.SNP.MinFirmware = &SNPFirmware{1, 54, 9} }, "snp.minFirmware: 1.54.9, the floor is 1.55.0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			raw, err := json.Marshal(old)
@@ -138,5 +138,27 @@ func TestFloorValidate(t *testing.T) {
 		if err := c.floor.Validate(); (err == nil) != c.ok {
 			t.Errorf("%s: got %v, want ok=%t", c.name, err, c.ok)
 		}
+	}
+}
+
+// TestPlatformFloor checks that a platform demands what its floor says, and that
+// raising it to its own floor changes nothing.
+func TestPlatformFloor(t *testing.T) {
+	p := floorPlatform()
+	p.TDX.Grace, p.SNP.Grace, p.SNP.MinLaunchTCB = nil, nil, nil
+	f := p.Floor()
+	if got, want := f.TDX.RefusedTCBStatuses, []TCBStatus{ConfigurationNeeded, ConfigurationAndSWHardeningNeeded, OutOfDateConfigurationNeeded}; !reflect.DeepEqual(got, want) {
+		t.Errorf("refused statuses: got %v, want %v", got, want)
+	}
+	if len(f.SGX.RefusedTCBStatuses) != len(loweredStatuses) {
+		t.Errorf("without rules: got %v, want every status refused", f.SGX.RefusedTCBStatuses)
+	}
+	if _, raised := p.Raise(f); raised != nil {
+		t.Errorf("raising to its own floor: got %q, want nothing", raised)
+	}
+	lower := floorPlatform()
+	lower.TDX.MinTCBEvaluation, lower.SNP = 16, nil
+	if got := lower.Floor().Lowers(f); len(got) == 0 || got[0] != "tdx.minTCBEvaluation: 16, the floor is 17" {
+		t.Errorf("got %q, want the lower evaluation number first", got)
 	}
 }

@@ -48,9 +48,16 @@ func TestReferenceIsCurrent(t *testing.T) {
 	var b strings.Builder
 	table(&b, "The document", root, root.Defs)
 	for _, s := range []struct{ title, def string }{
-		{"packages.NAME", "package"}, {"packages.NAME.sgx", "sgxReference"}, {"packages.NAME.tdx", "tdxReference"}, {"packages.NAME.snp", "snpReference"}, {"packages.NAME.sim", "simReference"},
-		{"platforms.NAME", "platform"}, {"platforms.NAME.sgx, .tdx, .sim", "dcapPlatform"}, {"platforms.NAME.snp", "snpPlatform"}, {"platforms.NAME.snp.minTCB", "snpFloors"},
-		{"platforms.NAME.snp.minTCB.Milan, .Genoa, .Turin", "snpTCB"}, {"platforms.NAME.endorsements", "endorsementRules"},
+		{"packages.NAME", "package"}, {"packages.NAME.sgx", "sgxReference"}, {"packages.NAME.sgx.attributes", "bits16"}, {"packages.NAME.sgx.miscSelect", "bits4"},
+		{"packages.NAME.tdx", "tdxReference"}, {"packages.NAME.tdx.tdAttributes, .xfam, packages.NAME.snp.guestPolicy, platforms.NAME.snp.platformInfo", "bits8"},
+		{"packages.NAME.tdx.events.REGISTER[]", "tdxEvent"}, {"packages.NAME.snp", "snpReference"}, {"packages.NAME.azure", "azureReference"},
+		{"packages.NAME.tpm", "tpmReference"}, {"packages.NAME.azure.events.REGISTER[], packages.NAME.tpm.events.REGISTER[]", "tpmEvent"},
+		{"packages.NAME.plugins.TEE", "registerReference"}, {"packages.NAME.devices.NAME", "deviceReference"}, {"packages.NAME.devices.NAME.nvidia", "gpuReference"},
+		{"packages.NAME.sim", "simReference"},
+		{"platforms.NAME", "platform"}, {"platforms.NAME.sgx, .sim", "dcapPlatform"}, {"platforms.NAME.tdx", "tdxPlatform"}, {"platforms.NAME.sgx.grace, .tdx.grace, .sim.grace", "dcapGrace"},
+		{"platforms.NAME.snp", "snpPlatform"}, {"platforms.NAME.snp.minTCB, .minLaunchTCB", "snpFloors"},
+		{"platforms.NAME.snp.minTCB.Milan, .Genoa, .Turin", "snpTCB"}, {"platforms.NAME.snp.grace", "snpGrace"}, {"platforms.NAME.tpm", "tpmPlatform"},
+		{"platforms.NAME.endorsements", "endorsementRules"}, {"platforms.NAME.endorsements.maxAgeByKind", "ageRules"},
 		{"marbles.NAME", "marble"}, {"marbles.NAME.serves.PORT", "servedPort"}, {"marbles.NAME.calls[]", "call"}, {"marbles.NAME.parameters", "parameters"},
 		{"secrets.NAME", "secret"}, {"users.NAME", "user"}, {"roles.NAME", "role"}, {"tests[]", "test"},
 	} {

@@ -42,6 +42,9 @@ func (d *Diff) effects(a, b *Manifest) {
 	if a.TrustDomain != b.TrustDomain {
 		d.effect("mesh", RiskNewIdentities, "every SPIFFE ID changes from %s to %s; all marbles have to attest again", a.TrustDomain, b.TrustDomain)
 	}
+	for _, name := range union(a.Platforms, b.Platforms) {
+		d.platformEffects(name, a, b)
+	}
 	for _, name := range union(a.Marbles, b.Marbles) {
 		d.marbleEffects(name, a, b)
 	}

@@ -70,7 +70,9 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 // snpRules warns of a marble that may run in SEV-SNP guests, but on no machine.
 func (c *checker) snpRules(m *jsonpos.Member, p *path, mb Marble) {
 	platform, known := c.m.Platforms[mb.Platform]
-	if !known && mb.Platform != DefaultPlatform || c.m.Packages[mb.Package].SNP == nil || platform.SNP != nil {
+	pkg := c.m.Packages[mb.Package]
+	guests := pkg.SNP != nil || pkg.Azure != nil && pkg.Azure.SNP != nil
+	if !known && mb.Platform != DefaultPlatform || !guests || platform.SNP != nil {
 		return
 	}
 	c.report(p, keySpan(m), finding{code: "MAN-050", warning: true,

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
@@ -15,7 +14,7 @@ const MaxPolicyFile = 1 << 20
 // ParsePolicyFile makes a valid one; the zero PolicyFile accepts nothing.
 type PolicyFile struct {
 	Schema         string          `json:"$schema,omitempty"`
-	TEE            string          `json:"tee"` // "sgx", "tdx", "snp" or "sim"
+	TEE            string          `json:"tee"` // "sgx", "tdx", "snp", "azure", "tpm" or "sim"
 	Package        attest.Package  `json:"package"`
 	Platform       attest.Platform `json:"platform,omitzero"`
 	SimulationRoot string          `json:"simulationRoot,omitempty"` // PEM; only, and always, with TEE "sim"
@@ -35,6 +34,10 @@ func (f PolicyFile) Policy() attest.Policy {
 		p.Package.TDX = f.Package.TDX
 	case "snp":
 		p.Package.SNP = f.Package.SNP
+	case "azure":
+		p.Package.Azure = f.Package.Azure
+	case "tpm":
+		p.Package.TPM = f.Package.TPM
 	case "sim":
 		p.Package.Sim = f.Package.Sim
 	}
@@ -66,27 +69,33 @@ func (w *walker) policyFile(root *jsonpos.Node, f PolicyFile) {
 	if pkg != nil && !w.bad[pkg.Value] {
 		p := (*path)(nil).member("package")
 		w.reference(pkg.Value, p, f.Package)
-		for _, tee := range []string{"sgx", "tdx", "snp", "sim"} {
-			m := pkg.Value.Member(tee)
-			switch {
-			case f.TEE == "":
-			case tee == f.TEE && m == nil && !w.incomplete(pkg.Value):
-				w.report(p, keySpan(pkg), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has no reference values for it", f.TEE)})
-			case tee != f.TEE && m != nil:
-				w.report(p.member(tee), keySpan(m), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has reference values for %s", f.TEE, tee), suggest: "a coordinator is judged as one TEE: remove the others"})
-			}
-		}
+		w.oneTEE(pkg, p, f.TEE)
 	}
 	platform := root.Get("platform")
-	if f.TEE == "snp" && (platform == nil || !w.bad[platform] && platform.Get("snp") == nil) {
-		w.report(nil, keySpan(root.Member("tee")), finding{code: "MAN-046", message: "tee is \"snp\", but platform has no snp rules, so no machine is accepted", suggest: "add platform.snp with a minTCB"})
+	guest := f.TEE == "snp" || f.TEE == "azure" && f.Package.Azure != nil && f.Package.Azure.SNP != nil
+	if guest && (platform == nil || !w.bad[platform] && platform.Get("snp") == nil) {
+		w.report(nil, keySpan(root.Member("tee")), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but platform has no snp rules, so no machine is accepted", f.TEE), suggest: "add platform.snp with a minTCB"})
 	}
 	if platform != nil && !w.bad[platform] {
-		if e := platform.Get("endorsements"); e != nil && !w.bad[e] {
-			w.duration(e, (*path)(nil).member("platform").member("endorsements"), "maxAge", 24*time.Hour, 8760*time.Hour)
-		}
+		w.rules(platform, (*path)(nil).member("platform"), f.Platform)
 	}
 	w.simulationRoot(root, f)
+}
+
+// oneTEE demands reference values of the file's TEE and of no other.
+func (w *walker) oneTEE(pkg *jsonpos.Member, p *path, want string) {
+	if want == "" {
+		return
+	}
+	for _, key := range append([]string{"plugins", "devices"}, teeKeys...) {
+		m := pkg.Value.Member(key)
+		switch {
+		case key == want && m == nil && !w.incomplete(pkg.Value):
+			w.report(p, keySpan(pkg), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has no reference values for it", want)})
+		case key != want && m != nil:
+			w.report(p.member(key), keySpan(m), finding{code: "MAN-046", message: fmt.Sprintf("tee is %q, but the package has reference values for %s", want, key), suggest: "a coordinator is judged as one TEE: remove the others"})
+		}
+	}
 }
 
 func (w *walker) simulationRoot(root *jsonpos.Node, f PolicyFile) {

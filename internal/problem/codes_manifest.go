@@ -50,4 +50,12 @@ var manifestCodes = []Entry{
 	{"MAN-049", Invalid, "too many problems", "mend those listed and validate again"},
 	{"MAN-050", Invalid, "package may run in SEV-SNP guests, but on no machine", "add snp rules with a minTCB to the marble's platform"},
 	{"MAN-051", Invalid, "files are measured, but the host chooses the arguments", "give the whole command line in parameters.argv"},
+	{"MAN-052", Invalid, "Azure's trust domains are likely to be refused", "add allowSEPTVE to the package's azure.tdx, if a guest without SEPT_VE_DISABLE is accepted"},
+	{"MAN-053", Invalid, "bits are wanted that the mask leaves out", "set them in the mask too, or clear them in the value"},
+	{"MAN-054", Invalid, "grace lowers nothing", "remove the grace, or name a lower floor in it"},
+	{"MAN-055", Invalid, "register may hold further events", "add eventsOnly with every event, or the register's value"},
+	{"MAN-056", Invalid, "floor of a product that is refused", "name the product in minTCB too, or remove the floor"},
+	{"MAN-057", Invalid, "plug-in with the name of a TEE that is judged here", "use the package's own field for that TEE"},
+	{"MAN-058", Invalid, "device is accepted unchecked", "name its measurements, or supply what the vendor says of it"},
+	{"MAN-059", Invalid, "advisory is both accepted and refused", "remove it from one of the two lists"},
 }
