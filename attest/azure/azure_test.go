@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
@@ -252,6 +253,18 @@ func TestDocument(t *testing.T) {
 	}
 	if _, err := azure.New(tpm.NewVerifier()); err == nil {
 		t.Error("a TPM as hardware: got no error")
+	}
+}
+
+// TestWire compares the digest in docs/wire.md.
+func TestWire(t *testing.T) {
+	text, err := os.ReadFile("../../docs/wire.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("```vector azure-document\nsha256: %x\n```", sha256.Sum256(encode(t, collected(t, snpSet))))
+	if !strings.Contains(string(text), want) {
+		t.Errorf("docs/wire.md lacks\n%s", want)
 	}
 }
 
