@@ -30,8 +30,11 @@ func isBundle(arg string) bool {
 	return arg == "-" || strings.HasSuffix(arg, ".json") || err == nil && info.Mode().IsRegular()
 }
 
-// writeBundle writes what the newest verification saw.
+// writeBundle writes what the newest verification saw, if a file is named.
 func (a *app) writeBundle(ctx context.Context, cl *client.Client, name string) error {
+	if name == "" {
+		return nil
+	}
 	b, err := cl.Portable(ctx)
 	if err != nil {
 		return err

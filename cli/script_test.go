@@ -25,6 +25,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("EVIDENCE", dir+"/../attest/attesttest/testdata/evidence")
+			e.Setenv("BUNDLE", dir+"/../coordinator/client/testdata/bundle")
 			e.Setenv("INSPECT", dir+"/../inspect")
 			return nil
 		},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -72,13 +74,7 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	if err != nil {
 		remembered = nil
 	}
-	addr := a.address
-	if len(args) == 1 {
-		addr = args[0]
-	}
-	if addr == "" {
-		addr = trust.Address
-	}
+	addr := cmp.Or(strings.Join(args, ""), a.address, trust.Address)
 	if addr == "" {
 		return problem.New("CLI-007", "no address was given")
 	}
@@ -110,10 +106,8 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 		if err := a.keepPolicy(in.raw); err != nil {
 			return err
 		}
-		if f.bundle != "" {
-			if err := a.writeBundle(ctx, cl, f.bundle); err != nil {
-				return err
-			}
+		if err := a.writeBundle(ctx, cl, f.bundle); err != nil {
+			return err
 		}
 	}
 	return a.verified(v, f)
@@ -160,9 +154,10 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 		Verdict    attest.Verdict `json:"verdict"`
 		Manifest   attest.Hex     `json:"manifest,omitempty"`
 		Revision   int            `json:"revision"`
+		Floors     apiv1.Floors   `json:"floors,omitzero"`
 		Trust      string         `json:"trust"`
 		Simulation bool           `json:"simulation"`
-	}{v.Address, v.Verdict, s.Manifest, s.Revision, a.trust, s.Evidence.TEE.Simulated()}); done {
+	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, a.trust, s.Evidence.TEE.Simulated()}); done {
 		return err
 	}
 	p, ok := a.p, a.p.Green(term.OK)
@@ -179,6 +174,7 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 	default:
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
 	}
+	a.floorLines(v.Floors)
 	if f.dryRun {
 		p.Printf("Verified. Dry run: nothing was written\n")
 		return nil
