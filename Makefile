@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit integration differential portable browser fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+.PHONY: build test race unit ego integration differential portable browser fuzz lint vulncheck generate check-generated demo bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,13 +19,22 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race portable integration browser differential demo
+test: lint vulncheck check-generated race ego portable integration browser differential demo
 
 unit:
 	$(GO) test ./...
 
 race: tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /integration)
+
+# ego builds what runs in enclaves with and without EGo and cgo, and tests what
+# only the tag compiles. A C compiler is enough for it.
+ego:
+	@for cgo in 0 1; do for tags in "" ego; do \
+		CGO_ENABLED=$$cgo $(GO) build -tags "$$tags" -o build/ego/ ./cmd/ashlar-coordinator ./cmd/ashlar-marble || exit 1; \
+	done; done
+	CGO_ENABLED=1 $(GO) vet -tags ego ./attest/issuer/... ./cmd/...
+	CGO_ENABLED=1 $(GO) test -tags ego ./attest/issuer/...
 
 integration: build tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser)
@@ -76,7 +85,7 @@ soak: build tools
 	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
 	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser)
 
-check: lint unit
+check: lint unit ego
 
 clean:
 	rm -rf build
