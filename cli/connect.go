@@ -164,9 +164,19 @@ func (a *app) hasTrust() bool {
 	return err == nil
 }
 
-// withDial runs f with a verified connection.
+// withDial runs f with a verified connection, as the user whom the environment
+// names, if any.
 func (a *app) withDial(ctx context.Context, f func(*client.Client) error) error {
-	cl, err := a.dial(ctx, nil)
+	return a.withUser(ctx, userFlags{cert: os.Getenv("ASHLAR_CERT"), key: os.Getenv("ASHLAR_KEY")}, f)
+}
+
+// withUser runs f with a verified connection, as a user if one is named.
+func (a *app) withUser(ctx context.Context, u userFlags, f func(*client.Client) error) error {
+	user, err := u.load()
+	if err != nil {
+		return err
+	}
+	cl, err := a.dial(ctx, user)
 	if err != nil {
 		return err
 	}

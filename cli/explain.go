@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ type explainFlags struct {
 	at, root, manifest, marble string
 	acceptTCB                  []string
 	allowDebug                 bool
+	user                       userFlags
 }
 
 func (a *app) explainCmd() *cobra.Command {
@@ -52,6 +54,7 @@ newest refusal of that marble, or else its newest decision.`,
 	c.Flags().BoolVar(&f.allowDebug, "allow-debug", false, "accept debug enclaves and guests")
 	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
 	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
+	f.user.register(c)
 	_ = c.RegisterFlagCompletionFunc("marble", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return a.marblesIn(f.manifest), cobra.ShellCompDirectiveNoFileComp
 	})
@@ -74,12 +77,12 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 		return a.explainFolder(arg, f)
 	}
 	if name := marbleArg.MatchString(arg); name && a.hasTrust() {
-		return a.withDial(ctx, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg) })
+		return a.withUser(ctx, f.user, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg) })
 	}
 	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
 		return problem.New("CLI-003", "%s is no folder, no decision such as web/7f2c, and no code such as ATT-012", arg)
 	}
-	return a.withDial(ctx, func(cl *client.Client) error {
+	return a.withUser(ctx, f.user, func(cl *client.Client) error {
 		err := a.explainDecision(ctx, cl, arg)
 		if problem.CodeOf(err) == "CRD-050" {
 			return a.otherDecision(ctx, cl, arg, err)
@@ -300,6 +303,9 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 		a.p.Printf("nearest package: %s, fields that differ: %d\n", d.Nearest, d.Distance)
 	}
 	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
+	if slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown }) {
+		a.p.Notef("what was wanted is shown to users of the manifest: --cert and --key\n")
+	}
 	return nil
 }
 

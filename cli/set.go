@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"os"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -153,6 +155,9 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 		a.p.Notef("no difference in meaning, only in the bytes\n")
 	}
 	a.p.Note(a.rendered(d))
+	if err := a.planned(ctx, cl, user, next); err != nil {
+		return err
+	}
 	if f.dryRun {
 		if done, err := a.p.Structured(d); done {
 			return err
@@ -171,6 +176,25 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 		return err
 	}
 	return a.isInForce(result, name)
+}
+
+// planned shows who of those that run would lose or get an identity. The
+// coordinator tells users of the manifest in force.
+func (a *app) planned(ctx context.Context, cl *client.Client, user *tls.Certificate, next *manifest.Manifest) error {
+	if user == nil {
+		return nil
+	}
+	p, err := cl.Plan(ctx, apiv1.PlanRequest{Manifest: next.Raw()})
+	switch problem.CodeOf(err) {
+	case "":
+	case "CRD-010", "CRD-014", "CRD-041", "CRD-063", "CRD-110": // none is in force; setting it is refused, or works without
+		return nil
+	}
+	if err != nil || p.Instances+p.Gains == 0 {
+		return err
+	}
+	a.notePlan(p)
+	return nil
 }
 
 // isInForce reports the outcome of set. name is the file, or "already".

@@ -79,6 +79,9 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 	a.p.Simulation = s.Simulation
 	a.p.Printf("%s ● %s   manifest %s (rev %d)\n", orDash(s.TrustDomain), s.State, orDash(a.p.Digest(s.Manifest.String())), s.Revision)
 	a.p.Printf("mesh CA ends %s   audit %d records   refused %d\n", a.p.Ahead(s.CA.NotAfter), s.Checkpoint.Size, s.Refused)
+	for _, f := range s.Floors {
+		a.p.Printf("floor of platform %s: %s\n", f.Platform, strings.Join(floorFields(f.Floor), " "))
+	}
 	a.marbleTable(m.Marbles)
 	if m.Next != "" {
 		a.p.Notef("%d of %d marbles are shown; ashlar marble list shows all\n", len(m.Marbles), s.Marbles)

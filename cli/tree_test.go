@@ -150,7 +150,7 @@ var machine = map[string][]string{
 	"version": {}, "explain": {"ATT-012"}, "check": {"--pre"},
 	"manifest validate": {"MANIFEST"}, "manifest digest": {"MANIFEST"}, "manifest diff": {"MANIFEST", "MANIFEST"},
 	"manifest graph": {"MANIFEST"}, "manifest fmt": {"MANIFEST"}, "manifest schema": {}, "cert inspect": {"CERTIFICATE"},
-	"init": {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
+	"init":    {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
 	"inspect": {"MANIFEST"},
 }
 
@@ -159,6 +159,7 @@ var machine = map[string][]string{
 var elsewhere = map[string]string{
 	"status": "integration", "marble list": "integration", "marble show": "integration", "verify": "integration",
 	"manifest set": "integration", "manifest get": "integration", "dev up": "integration", "dev down": "integration",
+	"plan": "integration", "forecast": "integration", "floor show": "integration", "floor raise": "integration",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",
 }
 

@@ -40,6 +40,7 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	s.CA = apiv1.CA{Serial: ca.Serial, NotAfter: ca.NotAfter}
 	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
 	s.Marbles, s.Instances = len(rev.marbles), live
+	s.Floors = c.Floors().Floors
 	s.Attention = append(s.Attention, c.health.attention()...)
 	if c.config.Warnings != nil {
 		s.Attention = append(s.Attention, c.config.Warnings()...)

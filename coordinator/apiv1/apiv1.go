@@ -75,8 +75,10 @@ type Status struct {
 	Proxies     int         `json:"proxies"`   // connected to ADS
 	Refused     uint64      `json:"refused"`   // activations and renewals refused since start
 	Attention   []Attention `json:"attention"`
-	Version     string      `json:"version"`
-	StartedAt   time.Time   `json:"startedAt"`
+	// Floors are those in force, at most 64.
+	Floors    []PlatformFloor `json:"floors,omitempty"`
+	Version   string          `json:"version"`
+	StartedAt time.Time       `json:"startedAt"`
 }
 
 // CA is the mesh CA in use.

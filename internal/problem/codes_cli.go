@@ -27,6 +27,7 @@ var cliCodes = []Entry{
 	{"CLI-027", Refused, "the bundle was held against nobody's policy", "pass --policy FILE: what the coordinator must be, from whom you trust"},
 	{"CLI-028", Unavailable, "this operating system cannot do that", "run it on Linux"},
 	{"CLI-029", Usage, "the option goes with another kind of target", "ashlar verify --help"},
+	{"CLI-035", Usage, "that is no floor", "see ashlar floor raise --help for the fields"},
 	{"CLI-040", Invalid, "an image, a binary or evidence is damaged", "build or fetch it again"},
 	{"CLI-041", Refused, "reference values from a source that nobody vouches for", "put the endorsements beside the evidence, or pass --unverified to take them on your own word"},
 	{"CLI-042", Usage, "an image cannot be launched with these options", "see ashlar inspect --help"},
