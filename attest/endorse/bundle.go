@@ -16,8 +16,8 @@ import (
 
 // Limits of a bundle.
 const (
-	MaxBundle   = 16 << 20 // bytes of the file
-	MaxSets     = 4096
+	MaxBundle   = 8 << 20 // bytes of the file
+	MaxSets     = 2048
 	maxExpanded = 4 * MaxBundle // bytes of the documents of all sets, a shared one counted for each
 )
 

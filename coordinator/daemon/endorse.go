@@ -2,9 +2,9 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +20,7 @@ const (
 	simulatedFor = 5 * time.Second  // how long the simulated vendor's word is not asked for again
 	folderFor    = 30 * time.Second // how long folders are not read again, where they are the only source
 	fetchedDir   = "fetched"        // below --endorsements: what was fetched or imported
-	maxEndings   = 8                // of which the status warns
+	maxEndings   = 8                // and as many sets that could not be renewed, of which the status warns
 	warnEvery    = time.Hour
 )
 
@@ -28,10 +28,9 @@ const (
 // services and from folders, of the simulation from its platform. Their stores
 // are apart, so that no simulated vendor is asked about hardware.
 type endorsements struct {
-	*fetch.Store // of hardware
-	simulated    *fetch.Store
-	log          *slog.Logger
-	counts       map[fetch.Outcome]*atomic.Uint64 // never modified
+	hardware, simulated *fetch.Store
+	log                 *slog.Logger
+	counts              map[fetch.Outcome]*atomic.Uint64 // never modified
 }
 
 // openEndorsements opens the stores that the flags describe.
@@ -68,7 +67,7 @@ func (s *settings) openEndorsements(verifiers attest.Verifiers) (*endorsements, 
 		simulated.Sources = []fetch.Source{platformSource{sim.Client{Socket: s.SimSocket}}}
 	}
 	var err error
-	if e.Store, err = fetch.New(config); err != nil {
+	if e.hardware, err = fetch.New(config); err != nil {
 		return nil, invalid("endorsements", "%v", err)
 	}
 	e.simulated, err = fetch.New(simulated)
@@ -95,7 +94,7 @@ func (p platformSource) Fetch(ctx context.Context, n endorse.Need, _ attest.Endo
 
 // endorse is the coordinator's Endorser.
 func (e *endorsements) endorse(ctx context.Context, evidence attest.Evidence) (attest.Endorsements, error) {
-	store := e.Store
+	store := e.hardware
 	if evidence.TEE.Simulated() {
 		store = e.simulated
 	}
@@ -114,12 +113,12 @@ func (e *endorsements) run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		e.Run(ctx)
+		e.hardware.Run(ctx)
 	}()
 	for {
 		select {
 		case <-warn.C:
-			for _, end := range e.Endings() {
+			for _, end := range e.hardware.Endings() {
 				e.log.Warn("endorsements end and were not renewed", "of", end.Key, "document", end.Document.Identity, "end", end.Document.NextUpdate)
 			}
 		case <-done:
@@ -131,29 +130,28 @@ func (e *endorsements) run(ctx context.Context) {
 // warnings are what the status shows of endorsements.
 func (e *endorsements) warnings() []apiv1.Attention {
 	var all []apiv1.Attention
-	ends := e.Endings()
+	ends := e.hardware.Endings()
 	for i, end := range ends {
 		if i == maxEndings {
-			all = append(all, attention("CRD-136", "endorsements", fmt.Sprintf("%d more documents end soon", len(ends)-i), end.Document.NextUpdate))
+			all = append(all, attention(problem.New("CRD-136", "%d more documents end soon", len(ends)-i), "", end.Document.Issued))
 			break
 		}
-		text := fmt.Sprintf("%s ends at %s", end.Document.Identity, end.Document.NextUpdate.Format(time.RFC3339))
-		all = append(all, attention("CRD-136", "endorsements "+end.Key, text, end.Document.Issued))
+		why := problem.New("CRD-136", "%s ends at %s", end.Document.Identity, end.Document.NextUpdate.Format(time.RFC3339))
+		all = append(all, attention(why, end.Key, end.Document.Issued))
 	}
 	failing := 0
-	for _, st := range e.States() {
-		if st.Error == "" {
-			continue
-		}
-		if failing++; failing <= maxEndings {
-			all = append(all, attention("CRD-137", "endorsements "+st.Key, st.Error, st.Fetched))
+	for _, st := range e.hardware.States() {
+		if st.Error != "" && failing < maxEndings {
+			failing++
+			all = append(all, attention(problem.New("CRD-137", "%s", st.Error), st.Key, st.Fetched))
 		}
 	}
 	return all
 }
 
-func attention(code problem.Code, subject, text string, since time.Time) apiv1.Attention {
-	return apiv1.Attention{Code: string(code), Subject: subject, Text: text, Next: problem.Lookup(code).Next, Since: since}
+// attention is about the endorsements of a key; "" stands for several.
+func attention(p *problem.Error, key string, since time.Time) apiv1.Attention {
+	return apiv1.Attention{Code: string(p.Code), Subject: strings.TrimSpace("endorsements " + key), Text: p.Detail, Next: p.Next, Since: since}
 }
 
 // Outcomes returns how fetches ended, for metrics.
@@ -163,4 +161,36 @@ func (e *endorsements) Outcomes() map[fetch.Outcome]uint64 {
 		out[o] = n.Load()
 	}
 	return out
+}
+
+// States lists all sets, those of the simulation last.
+func (e *endorsements) States() []fetch.State {
+	return append(e.hardware.States(), e.simulated.States()...)
+}
+
+// Endings lists the documents that end soon.
+func (e *endorsements) Endings() []fetch.Ending {
+	return append(e.hardware.Endings(), e.simulated.Endings()...)
+}
+
+// Export returns all sets.
+func (e *endorsements) Export() *endorse.Bundle {
+	b := e.hardware.Export()
+	for _, set := range e.simulated.Export().Sets() {
+		_ = b.Put(set) // one that finds no place any more is fetched again
+	}
+	return b
+}
+
+// Import takes what holds of a bundle.
+func (e *endorsements) Import(b *endorse.Bundle) []fetch.Imported {
+	var hardware, simulated endorse.Bundle
+	for _, set := range b.Sets() {
+		into := &hardware
+		if set.Need.TEE.Simulated() {
+			into = &simulated
+		}
+		_ = into.Put(set) // the bundle has as many sets as fit
+	}
+	return append(e.hardware.Import(&hardware), e.simulated.Import(&simulated)...)
 }

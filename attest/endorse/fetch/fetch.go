@@ -42,9 +42,9 @@ type Source interface {
 
 // Defaults and limits.
 const (
-	DefaultRefresh = 6 * time.Hour // age at which a set is asked for again
-	maxSets        = 4096          // kept; the one that was used longest ago goes first
-	maxFailed      = 4096          // needs that are not asked for again for a while
+	DefaultRefresh = 6 * time.Hour   // age at which a set is asked for again
+	maxSets        = endorse.MaxSets // kept; the one that was used longest ago goes first
+	maxFailed      = 4096            // needs that are not asked for again for a while
 	patience       = 2 * time.Second
 	fetchTimeout   = 45 * time.Second // of one set, from all sources
 	retryAfter     = 30 * time.Second // after a failure, or an incomplete set

@@ -222,18 +222,3 @@ func (s *Store) Endings() []Ending {
 	slices.SortStableFunc(all, func(a, b Ending) int { return a.Document.NextUpdate.Compare(b.Document.NextUpdate) })
 	return all
 }
-
-// Remaining returns for each kind how long the document that ends first still
-// counts; negative after its end.
-func (s *Store) Remaining() map[string]time.Duration {
-	now := s.c.Now()
-	out := map[string]time.Duration{}
-	for _, st := range s.States() {
-		for _, d := range st.Documents {
-			if rest, ok := out[d.Kind]; d.Error == "" && (!ok || d.NextUpdate.Sub(now) < rest) {
-				out[d.Kind] = d.NextUpdate.Sub(now)
-			}
-		}
-	}
-	return out
-}

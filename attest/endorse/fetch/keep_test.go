@@ -177,7 +177,7 @@ func needOf(t *testing.T, s attesttest.Set) endorse.Need {
 	return n
 }
 
-// TestEndings warns before a document ends, and says how long the rest counts.
+// TestEndings warns before a document ends.
 func TestEndings(t *testing.T) {
 	s := attesttest.Load(t, tdxSet)
 	w := newWorld(t, s.At(), s.Endorsements)
@@ -189,18 +189,12 @@ func TestEndings(t *testing.T) {
 	if got := w.store.Endings(); len(got) != 0 {
 		t.Errorf("a day after the issue: got %+v, want nothing", got)
 	}
-	if got := w.store.Remaining()[attest.KindTCBInfo]; got < 29*24*time.Hour || got > 30*24*time.Hour {
-		t.Errorf("got %s of the TCB info, want a day less than thirty", got)
-	}
 	w.mu.Lock()
 	w.now = time.Date(2025, 7, 19, 10, 5, 0, 0, time.UTC)
 	w.mu.Unlock()
 	got := w.store.Endings()
 	if len(got) != 3 || got[0].Document.Kind != attest.KindPCKCRL || got[0].Key != "tdx/b0c06f000000/platform" {
 		t.Errorf("got %+v, want three that end, the CRL first", got)
-	}
-	if rest := w.store.Remaining()[attest.KindPCKCRL]; rest != -5*time.Minute+35*time.Second {
-		t.Errorf("got %s of the CRL, want minus 4m25s", rest)
 	}
 }
 

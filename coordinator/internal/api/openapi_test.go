@@ -46,6 +46,9 @@ var operations = map[string]operation{
 	"GET /v1/floors":                        {"What platforms must demand at least, whatever the manifest says.", apiv1.Floors{}, "", nil},
 	"GET /v1/floors/{platform}":             {"The floor of one platform. ETag is its digest; one that was never raised has none.", apiv1.PlatformFloor{}, "", []int{404}},
 	"PUT /v1/floors/{platform}":             {"Raise the floor of a platform. The body is the whole floor; it must demand at least what the one in force does. Needs the right raiseFloor:PLATFORM, and If-Match unless it is the platform's first.", apiv1.RaiseResult{}, "", []int{400, 401, 403, 404, 409, 413, 415, 422, 429}},
+	"GET /v1/endorsements":                  {"What the coordinator has of the vendors' documents, until when they count, and the newest that decisions rested on. For users of the manifest.", apiv1.Endorsements{}, "", []int{401}},
+	"GET /v1/endorsements/bundle":           {"All documents in one file, for machines that reach no vendor. For users of the manifest.", nil, "application/json", []int{401}},
+	"PUT /v1/endorsements/bundle":           {"Import a bundle. Each document must be signed by its vendor, of its platform, and not older than the one at hand; the answer says what was refused. Needs the right manageEndorsements.", apiv1.ImportedEndorsements{}, "", []int{400, 401, 403, 404, 413, 415, 422, 429}},
 	"GET /v1/audit":                         {"Records of the audit log in order.", apiv1.Audit{}, "", []int{400}},
 	"GET /v1/bundle":                        {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
 	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
@@ -59,9 +62,10 @@ var requests = map[string]struct {
 	ifMatch  string
 	open     bool // nobody in particular may call it, at times
 }{
-	"PUT /v1/manifest":          {"the manifest, at most 4 MiB", nil, "digest of the manifest in force, in quotes; absent only for the first", true},
-	"POST /v1/plan":             {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
-	"PUT /v1/floors/{platform}": {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
+	"PUT /v1/manifest":            {"the manifest, at most 4 MiB", nil, "digest of the manifest in force, in quotes; absent only for the first", true},
+	"PUT /v1/endorsements/bundle": {"a bundle of endorsements, at most 8 MiB", nil, "", false},
+	"POST /v1/plan":               {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
+	"PUT /v1/floors/{platform}":   {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
 }
 
 var parameterDocs = map[string]object{
@@ -271,7 +275,7 @@ func TestDocumentationNamesEveryRoute(t *testing.T) {
 func TestCodesAreKnown(t *testing.T) {
 	code := regexp.MustCompile(`problem\.(?:New|Because)\((?:err, )?"([A-Z]{3}-\d{3})"`)
 	found := map[string]bool{}
-	for _, dir := range []string{".", "../../client", "../../daemon"} {
+	for _, dir := range []string{".", "../..", "../../client", "../../daemon"} {
 		files, err := os.ReadDir(dir)
 		if err != nil {
 			continue

@@ -46,6 +46,8 @@ var routes = []route{
 	{"/v1/plan", map[string]handler{"POST": (*clientAPI).plan}, nil},
 	{"/v1/floors", map[string]handler{"GET": (*clientAPI).floors}, nil},
 	{"/v1/floors/{platform}", map[string]handler{"GET": (*clientAPI).floor, "PUT": (*clientAPI).raiseFloor}, nil},
+	{"/v1/endorsements", map[string]handler{"GET": (*clientAPI).endorsements}, nil},
+	{"/v1/endorsements/bundle", map[string]handler{"GET": (*clientAPI).exportEndorsements, "PUT": (*clientAPI).importEndorsements}, nil},
 	{"/v1/audit", map[string]handler{"GET": (*clientAPI).audit}, []string{"from", "limit"}},
 	{"/v1/bundle", map[string]handler{"GET": (*clientAPI).bundle}, nil},
 	{"/v1/bundle.json", map[string]handler{"GET": (*clientAPI).spiffeBundle}, nil},

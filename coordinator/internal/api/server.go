@@ -57,6 +57,8 @@ type Config struct {
 	Metrics     *Metrics
 	Log         *slog.Logger
 	Now         func() time.Time
+	// Endorsements are what the client API shows and imports.
+	Endorsements Endorsements
 }
 
 type (
@@ -66,6 +68,7 @@ type (
 
 type clientAPI struct {
 	c          *coordinator.Coordinator
+	stored     Endorsements
 	log        *slog.Logger
 	metrics    *Metrics
 	statements *rate
@@ -76,7 +79,7 @@ type clientAPI struct {
 
 // NewClient returns the server of the client API. Serve it with ServeClient.
 func NewClient(c Config) *http.Server {
-	s := &clientAPI{c: c.Coordinator, log: c.Log, metrics: c.Metrics, times: c.Times.orDefault(),
+	s := &clientAPI{c: c.Coordinator, stored: c.Endorsements, log: c.Log, metrics: c.Metrics, times: c.Times.orDefault(),
 		statements: newRate(statementRate, statementBurst, c.Now), bodies: make(chan struct{}, maxBodies), mux: http.NewServeMux()}
 	for _, r := range routes {
 		s.mux.Handle(r.path, s.resource(r))

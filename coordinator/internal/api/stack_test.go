@@ -25,6 +25,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/attest/endorse/fetch"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator"
@@ -48,6 +49,7 @@ type stack struct {
 	marbles   *MarbleServer
 	client    string // addresses
 	mesh      string
+	stored    *fetch.Store
 	gates     [2]*Gate // client, mesh
 	alice     *tls.Certificate
 
@@ -104,6 +106,9 @@ func newStack(t testing.TB, c stackConfig) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.stored, err = fetch.New(fetch.Config{Verifiers: s.verifiers, Now: s.now}); err != nil {
+		t.Fatal(err)
+	}
 	s.serve(t, c)
 	t.Cleanup(func() {
 		if err := s.core.Close(); err != nil {
@@ -119,7 +124,7 @@ func newStack(t testing.TB, c stackConfig) *stack {
 func (s *stack) serve(t testing.TB, c stackConfig) {
 	t.Helper()
 	s.gates = [2]*Gate{NewGate(c.connections), NewGate(c.connections)}
-	config := Config{Coordinator: s.core, Gate: s.gates[0], Times: c.times, Metrics: NewMetrics("test", true), Log: slog.New(slog.DiscardHandler), Now: s.now}
+	config := Config{Coordinator: s.core, Gate: s.gates[0], Times: c.times, Metrics: NewMetrics("test", true), Log: slog.New(slog.DiscardHandler), Now: s.now, Endorsements: s.stored}
 	web := NewClient(config)
 	config.Gate = s.gates[1]
 	s.marbles = NewMarble(config, nil)
@@ -177,7 +182,7 @@ func (s *stack) manifest(lease string) []byte {
   "marbles": {"web": {"package": "web", "lease": %q, "parameters": {"env": {"KEY": "{{ hex .Secrets.key }}"}}}, "db": {"package": "web"}},
   "secrets": {"key": {"type": "symmetric", "readers": ["web"]}},
   "users": {"alice": {"certificate": %s, "roles": ["operator"]}},
-  "roles": {"operator": {"actions": ["updateManifest"]}}
+  "roles": {"operator": {"actions": ["updateManifest", "manageEndorsements"]}}
 }`, sum(program), sum(agent), lease, user)
 }
 
