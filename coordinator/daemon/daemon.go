@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,12 @@ func Init(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.State, 0o700); err != nil {
+		return problem.Because(err, "STO-007", "creating %s", s.State)
+	}
+	if err := checkMapping(s.State, mapShared); err != nil {
 		return err
 	}
 	config, err := s.core(nil)
@@ -91,6 +98,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	if err := checkMapping(s.State, mapShared); err != nil {
 		return err
 	}
 	d := &daemon{s: s, failed: make(chan error, 1)}

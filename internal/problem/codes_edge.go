@@ -34,4 +34,5 @@ var edgeCodes = []Entry{
 	{"CRD-135", NotPermitted, "the user may not import endorsements", "ask a user with a role that has the action manageEndorsements"},
 	{"CRD-136", Unavailable, "endorsements end soon and were not renewed", "ashlar endorsements status; see why the source does not answer, or import newer ones"},
 	{"CRD-137", Unavailable, "endorsements could not be renewed", "check the source that is named; what is at hand goes on being used until it ends"},
+	{"CRD-140", Internal, "the state cannot be kept in this folder", "give a folder on a file system that the embedded store can map: under Gramine one mounted as type \"encrypted\"; EGo and Occlum have none"},
 }
