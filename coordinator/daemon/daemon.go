@@ -134,6 +134,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.metrics = api.NewMetrics(Version, d.s.simulated())
+	d.metrics.WatchEndorsements(d.s.endorsements.States, d.s.endorsements.Outcomes, d.s.Now)
 	state := bolt.Config{Dir: d.s.State, Source: d.s.source(), Random: rand.Reader, Observe: d.metrics.Commits()}
 	if d.store, err = bolt.Open(ctx, state); err != nil {
 		return err
@@ -181,7 +182,8 @@ func (d *daemon) listen() error {
 	d.metrics.Watch("mesh", meshGate)
 	d.operationsGate = api.NewGate(api.OperationsConnections)
 	d.metrics.Watch("operations", d.operationsGate)
-	config := api.Config{Coordinator: d.core, Gate: d.clientGate, Times: d.s.Times, Metrics: d.metrics, Log: d.s.Log, Now: d.s.Now}
+	config := api.Config{Coordinator: d.core, Gate: d.clientGate, Times: d.s.Times, Metrics: d.metrics, Log: d.s.Log, Now: d.s.Now,
+		Endorsements: d.s.endorsements}
 	d.client = api.NewClient(config)
 	config.Gate = meshGate
 	d.marble = api.NewMarble(config, d.mesh.Register)
