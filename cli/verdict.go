@@ -13,7 +13,7 @@ import (
 
 // decisive are the fields that a person compares; the other checks (formats,
 // signatures, chains, revocation, windows, binding) are counted where they hold.
-var decisive = []string{"sgx.", "tdx.", "snp.", "sim.", "tcb.status", "tcb.advisories"}
+var decisive = []string{"sgx.", "tdx.", "snp.", "sim.", "tpm.", "cca.", "events.", "devices.", "tcb.status", "tcb.advisories"}
 
 func isDecisive(s attest.Step) bool {
 	for _, prefix := range decisive {
@@ -21,7 +21,7 @@ func isDecisive(s attest.Step) bool {
 			return true
 		}
 	}
-	return !s.OK
+	return !s.OK || !s.Grace.IsZero()
 }
 
 // stepTable writes steps as field, wanted, got and mark. Wide output lists

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,6 +258,18 @@ func TestRevocation(t *testing.T) {
 			claims, steps := f.verifier().Verify(f.evidence(), f.endorsements(), forgedAt)
 			if !reflect.DeepEqual(failed(steps), c.want) || claims.TCB.RevocationChecked != c.checked {
 				t.Errorf("got %v, checked %t; want %v, %t", failed(steps), claims.TCB.RevocationChecked, c.want, c.checked)
+			}
+			ended := strings.HasPrefix(c.name, "ended")
+			if claims.TCB.CRLsEnded != ended {
+				t.Errorf("CRLs ended: got %t, want %t", claims.TCB.CRLsEnded, ended)
+			}
+			e, en := f.evidence(), f.endorsements()
+			p := attest.Policy{Package: attest.Package{SNP: &attest.SNPReference{AllowAny: true}}, Platform: attest.Platform{
+				SNP:          &attest.SNPPlatform{MinTCB: map[string]attest.SNPTCB{snp.Milan: {}}, AllowSMT: true, AllowProvisionalFirmware: true},
+				Endorsements: attest.EndorsementRules{GraceUntil: month(1)}}}
+			v := attest.JudgeUnbound(attest.NewVerifiers(f.verifier()), e, en, p, forgedAt)
+			if want := c.name == "fresh" || c.name == "ended"; v.OK() != want {
+				t.Errorf("with a grace: got accepted=%t, want %t; failed: %v", v.OK(), want, v.Failed())
 			}
 		})
 	}

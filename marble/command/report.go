@@ -38,7 +38,7 @@ func report(w io.Writer, err error) int {
 
 // compared are the fields that a person compares; the other checks (formats,
 // signatures, chains, revocation, windows) are counted where they hold.
-var compared = []string{"sgx.", "tdx.", "sim.", "tcb.", "binding.", "reportData"}
+var compared = []string{"sgx.", "tdx.", "snp.", "sim.", "tpm.", "cca.", "events.", "devices.", "tcb.", "binding.", "reportData"}
 
 func isCompared(field string) bool {
 	for _, prefix := range compared {
