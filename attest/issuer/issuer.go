@@ -48,9 +48,22 @@ func SealerOf(i attest.Issuer) (Sealer, error) {
 	if s, ok := i.(Sealer); ok {
 		return s, nil
 	}
-	return nil, problem.New("ATT-098", "%s gives a guest no key that outlives it", i.TEE()).
-		WithNext("run the coordinator in SGX (EGo, Gramine or Occlum) or in SEV-SNP with --seal unique")
+	why, ok := keyless[i.TEE()]
+	if !ok {
+		why = "gives a guest no key that outlives it"
+	}
+	return nil, problem.New("ATT-098", "%s %s", i.TEE(), why).
+		WithNext("run the coordinator in SGX under Gramine, or in SEV-SNP with --seal unique")
 }
+
+// keyless says why there is no Sealer, where it is not that there is no key.
+var keyless = map[attest.TEE]string{
+	attest.TPM: opensAnybodys, attest.SNPAzure: opensAnybodys, attest.TDXAzure: opensAnybodys,
+}
+
+// Whoever else ran on the machine before can have sealed a key of his choice to
+// the registers that are to come.
+const opensAnybodys = "has a TPM, which opens what anybody sealed: it cannot tell this program's state from another's"
 
 // checkKey refuses what is no secret: environments that only look like a TEE
 // give zeros.

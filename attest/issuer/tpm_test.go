@@ -228,7 +228,7 @@ func TestAzure(t *testing.T) {
 				if !bytes.Equal(claims.ReportData, b[:]) || claims.TPM == nil || len(claims.TPM.PCRs) != 24 || claims.TPM.Vouched != string(tees[1]) {
 					t.Errorf("got report data %s and %+v", claims.ReportData, claims.TPM)
 				}
-				if _, err := issuer.SealerOf(i); problem.CodeOf(err) != "ATT-098" {
+				if _, err := issuer.SealerOf(i); problem.CodeOf(err) != "ATT-098" || !strings.Contains(err.Error(), "anybody") {
 					t.Errorf("sealing: got %v, want ATT-098", err)
 				}
 			}
