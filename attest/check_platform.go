@@ -75,12 +75,15 @@ func (k *check) dcap(c Claims, rules *DCAPPlatform) {
 	k.listed("tcb.platformInstanceID", rules.PlatformInstanceIDs, c.TCB.PlatformInstance)
 }
 
+// graceOver stands between what is there and when the grace for it ended.
+const graceOver = "; the grace for it ended "
+
 // graced adds a step and reports whether it holds. If it does not by itself, but
 // what lower says does, it holds until the grace ends, and says so.
 func (k *check) graced(s Step, until time.Time, enough bool, lower string) bool {
 	if !s.OK && enough && !until.IsZero() && !k.at.IsZero() {
 		if k.at.After(until) {
-			s.Got += "; the grace for it ended " + dated(until)
+			s.Got += graceOver + dated(until)
 		} else {
 			s.OK, s.Grace = true, until
 			s.Want += ", or " + lower + " in the grace until " + dated(until)

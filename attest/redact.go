@@ -88,8 +88,9 @@ var named = []string{"snp.chipID", "snp.provider", "tcb.fmspc", "tcb.ppid", "tcb
 
 // redactedGot is what a policy step found, without what the policy put into it.
 func (s Step) redactedGot() string {
+	s.Got, _, _ = strings.Cut(s.Got, graceOver)
 	switch {
-	case s.Code == CodeTCBEvaluation || s.Code == CodeEndorsementAge || slices.Contains(named, s.Field):
+	case s.Code == CodeTCBEvaluation || s.Code == CodeTCBDate || s.Code == CodeEndorsementAge || slices.Contains(named, s.Field):
 		return NotShown
 	case strings.HasPrefix(s.Field, "devices.") && !s.OK:
 		got, _, _ := strings.Cut(s.Got, ":") // what follows repeats the device's own step

@@ -53,7 +53,7 @@ type Verdict struct {
 	TEE TEE `json:"tee"`
 	// Genuine says that the evidence was made by hardware of the pinned root:
 	// it parses, every signature and chain holds, nothing is revoked and all
-	// validity windows hold. It says nothing about software or patch level: a
+	// validity windows hold, or have ended in a grace. It says nothing about software or patch level: a
 	// platform that matches no TCB level is genuine, and refused.
 	Genuine    bool      `json:"genuine"`
 	TCBStatus  TCBStatus `json:"tcbStatus"`

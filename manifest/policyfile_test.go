@@ -18,7 +18,8 @@ func TestParsePolicyFile(t *testing.T) {
 	}
 	sim := `{"sim": {"program": ["` + strings.Repeat("11", 32) + `"], "agent": ["` + strings.Repeat("11", 32) + `"]}}`
 	sgx := `{"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}}`
-	snp := `{"snp": {"measurement": ["` + strings.Repeat("11", 48) + `"]}}`
+	guest := `{"measurement": ["` + strings.Repeat("11", 48) + `"]}`
+	snp := `{"snp": ` + guest + `}`
 	floor := `{"snp": {"minTCB": {"Milan": {"snp": 24}}}}`
 	both := strings.Replace(sgx, `}}`, `}, `, 1) + sim[1:]
 	for _, c := range []struct{ name, raw, code string }{
@@ -40,6 +41,15 @@ func TestParsePolicyFile(t *testing.T) {
 		{"no measurement", `{"tee": "sgx", "package": {"sgx": {}}}`, "MAN-020"},
 		{"no package", `{"tee": "sgx"}`, "MAN-005"},
 		{"root no certificate", `{"tee": "sim", "package": ` + sim + `, "simulationRoot": "x"}`, "MAN-027"},
+		{"azure", `{"tee": "azure", "package": {"azure": {"snp": ` + guest + `, "pcrs": {"4": ["` + strings.Repeat("11", 32) + `"]}}}, "platform": ` + floor + `}`, ""},
+		{"azure without rules", `{"tee": "azure", "package": {"azure": {"snp": ` + guest + `, "pcrs": {"4": ["` + strings.Repeat("11", 32) + `"]}}}}`, "MAN-046"},
+		{"azure without hardware", `{"tee": "azure", "package": {"azure": {"pcrs": {"4": ["` + strings.Repeat("11", 32) + `"]}}}}`, "MAN-020"},
+		{"azure without PCRs", `{"tee": "azure", "package": {"azure": {"snp": ` + guest + `}}, "platform": ` + floor + `}`, "MAN-020"},
+		{"azure with plain reference values", `{"tee": "azure", "package": {"snp": ` + guest + `}, "platform": ` + floor + `}`, "MAN-046"},
+		{"tpm", `{"tee": "tpm", "package": {"tpm": {"pcrs": {"4": ["` + strings.Repeat("11", 32) + `"]}}}}`, ""},
+		{"tpm without PCRs", `{"tee": "tpm", "package": {"tpm": {}}}`, "MAN-020"},
+		{"plug-in beside", `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}, "plugins": {"cca": {"allowAnyMeasurement": true}}}}`, "MAN-046"},
+		{"devices", `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}, "devices": {"gpu": {"nvidia": {}}}}}`, "MAN-046"},
 		{"other case", `{"TEE": "sim", "tee": "sgx", "package": ` + sgx + `}`, "MAN-002"},
 		{"maxAge", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"endorsements": {"maxAge": "1h"}}}`, "MAN-037"},
 		{"too large", strings.Repeat(" ", MaxPolicyFile+1), "MAN-010"},
@@ -50,7 +60,8 @@ func TestParsePolicyFile(t *testing.T) {
 				if ds.HasErrors() || f.TEE == "" {
 					t.Fatalf("got %v, want a policy", ds)
 				}
-				if p := f.Policy(); (p.Package.SGX != nil) != (f.TEE == "sgx") || (p.Package.SNP != nil) != (f.TEE == "snp") || (p.Package.Sim != nil) != f.Simulated() {
+				if p := f.Policy(); (p.Package.SGX != nil) != (f.TEE == "sgx") || (p.Package.SNP != nil) != (f.TEE == "snp") || (p.Package.Sim != nil) != f.Simulated() ||
+					(p.Package.Azure != nil) != (f.TEE == "azure") || (p.Package.TPM != nil) != (f.TEE == "tpm") {
 					t.Errorf("got policy %+v for %s", p.Package, f.TEE)
 				}
 				return
