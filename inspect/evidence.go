@@ -58,6 +58,15 @@ func (f *file) evidence(b []byte, o Options) (Finding, bool, error) {
 		found, err := folder(filepath.Dir(f.path), o)
 		return found, true, err
 	}
+	if found, ok, err := f.statement(b, o); ok {
+		return found, true, err
+	}
+	if name == evidence.DocumentFile {
+		if set, err := evidence.Load(os.DirFS(filepath.Dir(f.path))); err == nil {
+			found, err := judged(f.path, "", set, nil, o)
+			return found, true, err
+		}
+	}
 	var set evidence.Set
 	switch {
 	case isSNPReport(b):
@@ -74,7 +83,7 @@ func (f *file) evidence(b []byte, o Options) (Finding, bool, error) {
 			found, err := certificate(f.path, cert, set, o)
 			return found, true, err
 		}
-		return f.statement(b, o)
+		return Finding{}, false, nil
 	}
 	found, err := judged(f.path, "", set, nil, o)
 	return found, true, err
@@ -171,7 +180,7 @@ func Statement(source string, s apiv1.Statement, o Options) (Finding, error) {
 
 // names of the TEEs in words.
 var names = map[attest.TEE]string{attest.SGX: "an SGX enclave", attest.TDX: "a TDX guest", attest.SNP: "an SEV-SNP guest",
-	attest.SNPAzure: "an SEV-SNP guest of Azure", attest.TDXAzure: "a TDX guest of Azure", attest.TPM: "a machine with a TPM", attest.CCA: "an Arm CCA realm"}
+	attest.SNPAzure: "an SEV-SNP guest of Azure", attest.TDXAzure: "a TDX guest of Azure", attest.TPM: "a machine with a TPM", attest.CCA: "an Arm CCA realm", attest.NVIDIA: "a GPU of NVIDIA"}
 
 // judged reports what evidence says, and whether it is genuine.
 func judged(source, how string, set evidence.Set, binding *attest.Binding, o Options) (Finding, error) {
