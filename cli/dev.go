@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -228,24 +230,60 @@ func (a *app) printLog(path, name string) error {
 
 // devPlatformCmd runs the software TEE's platform alone.
 func (a *app) devPlatformCmd() *cobra.Command {
-	var dir, socket string
+	var s served
 	c := &cobra.Command{Use: "platform", Short: "Run the software TEE's platform alone", Example: "  ashlar dev platform --dir platform --socket /tmp/platform.sock",
-		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes\nthat ask for evidence by itself, and signs. It protects nothing.",
+		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes\nthat ask for evidence by itself, and signs. It protects nothing.\n\nWith --pccs it plays the vendor's service for endorsements too, and with orders in\nmisbehaviour.json in its folder a bad one: see docs/guides/operate.md.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return servePlatform(c.Context(), dir, socket) }}
-	c.Flags().StringVar(&dir, "dir", "platform", "where its keys are kept")
-	c.Flags().StringVar(&socket, "socket", "platform.sock", "unix socket to listen on")
+		RunE: func(c *cobra.Command, _ []string) error { return s.platform(c.Context()) }}
+	c.Flags().StringVar(&s.dir, "dir", "platform", "where its keys are kept")
+	c.Flags().StringVar(&s.socket, "socket", "platform.sock", "unix socket to listen on")
+	c.Flags().StringVar(&s.pccs, "pccs", "", "HOST:PORT of a service like Intel's for endorsements; none if empty")
+	c.Flags().StringVar(&s.address, "pccs-file", "", "file that gets the service's address when it listens")
 	return c
 }
 
-func servePlatform(ctx context.Context, dir, socket string) error {
-	p, err := platform.New(platform.Config{Dir: dir})
+// served says what a platform is and where it listens.
+type served struct{ dir, socket, pccs, address string }
+
+func (s served) platform(ctx context.Context) error {
+	p, err := platform.New(platform.Config{Dir: s.dir})
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	if s.pccs != "" {
+		stop, err := s.services(ctx, p)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", s.socket)
 	if err != nil {
-		return problem.Because(err, "CLI-003", "listening on %s", socket)
+		return problem.Because(err, "CLI-003", "listening on %s", s.socket)
 	}
 	return p.Serve(ctx, l)
+}
+
+// services starts the platform's PCCS; the address is in its file before the
+// platform answers. What it returns ends it and waits.
+func (s served) services(ctx context.Context, p *platform.Platform) (func(), error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.pccs)
+	if err != nil {
+		return nil, problem.Because(err, "CLI-003", "listening on %s", s.pccs)
+	}
+	if s.address != "" {
+		if err := durable.WriteFile(s.address, []byte("http://"+l.Addr().String()+"\n"), 0o644); err != nil {
+			return nil, problem.Because(err, "CLI-003", "writing the service's address")
+		}
+	}
+	server := &http.Server{Handler: p.Services(), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // ends with Close
+	}()
+	return func() {
+		_ = server.Close()
+		<-done
+	}, nil
 }

@@ -47,6 +47,7 @@ type Deployment struct {
 	Services []Service
 
 	bin, work string
+	pccs      string // address of the platform's service for endorsements
 	lock      *os.File
 	spawner   *spawner
 	platform  *Process
@@ -216,7 +217,7 @@ func (d *Deployment) startPlatform(ctx context.Context) error {
 	}
 	var err error
 	d.platform, err = d.spawner.start(d.LogDir(), spec{name: "platform", path: filepath.Join(d.bin, "ashlar"),
-		args: []string{"dev", "platform", "--dir", d.PlatformDir(), "--socket", d.socket()}})
+		args: []string{"dev", "platform", "--dir", d.PlatformDir(), "--socket", d.socket(), "--pccs", "127.0.0.1:0", "--pccs-file", d.file("pccs.url")}})
 	if err != nil {
 		return err
 	}
@@ -226,6 +227,11 @@ func (d *Deployment) startPlatform(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		address, err := os.ReadFile(d.file("pccs.url")) // written before the platform answers
+		if err != nil {
+			return err
+		}
+		d.pccs = strings.TrimSpace(string(address))
 		return durable.WriteFile(d.simRoot(), encodeCertificate(root.Raw), 0o644)
 	})
 }

@@ -15,5 +15,5 @@ func (d *Deployment) SecretFile() string { return d.file("cart.key") }
 // SpawnCoordinator runs.
 func (d *Deployment) CoordinatorCommand() (path string, args []string) {
 	return d.coordBinary(), append(append([]string{"run"}, d.teeArgs()...),
-		"--client-addr", d.Client, "--mesh-addr", d.Mesh, "--metrics-addr", d.Metrics)
+		"--client-addr", d.Client, "--mesh-addr", d.Mesh, "--metrics-addr", d.Metrics, "--pccs", d.pccs)
 }
