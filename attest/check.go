@@ -265,24 +265,3 @@ func digestIn(register Hex) Hex {
 	}
 	return register
 }
-
-// Nearest returns the package whose policy the claims come closest to, and how
-// many of its steps fail. Of equals the first in order of name counts. Without
-// packages it returns "" and 0.
-func Nearest(c Claims, packages map[string]Policy) (name string, distance int) {
-	found := false
-	for n, p := range packages {
-		d := 0
-		k := check{}
-		k.packages(c, &p.Package)
-		for _, s := range k.steps {
-			if !s.OK {
-				d++
-			}
-		}
-		if !found || d < distance || d == distance && n < name {
-			name, distance, found = n, d, true
-		}
-	}
-	return name, distance
-}

@@ -12,26 +12,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-	"github.com/ashlar-mesh/ashlar/ratls"
 )
 
 type explainFlags struct {
 	at, root, manifest, marble string
 	acceptTCB                  []string
-	allowDebug                 bool
+	allowDebug, redacted       bool
 	user                       userFlags
 }
 
 func (a *app) explainCmd() *cobra.Command {
 	var f explainFlags
 	c := &cobra.Command{
-		Use:     "explain DIR|DECISION|MARBLE|CODE",
-		Short:   "Explain a folder of evidence, a decision, or an error code",
+		Use:     "explain DIR|FILE|DECISION|MARBLE|CODE",
+		Short:   "Explain evidence, a decision, or an error code",
 		Example: "  ashlar explain evidence/ --at 2025-08-30T05:09:06Z\n  ashlar explain pay/7f2c\n  ashlar explain ATT-012",
 		Long: `DIR is a folder with quote.bin (or cert.pem) and the vendor's endorsements
 beside it: tcb_info.json and qe_identity.json as served, their issuer chains,
@@ -40,8 +38,12 @@ vcek.der or vlek.der, and if at hand cert_chain.pem and crl.der. It is judged
 offline: by default any measurement is accepted, debug is refused, and the TCB
 must be UpToDate. AMD has no statuses: of SEV-SNP any TCB, SMT and provisional
 firmware are accepted, and the steps say so. --manifest and --marble judge by a
-manifest instead. Without --at, the time in the folder's meta.json counts, or
-now. Exit code 3 if the evidence is refused.
+manifest instead, and without --marble by the package that comes nearest; what
+fails comes with the edit of the manifest that would accept it. Without --at,
+the time in the folder's meta.json counts, or now. Exit code 3 if it is refused.
+
+FILE is one of these alone (a quote, a report, a certificate), with endorsements
+beside it, or evidence.json of a trust folder that verify has written.
 
 DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
 newest refusal of that marble, or else its newest decision.`,
@@ -55,6 +57,7 @@ newest refusal of that marble, or else its newest decision.`,
 	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
 	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
 	f.user.register(c)
+	c.Flags().BoolVar(&f.redacted, "redacted", false, "show what the marble is told of a refusal")
 	_ = c.RegisterFlagCompletionFunc("marble", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return a.marblesIn(f.manifest), cobra.ShellCompDirectiveNoFileComp
 	})
@@ -70,20 +73,17 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 	if m := codeArg.FindStringSubmatch(arg); m != nil {
 		return a.explainCode(problem.Code(strings.ToUpper(m[1]) + "-" + m[2]))
 	}
-	if info, err := os.Stat(arg); err == nil {
-		if !info.IsDir() {
-			return problem.New("CLI-003", "%s is a file, want a folder of evidence", arg)
-		}
-		return a.explainFolder(arg, f)
+	if _, err := os.Stat(arg); err == nil {
+		return a.explainEvidence(arg, f)
 	}
 	if name := marbleArg.MatchString(arg); name && a.hasTrust() {
-		return a.withUser(ctx, f.user, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg) })
+		return a.withUser(ctx, f.user, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg, f) })
 	}
 	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
-		return problem.New("CLI-003", "%s is no folder, no decision such as web/7f2c, and no code such as ATT-012", arg)
+		return problem.New("CLI-003", "%s is no folder or file, no decision such as web/7f2c, and no code such as ATT-012", arg)
 	}
 	return a.withUser(ctx, f.user, func(cl *client.Client) error {
-		err := a.explainDecision(ctx, cl, arg)
+		err := a.explainDecision(ctx, cl, arg, f)
 		if problem.CodeOf(err) == "CRD-050" {
 			return a.otherDecision(ctx, cl, arg, err)
 		}
@@ -110,7 +110,7 @@ func (a *app) otherDecision(ctx context.Context, cl *client.Client, id string, e
 
 // explainNewest explains the newest refusal of a marble, or else its newest
 // decision.
-func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble string) error {
+func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble string, f explainFlags) error {
 	if _, err := cl.Marble(ctx, marble); err != nil {
 		return err // with what was meant, if it is no marble
 	}
@@ -123,10 +123,10 @@ func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble strin
 	}
 	for _, d := range decisions {
 		if !d.Accepted {
-			return a.explainDecision(ctx, cl, d.ID)
+			return a.explainDecision(ctx, cl, d.ID, f)
 		}
 	}
-	return a.explainDecision(ctx, cl, decisions[0].ID)
+	return a.explainDecision(ctx, cl, decisions[0].ID, f)
 }
 
 func (a *app) explainCode(code problem.Code) error {
@@ -150,48 +150,6 @@ func (a *app) explainCode(code problem.Code) error {
 	return nil
 }
 
-func (a *app) explainFolder(dir string, f explainFlags) error {
-	set, err := evidence.Load(os.DirFS(dir))
-	if problem.CodeOf(err) == "ATT-041" {
-		return a.notJudged(err)
-	}
-	if err != nil {
-		return err
-	}
-	o, err := a.explainOptions(set, f)
-	if err != nil {
-		return err
-	}
-	var binding []attest.Step
-	if set.Certificate != nil {
-		found, steps, err := fromCertificate(set.Certificate)
-		if err != nil {
-			return err
-		}
-		if set.Evidence.Raw == nil {
-			set.SetQuote(found.Evidence.Raw)
-		}
-		binding = steps
-	}
-	v, err := evidence.Explain(set, o)
-	if err != nil {
-		return err
-	}
-	v = withSteps(v, binding)
-	if done, err := a.p.Structured(v); done {
-		if err == nil && !v.OK() {
-			err = exitError(problem.Refused.ExitCode())
-		}
-		return err
-	}
-	a.p.Notef("judged as of %s\n", o.At.UTC().Format(time.RFC3339))
-	a.verdictReport(v)
-	if !v.OK() {
-		return exitError(problem.Refused.ExitCode())
-	}
-	return nil
-}
-
 // notJudged answers for evidence of a kind that there is no verifier for: in a
 // machine format, a verdict like any other.
 func (a *app) notJudged(err error) error {
@@ -209,90 +167,22 @@ func (a *app) notJudged(err error) error {
 	return err
 }
 
-// fromCertificate takes the evidence out of an RA-TLS certificate and checks
-// that it vouches for the certificate's key.
-func fromCertificate(pemBytes []byte) (ratls.Found, []attest.Step, error) {
-	cert, err := evidence.ParseRoot(pemBytes)
-	if err != nil {
-		return ratls.Found{}, nil, problem.Because(err, "CLI-003", "reading cert.pem")
-	}
-	found, err := ratls.Extract(cert)
-	if err != nil {
-		return ratls.Found{}, nil, err
-	}
-	return found, found.CheckBinding(cert), nil
-}
-
-// withSteps adds steps that were made outside of Judge.
-func withSteps(v attest.Verdict, steps []attest.Step) attest.Verdict {
-	v.Steps = append(v.Steps, steps...)
-	for _, s := range steps {
-		if !s.OK {
-			v.Verdict = attest.Refused
-		}
-	}
-	return v
-}
-
-func (a *app) explainOptions(set evidence.Set, f explainFlags) (evidence.Options, error) {
-	o := evidence.Options{At: set.VerifyAt}
-	if f.at != "" {
-		at, err := evidence.ParseTime(f.at)
-		if err != nil {
-			return o, usage("--at %q is no time: want RFC 3339 such as 2026-01-15T00:00:00Z, or a date", f.at)
-		}
-		o.At = at
-	}
-	if o.At.IsZero() {
-		o.At = a.p.Now()
-	}
-	if f.root != "" {
-		raw, err := a.readFile(f.root)
-		if err != nil {
-			return o, err
-		}
-		if o.Root, err = evidence.ParseRoot(raw); err != nil {
-			return o, problem.Because(err, "CLI-003", "reading %s", f.root)
-		}
-	}
-	if f.manifest != "" {
-		return o, a.manifestOptions(&o, f)
-	}
-	accepted := make([]attest.TCBStatus, len(f.acceptTCB))
-	for i, s := range f.acceptTCB {
-		accepted[i] = attest.TCBStatus(s)
-	}
-	floor := &attest.DCAPPlatform{AcceptedTCBStatuses: accepted}
-	o.Platform = attest.Platform{SGX: floor, TDX: floor, SNP: evidence.AnySNPPlatform()}
-	software := evidence.AnyPackage()
-	software.AllowDebug = f.allowDebug
-	if set.Evidence.TEE == attest.NVIDIA {
-		software.Devices = evidence.AnyDevice()
-	}
-	o.Package = &software
-	return o, nil
-}
-
-// manifestOptions judges by a marble of a manifest.
-func (a *app) manifestOptions(o *evidence.Options, f explainFlags) error {
-	m, err := a.parseManifest(f.manifest)
-	if err != nil {
-		return err
-	}
-	policy, ok := m.PolicyFor(f.marble)
-	if !ok {
-		return usage("%s has no marble %q", f.manifest, f.marble).WithNext("%s", suggestion(f.marble, sortedNames(m.Marbles), "--marble ", "pass --marble NAME"))
-	}
-	o.Package, o.Platform = &policy.Package, policy.Platform
-	return nil
-}
-
-func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string) error {
+func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string, f explainFlags) error {
 	d, err := cl.Decision(ctx, id)
 	if err != nil {
 		return err
 	}
-	if done, err := a.p.Structured(d); done {
+	changes, err := a.decisionChanges(d, f)
+	if err != nil {
+		return err
+	}
+	if f.redacted {
+		d = d.Redacted()
+	}
+	if done, err := a.p.Structured(struct {
+		apiv1.Decision
+		Changes []attest.Change `json:"changes,omitempty"`
+	}{d, changes}); done {
 		return err
 	}
 	a.p.Simulation = d.Verdict.TEE.Simulated()
@@ -302,11 +192,30 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string)
 	if d.Nearest != "" {
 		a.p.Printf("nearest package: %s, fields that differ: %d\n", d.Nearest, d.Distance)
 	}
+	a.changeReport(d.Verdict, changes, f.manifest)
 	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
 	if slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown }) {
 		a.p.Notef("what was wanted is shown to users of the manifest: --cert and --key\n")
 	}
 	return nil
+}
+
+// decisionChanges are the edits that would accept what a decision refused, with
+// the lines of --manifest where that is given.
+func (a *app) decisionChanges(d apiv1.Decision, f explainFlags) ([]attest.Change, error) {
+	hidden := slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown })
+	if hidden || f.redacted {
+		return nil, nil
+	}
+	changes := d.Verdict.Changes()
+	if f.manifest == "" {
+		return changes, nil
+	}
+	m, err := a.parseManifest(f.manifest)
+	if err != nil {
+		return nil, err
+	}
+	return located(changes, m.Raw()), nil
 }
 
 // decisionSentence says how a decision ended, and what was asked when.

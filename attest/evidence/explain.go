@@ -27,6 +27,8 @@ type Options struct {
 	// Platform is the floor of the hardware. Where Package is nil and the
 	// platform has no rules for SNP, AnySNPPlatform counts.
 	Platform attest.Platform
+	// PackageName and PlatformName say where both are from, for the steps.
+	PackageName, PlatformName string
 	// Binding is what the report data must be; nil if nobody knows.
 	Binding *attest.Binding
 }
@@ -62,7 +64,7 @@ func Explain(s Set, o Options) (attest.Verdict, error) {
 	if err != nil {
 		return attest.Verdict{}, problem.Because(err, "ATT-042", "root %q", o.Root.Subject.CommonName)
 	}
-	p := attest.Policy{Platform: o.Platform}
+	p := attest.Policy{Platform: o.Platform, PackageName: o.PackageName, PlatformName: o.PlatformName}
 	if o.Package != nil {
 		p.Package = *o.Package
 	} else {
