@@ -14,7 +14,7 @@ func (p Policy) Check(c Claims) []Step { return p.checkAt(c, time.Time{}) }
 
 // checkAt is Check at a time.
 func (p Policy) checkAt(c Claims, at time.Time) []Step {
-	k := check{source: section("packages", p.PackageName), steps: make([]Step, 0, 16), at: at}
+	k := check{source: section("packages", p.PackageName), steps: make([]Step, 0, 24), at: at}
 	k.packages(c, &p.Package)
 	k.source, k.ended = section("platforms", p.PlatformName), p.Platform.Endorsements.GraceUntil
 	k.platform(c, &p.Platform)
