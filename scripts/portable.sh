@@ -25,4 +25,4 @@ done
 
 echo "portable: the verifier's tests under Node"
 GOOS=js GOARCH=wasm go vet $packages
-GOOS=js GOARCH=wasm go test -exec "$(go env GOROOT)/lib/wasm/go_js_wasm_exec" $packages
+GOOS=js GOARCH=wasm go test -exec "$(go env GOROOT)/lib/wasm/go_js_wasm_exec" -timeout 20m $packages
