@@ -45,9 +45,7 @@ func (out *Finding) claims(v attest.Verdict) {
 	if c.GPU != nil {
 		out.gpuClaims(c.GPU)
 	}
-	for _, e := range c.Events {
-		out.add("event."+e.Register, e.Type+" "+e.Digest.String()+" "+strconv.Quote(e.Name), false)
-	}
+	out.events(c.Events)
 }
 
 // gpuClaims reports a GPU. Of what it measures only the vendor knows what it
@@ -119,7 +117,9 @@ func floor(c *attest.SNPClaims) string {
 	return string(raw)
 }
 
-// pcrs are the registers of a TPM that mean something: those that are not zero.
+// pcrs are the registers of a TPM that mean something: those that were extended
+// before the operating system runs. PCR 10 (IMA) and 16 and 23 (free for any use)
+// change while it does.
 func (out *Finding) pcrs(c *attest.TPMClaims) map[string][]attest.Hex {
 	list := map[string][]attest.Hex{}
 	if c == nil {
@@ -130,7 +130,7 @@ func (out *Finding) pcrs(c *attest.TPMClaims) map[string][]attest.Hex {
 		if !ok {
 			continue
 		}
-		used := slices.ContainsFunc(value, func(b byte) bool { return b != 0 && b != 0xff })
+		used := n != 10 && n != 16 && n != 23 && slices.ContainsFunc(value, func(b byte) bool { return b != 0 && b != 0xff })
 		if used {
 			list[strconv.Itoa(n)] = hexList(value)
 		}

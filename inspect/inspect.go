@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -71,6 +72,10 @@ func (f Finding) Reference(unverified bool) (attest.Package, error) {
 	}
 	return f.Package, nil
 }
+
+// Event reports whether a field is an event of an event log: a finding may have
+// hundreds.
+func (x Field) Event() bool { return strings.HasPrefix(x.Name, eventPrefix) }
 
 func (f *Finding) add(name, value string, policy bool) {
 	f.Fields = append(f.Fields, Field{name, value, policy})
@@ -179,6 +184,8 @@ func (f *file) recognise(o Options) (Finding, error) {
 		return f.igvm(o)
 	case launch.IsFirmware(f.tail):
 		return f.firmware(o)
+	case isEventLog(f.head):
+		return f.eventLog()
 	case len(f.head) >= 44 && bytes.Equal(f.head[40:44], []byte("_FVH")):
 		return Finding{}, problem.New("CLI-044", "%s is firmware, but says nothing of SEV-SNP or TDX", f.path)
 	}

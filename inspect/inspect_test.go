@@ -315,6 +315,27 @@ func TestSimulatedEvidence(t *testing.T) {
 	}
 }
 
+// TestEventLog replays real logs, of which no policy is made.
+func TestEventLog(t *testing.T) {
+	for name, want := range map[string]string{"gcp-tdx-cos.ccel": "tdx.rtmr1", "tpm-rhel8.log": "tpm.pcr4"} {
+		f, err := inspect.Path(write(t, "x", read(t, "../attest/eventlog/testdata/"+name)), defaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Basis != inspect.Unverified || !slices.ContainsFunc(f.Fields, func(x inspect.Field) bool { return x.Name == want }) ||
+			!slices.ContainsFunc(f.Fields, inspect.Field.Event) {
+			t.Errorf("%s: got %s, %+v, want %s and events", name, f.Basis, f.Fields, want)
+		}
+		if _, err := f.Reference(true); problem.CodeOf(err) != "CLI-026" {
+			t.Errorf("%s: got %v, want CLI-026", name, err)
+		}
+	}
+	log := read(t, "../attest/eventlog/testdata/gcp-tdx-cos.ccel")
+	if _, err := inspect.Path(write(t, "x", log[:2000]), defaults()); problem.CodeOf(err) != "CLI-040" {
+		t.Errorf("cut: got %v, want CLI-040", err)
+	}
+}
+
 // TestAgentIsPinned checks what pins the agent of the software TEE.
 func TestAgentIsPinned(t *testing.T) {
 	o := defaults()

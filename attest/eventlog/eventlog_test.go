@@ -234,3 +234,21 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// TestReplay gives the registers that the evidence of the same boot has.
+func TestReplay(t *testing.T) {
+	for _, c := range reals(t) {
+		values, events, err := Replay(read(t, c.log), c.bank)
+		if err != nil || len(events) != c.events {
+			t.Errorf("%s: got %d events, %v, want %d", c.log, len(events), err, c.events)
+		}
+		for name, got := range values {
+			if want := c.vouched[name]; !bytes.Equal(got, want) {
+				t.Errorf("%s: %s: got %s, want %s", c.log, name, got, want)
+			}
+		}
+	}
+	if _, _, err := Replay(nil, TDX()); err == nil {
+		t.Error("no log: got no error")
+	}
+}
