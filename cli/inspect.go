@@ -90,6 +90,7 @@ func (a *app) inspectCmd() *cobra.Command {
   - an IGVM file: both are calculated
   - a quote, a report, a folder of evidence, an RA-TLS certificate, a statement
     or bundle of a coordinator
+  - a TCG event log, replayed into the registers of a TDX guest or of a TPM
   - any other file: what the software TEE measures
 Of HOST:PORT it takes the evidence in the certificate, or what a coordinator
 says of itself.
@@ -221,7 +222,12 @@ func (a *app) findingReport(found inspect.Finding) {
 	}
 	a.p.Printf("%s\n%s, %s\n", a.p.Bold(found.Source), found.What, words)
 	rows := [][]string{{"field", "value", "policy"}}
+	events := 0
 	for _, x := range found.Fields {
+		if x.Event() && a.p.Format != term.Wide {
+			events++
+			continue
+		}
 		mark := ""
 		if x.Policy {
 			mark = term.OK
@@ -229,6 +235,9 @@ func (a *app) findingReport(found inspect.Finding) {
 		rows = append(rows, []string{x.Name, a.p.Value(x.Value), mark})
 	}
 	a.p.Columns(rows)
+	if events > 0 {
+		a.p.Printf("%d events (-o wide)\n", events)
+	}
 	a.findingNotes(found)
 	switch {
 	case found.Unfit != "":
