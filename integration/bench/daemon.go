@@ -167,6 +167,10 @@ func (d *daemon) setManifest(ctx context.Context) error {
 	ref := func(name string) map[string]any {
 		return map[string]any{"sim": map[string]any{"program": []attest.Hex{digestOf(name)}, "agent": []attest.Hex{digestOf(name)}}}
 	}
+	alice, err := d.user()
+	if err != nil {
+		return err
+	}
 	raw, err := json.Marshal(map[string]any{
 		"version": 1, "trustDomain": "bench.example",
 		"packages": map[string]any{"client": ref("client"), "server": ref("server"), "worker": ref("worker")},
@@ -175,6 +179,8 @@ func (d *daemon) setManifest(ctx context.Context) error {
 			"client": map[string]any{"package": "client", "calls": []any{map[string]any{"marble": "server", "port": "http"}}},
 			"worker": map[string]any{"package": "worker", "parameters": map[string]any{"env": map[string]string{"KEY": "{{ hex .Secrets.key }}"}}},
 		},
+		"users":   map[string]any{"alice": map[string]any{"certificate": alice, "roles": []string{"operator"}}},
+		"roles":   map[string]any{"operator": map[string]any{"actions": []string{"updateManifest"}}},
 		"secrets": map[string]any{"key": map[string]any{"type": "symmetric", "bits": 256, "scope": "shared", "readers": []string{"worker"}}},
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func (b *bench) add(name string, value float64, unit string, limit float64, limi
 func main() {
 	out := flag.String("o", "build/bench.json", "where to write the figures")
 	bin := flag.String("bin", envOr("ASHLAR_BIN", "build/bin"), "directory with the binaries")
-	only := flag.String("only", "", "verdict, activation or push; empty for all")
+	only := flag.String("only", "", "verdict, activation, plan or push; empty for all")
 	table := flag.String("doc", "", "print the figures of this file as a Markdown table, and measure nothing")
 	flag.Parse()
 	if *table != "" {
@@ -109,12 +109,17 @@ func (b *bench) run(ctx context.Context, bin, only string) error {
 	}
 	b.add("start.ready_ms", float64(d.started.Microseconds())/1000, "ms", 300, "goal")
 	b.add("idle.rss_mb", d.idleRSS, "MB", 60, "goal")
-	if only != "push" {
+	if only == "" || only == "activation" {
 		if err := b.activations(ctx, d); err != nil {
 			return fmt.Errorf("activations: %w", err)
 		}
 	}
-	if only != "activation" {
+	if only == "" || only == "plan" {
+		if err := b.plans(ctx, d); err != nil {
+			return fmt.Errorf("plans: %w", err)
+		}
+	}
+	if only == "" || only == "push" {
 		if err := b.pushes(ctx, d); err != nil {
 			return fmt.Errorf("pushes: %w", err)
 		}
