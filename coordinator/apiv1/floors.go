@@ -20,8 +20,8 @@ type PlatformFloor struct {
 	Platform string       `json:"platform"`
 	Floor    attest.Floor `json:"floor"`
 	Digest   attest.Hex   `json:"digest"` // SHA-256 of the floor as JSON
-	RaisedBy string       `json:"raisedBy"`
-	RaisedAt time.Time    `json:"raisedAt"`
+	RaisedBy string       `json:"raisedBy,omitempty"`
+	RaisedAt time.Time    `json:"raisedAt,omitzero"`
 	Record   uint64       `json:"record"` // in the audit log
 }
 
