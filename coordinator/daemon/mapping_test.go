@@ -25,7 +25,9 @@ func TestMapping(t *testing.T) {
 			}
 			return m, err
 		}, "does not show"},
-		"zeros": {func(_, n int) ([]byte, error) { return unix.Mmap(-1, 0, n, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON) }, "does not show"},
+		"zeros": {func(_, n int) ([]byte, error) {
+			return unix.Mmap(-1, 0, n, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON)
+		}, "does not show"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			folder := t.TempDir()
