@@ -109,28 +109,48 @@ func (a *app) loadEvidence(name string, f explainFlags) (evidence.Set, evidence.
 	return set, o, err
 }
 
-// readStatement reads a coordinator's statement from a trust folder or its file.
-func readStatement(dir, file string) (apiv1.Statement, bool) {
-	var s apiv1.Statement
+// statementFile is a coordinator's statement as verify wrote it, or out of a
+// bundle.
+type statementFile struct {
+	apiv1.Statement
+	bundled bool
+	made    time.Time // of a bundle; a coordinator's own clock decides nothing
+}
+
+// readStatement reads a coordinator's statement from a trust folder, or from a
+// file.
+func readStatement(dir, file string) (statementFile, bool) {
+	var s statementFile
 	if file == "" {
 		file = client.EvidenceFile
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil || len(raw) > maxFile || json.Unmarshal(raw, &s) != nil {
-		return apiv1.Statement{}, false
+	if err != nil || len(raw) > maxFile {
+		return s, false
+	}
+	var bundle struct {
+		Statement *apiv1.Statement `json:"statement"`
+		Made      time.Time        `json:"time"`
+	}
+	if json.Unmarshal(raw, &bundle) == nil && bundle.Statement != nil {
+		s = statementFile{*bundle.Statement, true, bundle.Made}
+	} else if json.Unmarshal(raw, &s.Statement) != nil {
+		return s, false
 	}
 	return s, len(s.ClaimsBuffer) > 0 && len(s.Evidence.Raw) > 0
 }
 
-// statementSet makes a set of a statement: judged by the trust folder's policy
-// where it has one, and as of when it was verified.
-func (a *app) statementSet(dir string, s apiv1.Statement, f explainFlags) (evidence.Set, evidence.Options, error) {
-	set := evidence.Set{Evidence: s.Evidence, Endorsements: s.Endorsements}
+// statementSet makes a set of a statement. In a trust folder it is judged by the
+// policy that verify kept there, as of when it was verified.
+func (a *app) statementSet(dir string, s statementFile, f explainFlags) (evidence.Set, evidence.Options, error) {
+	set := evidence.Set{Evidence: s.Evidence, Endorsements: s.Endorsements, VerifyAt: s.made}
 	for _, kind := range []string{attest.KindPCKCRL, attest.KindRootCRL, attest.KindAMDCRL} {
 		_, ok := s.Endorsements.Get(kind)
 		set.HasCRL = set.HasCRL || ok
 	}
-	if trust, err := client.LoadTrust(dir); err == nil {
+	trust, err := client.LoadTrust(dir)
+	trusted := err == nil && !s.bundled
+	if trusted {
 		set.VerifyAt = trust.VerifiedAt
 	}
 	o, err := a.explainOptions(set, f)
@@ -139,20 +159,29 @@ func (a *app) statementSet(dir string, s apiv1.Statement, f explainFlags) (evide
 	}
 	bound := attest.Bind(s.ClaimsBuffer)
 	o.Binding = &bound
-	raw, err := os.ReadFile(filepath.Join(dir, policyName))
-	if err != nil || f.manifest != "" {
-		return set, o, nil // by any measurement, or by the manifest
+	if trusted && f.manifest == "" {
+		err = keptPolicy(&o, filepath.Join(dir, policyName))
+	}
+	return set, o, err
+}
+
+// keptPolicy judges by the policy file of a trust folder, if it has one.
+func keptPolicy(o *evidence.Options, name string) error {
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil // verify had no policy of its own: any measurement
 	}
 	policy, ds := manifest.ParsePolicyFile(raw)
 	if err := ds.Err(); err != nil {
-		return set, o, err
+		return err
 	}
 	p := policy.Policy()
 	o.Package, o.Platform, o.PackageName, o.PlatformName = &p.Package, p.Platform, p.PackageName, p.PlatformName
-	if policy.SimulationRoot != "" && o.Root == nil {
-		o.Root, err = evidence.ParseRoot([]byte(policy.SimulationRoot))
+	if policy.SimulationRoot == "" || o.Root != nil {
+		return nil
 	}
-	return set, o, err
+	o.Root, err = evidence.ParseRoot([]byte(policy.SimulationRoot))
+	return err
 }
 
 // judgeEvidence makes the verdict: by the package that was asked for, or of a

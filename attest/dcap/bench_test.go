@@ -62,3 +62,4 @@ func BenchmarkVerdictSGXCached(b *testing.B) { verdict(b, "sgx/automata-v3-606a-
 func BenchmarkVerdictSGXCold(b *testing.B)   { verdict(b, "sgx/automata-v3-606a-2025-08", false) }
 func BenchmarkVerdictTDXCached(b *testing.B) { verdict(b, "tdx/phala-v4-b0c0", true) }
 func BenchmarkVerdictTDXCold(b *testing.B)   { verdict(b, "tdx/phala-v4-b0c0", false) }
+func BenchmarkVerdictTDXBehind(b *testing.B) { verdict(b, "tdx/gcp-v4-8065-2025-02", true) }
