@@ -48,8 +48,14 @@ func (s *settings) openEndorsements(verifiers attest.Verifiers) (*endorsements, 
 		if err != nil {
 			return nil, invalid("pccs", "%v", err)
 		}
-		config.Sources, simulated.Sources = append(config.Sources, pccs), append(simulated.Sources, pccs)
-		config.Refresh = fetch.DefaultRefresh
+		config.Sources, config.Refresh = append(config.Sources, pccs), fetch.DefaultRefresh
+		if s.simulated() {
+			// Apart: what is simulated may change its mind at any moment.
+			if pccs, err = fetch.NewPCCS(fetch.ClientConfig{URL: address, Now: s.Now, Share: time.Second}); err != nil {
+				return nil, invalid("pccs", "%v", err)
+			}
+			simulated.Sources = append(simulated.Sources, pccs)
+		}
 	}
 	for _, address := range s.KDS {
 		kds, err := fetch.NewKDS(fetch.ClientConfig{URL: address, Now: s.Now})

@@ -28,9 +28,12 @@ const (
 	atOnce         = 4                // requests under way to one service
 	maxBody        = 1 << 20          // bytes
 	maxHeaders     = 64 << 10         // bytes; issuer chains come in them
-	sharedFor      = time.Minute      // how long a document is given to other sets too
 	maxShared      = 64               // documents
 )
+
+// DefaultShare is how long what several platforms have in common is not asked
+// for again.
+const DefaultShare = time.Minute
 
 // Client asks one service, politely: few requests at once, each with a deadline
 // and a size limit, repeated after growing and jittered pauses, and none at all
@@ -42,6 +45,7 @@ type Client struct {
 	slots chan struct{}
 	group singleflight.Group
 	now   func() time.Time
+	share time.Duration
 	pause func(context.Context, time.Duration) error
 
 	mu     sync.Mutex
@@ -65,6 +69,9 @@ type ClientConfig struct {
 	URL   string         // http or https, without user information
 	Roots *x509.CertPool // of the service's certificate; nil: the system's
 	Now   func() time.Time
+	// Share is how long a document is given to other sets too without asking
+	// again; DefaultShare if zero.
+	Share time.Duration
 	// Pause waits before a request is repeated; nil: a timer.
 	Pause func(context.Context, time.Duration) error
 }
@@ -82,13 +89,16 @@ func newClient(c ClientConfig) (*Client, error) {
 	if c.Pause == nil {
 		c.Pause = pause
 	}
+	if c.Share <= 0 {
+		c.Share = DefaultShare
+	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxResponseHeaderBytes = maxHeaders
 	transport.MaxConnsPerHost = atOnce
 	if c.Roots != nil {
 		transport.TLSClientConfig.RootCAs = c.Roots
 	}
-	return &Client{base: u, slots: make(chan struct{}, atOnce), now: c.Now, pause: c.Pause, shared: map[string]sharedReply{},
+	return &Client{base: u, slots: make(chan struct{}, atOnce), now: c.Now, share: c.Share, pause: c.Pause, shared: map[string]sharedReply{},
 		http: &http.Client{Transport: transport, Timeout: attemptTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if r.URL.Host != u.Host || len(via) > 3 {
 				return errors.New("redirected to another host")
@@ -116,7 +126,7 @@ func (c *Client) name() string { return c.base.Scheme + "://" + c.base.Host + c.
 // (throttled) and ATT-067 (no such document).
 func (c *Client) get(ctx context.Context, address string) (reply, error) {
 	c.mu.Lock()
-	if s, ok := c.shared[address]; ok && c.now().Sub(s.at) < sharedFor && !c.now().Before(s.at) {
+	if s, ok := c.shared[address]; ok && c.now().Sub(s.at) < c.share && !c.now().Before(s.at) {
 		c.mu.Unlock()
 		return s.reply, nil
 	}
@@ -127,7 +137,7 @@ func (c *Client) get(ctx context.Context, address string) (reply, error) {
 		defer cancel()
 		r, err := c.persist(ctx, address)
 		if err == nil {
-			c.share(address, r)
+			c.keep(address, r)
 		}
 		return r, err
 	})
@@ -142,7 +152,7 @@ func (c *Client) get(ctx context.Context, address string) (reply, error) {
 	}
 }
 
-func (c *Client) share(address string, r reply) {
+func (c *Client) keep(address string, r reply) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.shared) >= maxShared {
