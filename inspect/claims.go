@@ -65,7 +65,16 @@ func (out *Finding) sgxClaims(c *attest.SGXClaims) *attest.SGXReference {
 	out.add("sgx.productID", strconv.Itoa(int(c.ProductID)), true)
 	out.add("sgx.securityVersion", strconv.Itoa(int(c.SecurityVersion)), true)
 	out.add("sgx.attributes", c.Attributes.String(), false)
-	return &attest.SGXReference{UniqueID: hexList(c.UniqueID), SignerID: c.SignerID, ProductID: &c.ProductID, MinSecurityVersion: &c.SecurityVersion}
+	ref := &attest.SGXReference{UniqueID: hexList(c.UniqueID), SignerID: c.SignerID, ProductID: &c.ProductID, MinSecurityVersion: &c.SecurityVersion}
+	const kss = 1 << 7 // of the first byte of ATTRIBUTES
+	if len(c.Attributes) > 0 && c.Attributes[0]&kss != 0 {
+		ref.FamilyID, ref.ExtendedProductID = hexList(c.FamilyID), hexList(c.ExtendedProdID)
+		out.add("sgx.familyID", c.FamilyID.String(), true)
+		out.add("sgx.extendedProductID", c.ExtendedProdID.String(), true)
+		out.add("sgx.configID", c.ConfigID.String(), false)
+		out.note("the host chose configID when it loaded the enclave: add it to a policy where the enclave relies on it")
+	}
+	return ref
 }
 
 func (out *Finding) tdxClaims(c *attest.TDXClaims) *attest.TDXReference {
