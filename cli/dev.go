@@ -232,7 +232,7 @@ func (a *app) printLog(path, name string) error {
 func (a *app) devPlatformCmd() *cobra.Command {
 	var s served
 	c := &cobra.Command{Use: "platform", Short: "Run the software TEE's platform alone", Example: "  ashlar dev platform --dir platform --socket /tmp/platform.sock",
-		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes\nthat ask for evidence by itself, and signs. It protects nothing.\n\nWith --pccs it plays the vendor's service for endorsements too, and with orders in\nmisbehaviour.json in its folder a bad one: see docs/guides/operate.md.",
+		Long: "The platform plays the CPU: it holds a throw-away key, measures the processes\nthat ask for evidence by itself, and signs. It protects nothing.\n\nWith --pccs it plays the vendor's service for endorsements too, and with orders\nin misbehaviour.json in its folder a bad one: see docs/guides/operate.md.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return s.platform(c.Context()) }}
 	c.Flags().StringVar(&s.dir, "dir", "platform", "where its keys are kept")

@@ -28,7 +28,7 @@ func (a *app) verifyCmd() *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
 		Use:     "verify [ADDR|BUNDLE]",
-		Short:   "Attest a coordinator and write the trust bundle, or judge a bundle",
+		Short:   "Attest a coordinator, write the trust bundle, or judge a bundle",
 		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  ashlar verify shop.example:4433 --policy policy.json --bundle bundle.json\n  ashlar verify bundle.json --policy policy.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
 		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the
 policy, and check that it binds the TLS key, the root CA, the manifest and the

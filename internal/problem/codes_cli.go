@@ -27,6 +27,8 @@ var cliCodes = []Entry{
 	{"CLI-027", Refused, "the bundle was held against nobody's policy", "pass --policy FILE: what the coordinator must be, from whom you trust"},
 	{"CLI-028", Unavailable, "this operating system cannot do that", "run it on Linux"},
 	{"CLI-029", Usage, "the option goes with another kind of target", "ashlar verify --help"},
+	{"CLI-030", Unavailable, "endorsements of some evidence could not be had", "see the reason of each; what was had is written"},
+	{"CLI-031", Refused, "endorsements were refused", "fetch them again from the vendor; each document must be signed, of its platform, and not older"},
 	{"CLI-035", Usage, "that is no floor", "see ashlar floor raise --help for the fields"},
 	{"CLI-040", Invalid, "an image, a binary or evidence is damaged", "build or fetch it again"},
 	{"CLI-041", Refused, "reference values from a source that nobody vouches for", "put the endorsements beside the evidence, or pass --unverified to take them on your own word"},
