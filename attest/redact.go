@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -39,6 +40,10 @@ func (c Claims) redacted() Claims {
 		tpm := *c.TPM
 		tpm.AttestationKey = nil
 		c.TPM = &tpm
+	}
+	if _, ok := c.Registers[registerOfMachine]; ok {
+		c.Registers = maps.Clone(c.Registers)
+		delete(c.Registers, registerOfMachine)
 	}
 	if c.GPU != nil {
 		gpu := *c.GPU
@@ -83,8 +88,11 @@ func endorsed(source string) bool {
 	return strings.HasSuffix(source, ".json") || strings.HasSuffix(source, ".der") || strings.HasSuffix(source, ".pem")
 }
 
+// registerOfMachine is the register of Arm CCA that names one machine.
+const registerOfMachine = "instance"
+
 // named are fields that name one machine.
-var named = []string{"snp.chipID", "snp.provider", "tcb.fmspc", "tcb.ppid", "tcb.platformInstanceID", "tpm.attestationKey"}
+var named = []string{"cca." + registerOfMachine, "snp.chipID", "snp.provider", "tcb.fmspc", "tcb.ppid", "tcb.platformInstanceID", "tpm.attestationKey"}
 
 // redactedGot is what a policy step found, without what the policy put into it.
 func (s Step) redactedGot() string {

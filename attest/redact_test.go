@@ -31,6 +31,8 @@ func TestStepRedacted(t *testing.T) {
 			Step{Code: CodeTCBDate, Field: "tcb.levelDate", Want: NotShown, Got: NotShown, Source: "platforms.default", Fix: Fix{Who: HostOwner}}},
 		{"chip", Step{Code: CodeMachine, Field: "snp.chipID", Want: "aa", Got: "bb", Source: "platforms.default", Fix: Fix{ManifestAuthor, "name it"}},
 			Step{Code: CodeMachine, Field: "snp.chipID", Want: NotShown, Got: NotShown, Source: "platforms.default", Fix: Fix{Who: ManifestAuthor}}},
+		{"machine of a plug-in", Step{Code: CodeMeasurement, Field: "cca.instance", Want: "aa", Got: "bb", Source: "packages.web", Fix: owner},
+			Step{Code: CodeMeasurement, Field: "cca.instance", Want: NotShown, Got: NotShown, Source: "packages.web", Fix: owner}},
 		{"age", Step{Code: CodeEndorsementAge, Field: "endorsements.age", Want: "at most 24h", Got: "25h", Source: "platforms", Fix: Fix{Operator, "fetch"}},
 			Step{Code: CodeEndorsementAge, Field: "endorsements.age", Want: NotShown, Got: NotShown, Source: "platforms", Fix: Fix{Who: Operator}}},
 		{"endorsement", Step{Code: CodeWindow, Field: "tcbInfo.validity", Want: "valid from …", Got: "at …", Source: KindTCBInfo, Fix: Fix{Operator, "fetch"}},
@@ -59,6 +61,7 @@ func TestRedactedVerdict(t *testing.T) {
 	at := time.Date(2031, 7, 9, 0, 0, 0, 0, time.UTC)
 	claims := Claims{TEE: SNP, ReportData: fill(9, 64),
 		SNP: &SNPClaims{Measurement: fill(1, 48), ChipID: id, Provider: secret}, TPM: &TPMClaims{AttestationKey: id}, GPU: &GPUClaims{Serial: secret, Driver: "550"},
+		Registers: map[string]Hex{"rim": fill(1, 32), "instance": id},
 		TCB: TCBClaims{Status: OutOfDate, Advisories: []string{"INTEL-SA-1"}, FMSPC: id, PCEID: id, PPID: id, PlatformInstance: id, PCKSerial: secret,
 			EvaluationNumber: 777777, LevelDate: at, OldestIssue: at, NextUpdate: at, NotAfter: at}}
 	steps := []Step{
