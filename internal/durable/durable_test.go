@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/internal/durable"
@@ -49,8 +50,12 @@ func TestWriteFile(t *testing.T) {
 		only(t, dir, "f")
 	}
 	info, err := os.Stat(path)
-	if err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("got mode %v, %v; want 0640", info.Mode(), err)
+	want := fs.FileMode(0o640)
+	if runtime.GOOS == "windows" { // which knows read-only alone
+		want = 0o666
+	}
+	if err != nil || info.Mode().Perm() != want {
+		t.Errorf("got mode %v, %v; want %v", info.Mode(), err, want)
 	}
 }
 
