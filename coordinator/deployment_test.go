@@ -381,7 +381,7 @@ func (d *deployment) checkKept() {
 			d.Errorf("endorsements of %s: %v", key, err)
 		}
 	}
-	found, err := d.disk.Engine().Range(ctx, store.BlobPrefix, store.BlobPrefix+"\xff", 1<<20)
+	found, err := d.disk.Engine().Range(ctx, store.BlobPrefix, "c", 1<<20)
 	if err != nil {
 		d.Fatal(err)
 	}

@@ -19,7 +19,7 @@ type Floors struct {
 type PlatformFloor struct {
 	Platform string       `json:"platform"`
 	Floor    attest.Floor `json:"floor"`
-	Digest   attest.Hex   `json:"digest"` // SHA-256 of the floor as JSON
+	Digest   attest.Hex   `json:"digest,omitempty"` // SHA-256 of the floor as JSON; absent before the first
 	RaisedBy string       `json:"raisedBy,omitempty"`
 	RaisedAt time.Time    `json:"raisedAt,omitzero"`
 	Record   uint64       `json:"record"` // in the audit log
