@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -88,12 +90,24 @@ func (a *app) verifyBundle(name string, f verifyFlags) error {
 		}
 		return err
 	}
-	a.bundleReport(b, in.At, verdict)
+	a.bundleReport(b, in, verdict)
 	if err != nil {
 		return bundleRefusal(err, verdict)
 	}
 	a.bundleVerified(v, f)
 	return nil
+}
+
+// challenge reads --nonce; nil without it.
+func (f verifyFlags) challenge() ([]byte, error) {
+	if f.nonce == "" {
+		return nil, nil
+	}
+	nonce, err := hex.DecodeString(f.nonce)
+	if err != nil || len(nonce) != apiv1.NonceSize {
+		return nil, usage("--nonce %q is no nonce: want %d hex digits", f.nonce, 2*apiv1.NonceSize)
+	}
+	return nonce, nil
 }
 
 // bundleInput collects what the reader judges by, and whether that includes a
@@ -104,6 +118,9 @@ func (a *app) bundleInput(f verifyFlags) (in client.BundleInput, held bool, err 
 		if in.At, err = evidence.ParseTime(f.at); err != nil {
 			return in, false, usage("--at %q is no time: want RFC 3339 such as 2026-01-15T00:00:00Z, or a date", f.at)
 		}
+	}
+	if in.Nonce, err = f.challenge(); err != nil {
+		return in, false, err
 	}
 	if in.Manifest, err = a.wantedManifest(f.manifest); err != nil {
 		return in, false, err
@@ -138,15 +155,18 @@ func (a *app) structuredBundle(b client.Bundle, v client.Verified, verdict attes
 }
 
 // bundleReport says what a bundle is and what its evidence shows.
-func (a *app) bundleReport(b client.Bundle, at time.Time, v attest.Verdict) {
-	p := a.p
+func (a *app) bundleReport(b client.Bundle, in client.BundleInput, v attest.Verdict) {
+	p, at, whose := a.p, in.At, "over a nonce of its maker's"
+	if len(in.Nonce) > 0 {
+		whose = "held to your nonce"
+	}
 	p.Printf("bundle        made %s of %s\n", b.Time.UTC().Format(time.RFC3339), orDash(b.Address))
 	if at.IsZero() {
 		p.Printf("judged as of  that time, which is its maker's word (--at TIME)\n")
 	} else {
 		p.Printf("judged as of  %s\n", at.UTC().Format(time.RFC3339))
 	}
-	p.Printf("evidence      %s, %d bytes, over a nonce of its maker's\n", b.Statement.Evidence.TEE, len(b.Statement.Evidence.Raw))
+	p.Printf("evidence      %s, %d bytes, %s\n", b.Statement.Evidence.TEE, len(b.Statement.Evidence.Raw), whose)
 	if rows := claimRows(v.Claims); len(rows) > 0 {
 		p.Columns(a.shortened(rows))
 	}

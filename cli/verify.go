@@ -20,8 +20,8 @@ import (
 )
 
 type verifyFlags struct {
-	policy, manifest, out, bundle, at string
-	dryRun                            bool
+	policy, manifest, out, bundle, at, nonce string
+	dryRun                                   bool
 }
 
 func (a *app) verifyCmd() *cobra.Command {
@@ -52,6 +52,7 @@ policy it is shown what the evidence says, and the exit code is 3.`,
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "judge, and write nothing")
 	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory, with bundle.json")
 	c.Flags().StringVar(&f.bundle, "bundle", "", "write all that was seen into this file, to be judged again")
+	c.Flags().StringVar(&f.nonce, "nonce", "", "ask with this nonce, or hold a bundle to it: 64 hex digits, from who will read the bundle")
 	c.Flags().StringVar(&f.at, "at", "", "judge a bundle as of this time, RFC 3339 or a date")
 	return c
 }
@@ -92,8 +93,12 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
+	nonce, err := f.challenge()
+	if err != nil {
+		return err
+	}
 	cl, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
-		Manifest: want, Remembered: remembered, Timeout: a.timeout})
+		Nonce: nonce, Manifest: want, Remembered: remembered, Timeout: a.timeout})
 	if err != nil {
 		return a.refusedCoordinator(err)
 	}

@@ -73,6 +73,7 @@ func TestVerifyBundle(t *testing.T) {
 		{"without a proof", func(b *Bundle, _ *BundleInput) { b.Acceptance = nil }, "", ""},
 		{"an hour later", func(b *Bundle, in *BundleInput) { in.At = b.Time.Add(20 * time.Minute) }, "", ""},
 		{"manifest wanted", func(_ *Bundle, in *BundleInput) { in.Manifest = want[:] }, "", ""},
+		{"own nonce", func(b *Bundle, in *BundleInput) { in.Nonce = bytes.Clone(b.Nonce) }, "", ""},
 		{"remembered", func(_ *Bundle, in *BundleInput) { in.Remembered = &remembered }, "", ""},
 		{"remembered newer", func(_ *Bundle, in *BundleInput) {
 			newer := remembered
@@ -95,6 +96,8 @@ func TestVerifyBundle(t *testing.T) {
 		{"of the future", func(b *Bundle, in *BundleInput) { in.Now = b.Time.Add(-time.Hour) }, "CRD-124", "CRD-124 bundle.time"},
 		{"judged ten years later", func(b *Bundle, in *BundleInput) { in.At = b.Time.AddDate(10, 1, 0) }, "CRD-100", "CRD-101 root"},
 		{"zero bundle", func(b *Bundle, _ *BundleInput) { *b = Bundle{} }, "CRD-121", ""},
+		{"not the reader's nonce", func(_ *Bundle, in *BundleInput) { in.Nonce = make([]byte, 32) }, "CRD-100", "ATT-072 binding.nonce"},
+		{"short nonce", func(_ *Bundle, in *BundleInput) { in.Nonce = []byte{1} }, "CRD-100", "ATT-072 binding.nonce"},
 		{"another nonce", func(b *Bundle, _ *BundleInput) { b.Nonce = make([]byte, 32) }, "CRD-100", "ATT-072 binding.nonce"},
 		{"evidence changed", func(b *Bundle, _ *BundleInput) { flip(&b.Statement.Evidence.Raw, 48+64) }, "CRD-100", "ATT-010 quote.signature"},
 		{"claims buffer changed", func(b *Bundle, _ *BundleInput) { flip(&b.Statement.ClaimsBuffer, 60) }, "CRD-100", "ATT-011 reportData"},
@@ -309,7 +312,9 @@ func TestPortable(t *testing.T) {
 					d.ServeHTTP(w, r)
 				}
 			}))
-			cl, err := Dial(t.Context(), addr, options())
+			o := options()
+			o.Nonce = bytes.Repeat([]byte{7}, 32)
+			cl, err := Dial(t.Context(), addr, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -332,7 +337,7 @@ func TestPortable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := VerifyBundle(again, BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now()}); err != nil {
+			if _, err := VerifyBundle(again, BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now(), Nonce: o.Nonce}); err != nil {
 				t.Errorf("from the file: got %v", err)
 			}
 		})

@@ -36,6 +36,10 @@ type Options struct {
 	Verifiers attest.Verifiers
 	// Manifest is the digest that must be in force, 32 bytes; empty accepts any.
 	Manifest attest.Hex
+	// Nonce is what the first statement is asked for with, 32 bytes that somebody
+	// else chose who will read a bundle of it; nil for random ones. Every later
+	// statement has a nonce of its own.
+	Nonce []byte
 	// Remembered is the newest state seen before (LoadTrust); nil at first.
 	Remembered *Remembered
 	// Certificate authenticates a user of the manifest; nil asks anonymously.
@@ -65,6 +69,9 @@ type Client struct {
 func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		addr = net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
+	}
+	if len(o.Nonce) != 0 && len(o.Nonce) != apiv1.NonceSize {
+		return nil, problem.New("CRD-110", "nonce: wanted %d bytes, got %d", apiv1.NonceSize, len(o.Nonce))
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
@@ -187,6 +194,9 @@ func (c *Client) verify(conn *tls.Conn) error {
 	}
 	in.Nonce = make([]byte, apiv1.NonceSize)
 	rand.Read(in.Nonce) // never fails (crypto/rand)
+	if len(c.o.Nonce) > 0 && known.Root == nil {
+		in.Nonce = c.o.Nonce
+	}
 	s, err := fetchStatement(conn, c.addr, in.Nonce)
 	if err != nil {
 		return err

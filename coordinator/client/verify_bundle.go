@@ -24,6 +24,10 @@ type BundleInput struct {
 	At time.Time
 	// Now is the reader's clock; a bundle of a later time is refused.
 	Now time.Time
+	// Nonce is what the reader had the bundle's maker ask with, 32 bytes: the
+	// evidence was made after it was chosen. Empty takes the bundle's own, which
+	// shows nothing about when.
+	Nonce []byte
 	// Manifest is the digest that must have been in force, 32 bytes; empty
 	// accepts any manifest and none.
 	Manifest attest.Hex
@@ -37,8 +41,8 @@ type BundleInput struct {
 // that the policy wants. It is pure. Of what the bundle holds it checks all that
 // it can: the evidence and what that binds, the root, the certificates that the
 // connection showed, the manifest's bytes, and that the log which the evidence
-// binds has accepted them. The nonce is the maker's: who did not choose it learns
-// what ran, and not that it ran just then.
+// binds has accepted them. Who did not choose the nonce learns what ran, and not
+// that it ran just then.
 //
 // A refusal is a *problem.Error with the verdict, in which everything that is
 // wrong is a step. Its code is CRD-100 where the evidence is refused, or that of
@@ -52,8 +56,11 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 	if in.At.IsZero() {
 		in.At = b.Time
 	}
+	if len(in.Nonce) == 0 {
+		in.Nonce = b.Nonce
+	}
 	s := b.Statement
-	look := VerifyInput{Policy: in.Policy, Verifiers: in.Verifiers, Nonce: b.Nonce, TLSKey: s.TLSKey, Certificates: b.Certificates, At: in.At}
+	look := VerifyInput{Policy: in.Policy, Verifiers: in.Verifiers, Nonce: in.Nonce, TLSKey: s.TLSKey, Certificates: b.Certificates, At: in.At}
 	v := Verified{Statement: s, TLSKey: s.TLSKey, Nonce: b.Nonce, Certificates: b.Certificates, Address: b.Address, At: in.At}
 	v.Verdict = judge(s, look)
 	c := checks{&v.Verdict}
