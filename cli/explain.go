@@ -172,7 +172,7 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string,
 	if err != nil {
 		return err
 	}
-	changes, err := a.decisionChanges(d, f)
+	changes, err := a.decisionChanges(ctx, cl, d, f)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,11 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string,
 	if d.Nearest != "" {
 		a.p.Printf("nearest package: %s, fields that differ: %d\n", d.Nearest, d.Distance)
 	}
-	a.changeReport(d.Verdict, changes, f.manifest)
+	file := f.manifest
+	if file == "" {
+		file = "manifest in force"
+	}
+	a.changeReport(d.Verdict, changes, file)
 	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
 	if slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown }) {
 		a.p.Notef("what was wanted is shown to users of the manifest: --cert and --key\n")
@@ -201,21 +205,24 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string,
 }
 
 // decisionChanges are the edits that would accept what a decision refused, with
-// the lines of --manifest where that is given.
-func (a *app) decisionChanges(d apiv1.Decision, f explainFlags) ([]attest.Change, error) {
+// the lines of --manifest, or else of the manifest in force.
+func (a *app) decisionChanges(ctx context.Context, cl *client.Client, d apiv1.Decision, f explainFlags) ([]attest.Change, error) {
 	hidden := slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown })
-	if hidden || f.redacted {
+	changes := d.Verdict.Changes()
+	if hidden || f.redacted || len(changes) == 0 {
 		return nil, nil
 	}
-	changes := d.Verdict.Changes()
-	if f.manifest == "" {
-		return changes, nil
+	if f.manifest != "" {
+		m, err := a.parseManifest(f.manifest)
+		if err != nil {
+			return nil, err
+		}
+		return located(changes, m.Raw()), nil
 	}
-	m, err := a.parseManifest(f.manifest)
-	if err != nil {
-		return nil, err
+	if m, err := a.active(ctx, cl); err == nil && m != nil {
+		changes = located(changes, m.Raw())
 	}
-	return located(changes, m.Raw()), nil
+	return changes, nil // without lines where it cannot be read
 }
 
 // decisionSentence says how a decision ended, and what was asked when.

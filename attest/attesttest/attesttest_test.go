@@ -44,6 +44,17 @@ func failed(v attest.Verdict) []string {
 	return names
 }
 
+// unmended names the failed steps that do not say who mends them and how.
+func unmended(v attest.Verdict) []string {
+	var names []string
+	for _, s := range v.Failed() {
+		if s.Fix.Who == "" || s.Fix.How == "" {
+			names = append(names, s.Field)
+		}
+	}
+	return names
+}
+
 func behind(v attest.Verdict) []string {
 	var words []string
 	for _, s := range v.Failed() {
@@ -75,6 +86,7 @@ func TestSets(t *testing.T) {
 				{"revocationChecked", v.Claims.TCB.RevocationChecked, !s.Unchecked},
 				{"failed steps", failed(v), s.Failed},
 				{"parts behind", behind(v), s.Behind},
+				{"steps without who mends it", unmended(v), []string(nil)},
 			} {
 				if !reflect.DeepEqual(c.got, c.want) {
 					t.Errorf("%s: got %v, want %v", c.field, c.got, c.want)
