@@ -288,6 +288,21 @@ func TestLastGoodSetServes(t *testing.T) {
 	}
 }
 
+// TestOlderNeverReplaces also after the document at hand has ended.
+func TestOlderNeverReplaces(t *testing.T) {
+	newer, older := attesttest.Load(t, "sgx/automata-v3-606a-eval19"), attesttest.Load(t, "sgx/automata-v3-606a-eval17")
+	w := newWorld(t, newer.At(), newer.Endorsements)
+	w.open("", w.pccs(""))
+	w.endorse(newer.Evidence)
+	w.serve(older.Endorsements)
+	w.pass(365 * 24 * time.Hour)
+	for _, d := range endorse.Describe(w.endorse(newer.Evidence)) {
+		if d.Kind == attest.KindTCBInfo && d.Number != 19 {
+			t.Errorf("got evaluation number %d, want 19", d.Number)
+		}
+	}
+}
+
 // TestNewerReplaces takes over what is newer, document by document.
 func TestNewerReplaces(t *testing.T) {
 	old, recovered := attesttest.Load(t, "sgx/automata-v3-606a-eval17"), attesttest.Load(t, "sgx/automata-v3-606a-eval19")

@@ -91,7 +91,7 @@ func (m *merger) back(d endorse.Document) error {
 		if valid(old, m.now) && !valid(d, m.now) {
 			return fmt.Errorf("%s: not valid now, and the one at hand is", d.Kind)
 		}
-		if valid(old, m.now) && d.Older(old) {
+		if d.Older(old) && (valid(old, m.now) || !valid(d, m.now)) {
 			return fmt.Errorf("%s: older than the one at hand", d.Kind)
 		}
 	}
