@@ -37,7 +37,7 @@ import (
 )
 
 // softwareTPM starts swtpm and returns what opens it.
-func softwareTPM(t *testing.T) func() (transport.TPMCloser, error) {
+func softwareTPM(t testing.TB) func() (transport.TPMCloser, error) {
 	t.Helper()
 	path, err := exec.LookPath("swtpm")
 	if err != nil {
@@ -80,7 +80,7 @@ func softwareTPM(t *testing.T) func() (transport.TPMCloser, error) {
 }
 
 // inTPM does something with the TPM.
-func inTPM(t *testing.T, open func() (transport.TPMCloser, error), do func(transport.TPM)) {
+func inTPM(t testing.TB, open func() (transport.TPMCloser, error), do func(transport.TPM)) {
 	t.Helper()
 	c, err := open()
 	if err != nil {
@@ -90,8 +90,8 @@ func inTPM(t *testing.T, open func() (transport.TPMCloser, error), do func(trans
 	do(c)
 }
 
-func must[T any](v T, err error) func(t *testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(t testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func must[T any](v T, err error) func(t *testing.T) T {
 }
 
 // define writes an NV index.
-func define(t *testing.T, c transport.TPM, index uint32, attributes tpm2.TPMANV, content []byte) {
+func define(t testing.TB, c transport.TPM, index uint32, attributes tpm2.TPMANV, content []byte) {
 	t.Helper()
 	attributes.OwnerWrite, attributes.NoDA = true, true
 	handle := tpm2.TPMHandle(index)
@@ -117,7 +117,7 @@ func define(t *testing.T, c transport.TPM, index uint32, attributes tpm2.TPMANV,
 }
 
 // azureKey puts an attestation key where the paravisor keeps it.
-func azureKey(t *testing.T, c transport.TPM) *rsa.PublicKey {
+func azureKey(t testing.TB, c transport.TPM) *rsa.PublicKey {
 	t.Helper()
 	endorsement := tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}
 	made := must(tpm2.CreatePrimary{PrimaryHandle: endorsement, InPublic: tpm2.New2B(tpm2.TPMTPublic{
@@ -135,7 +135,7 @@ func azureKey(t *testing.T, c transport.TPM) *rsa.PublicKey {
 
 // paravisorReport is what Azure's paravisor keeps about a key, without the
 // padding up to 2600 bytes: an index of swtpm has at most 2048.
-func paravisorReport(t *testing.T, kind uint32, key *rsa.PublicKey) []byte {
+func paravisorReport(t testing.TB, kind uint32, key *rsa.PublicKey) []byte {
 	t.Helper()
 	url := base64.RawURLEncoding.EncodeToString
 	runtime := must(json.Marshal(map[string]any{"keys": []any{map[string]any{"kid": "HCLAkPub", "kty": "RSA", "key_ops": []string{"sign"},
@@ -158,7 +158,7 @@ func paravisorReport(t *testing.T, kind uint32, key *rsa.PublicKey) []byte {
 }
 
 // azureTPM is the vTPM of a confidential VM of Azure.
-func azureTPM(t *testing.T, kind uint32) func() (transport.TPMCloser, error) {
+func azureTPM(t testing.TB, kind uint32) func() (transport.TPMCloser, error) {
 	t.Helper()
 	open := softwareTPM(t)
 	inTPM(t, open, func(c transport.TPM) {
@@ -406,4 +406,63 @@ func TestNoAzureReport(t *testing.T) {
 	if _, err := i.Issue(t.Context(), attest.Bind(nil)); problem.CodeOf(err) != "ATT-096" || !strings.Contains(err.Error(), "0x81000003") {
 		t.Errorf("no key: got %v, want ATT-096", err)
 	}
+}
+
+// recording keeps what the TPM answers.
+type recording struct {
+	transport.TPMCloser
+	answers *[]byte
+}
+
+func (r recording) Send(command []byte) ([]byte, error) {
+	answer, err := r.TPMCloser.Send(command)
+	*r.answers = append(*r.answers, answer...)
+	return answer, err
+}
+
+// scripted is a TPM that gives the answers it was given, one after the other.
+type scripted struct{ answers *[]byte }
+
+func (scripted) Close() error { return nil }
+
+func (s scripted) Send([]byte) ([]byte, error) {
+	rest := *s.answers
+	if len(rest) < 10 {
+		return rest, nil
+	}
+	n := min(uint64(max(binary.BigEndian.Uint32(rest[2:]), 1)), uint64(len(rest)))
+	*s.answers = rest[n:]
+	return rest[:n], nil
+}
+
+// A hostile TPM makes evidence that is refused, or none, and nothing worse.
+func FuzzTPM(f *testing.F) {
+	open := azureTPM(f, 2)
+	for _, tee := range []attest.TEE{attest.SNPAzure, attest.TPM} {
+		var answers []byte
+		computer := &issuertest.Computer{TPM: func() (transport.TPMCloser, error) {
+			c, err := open()
+			return recording{c, &answers}, err
+		}}
+		must(must(issuer.Open(f.Context(), computer.Machine(), tee))(f).Issue(f.Context(), attest.Bind(nil)))(f)
+		f.Add(tee == attest.TPM, answers)
+	}
+	f.Fuzz(func(t *testing.T, alone bool, answers []byte) {
+		tee := attest.SNPAzure
+		if alone {
+			tee = attest.TPM
+		}
+		computer := &issuertest.Computer{TPM: func() (transport.TPMCloser, error) { return scripted{&answers}, nil }}
+		i, err := issuer.Open(t.Context(), computer.Machine(), tee)
+		if err != nil {
+			if problem.CodeOf(err) != "ATT-095" {
+				t.Errorf("open: got %v, want ATT-095", err)
+			}
+			return
+		}
+		e, err := i.Issue(t.Context(), attest.Bind(nil))
+		if code := problem.CodeOf(err); err != nil && code != "ATT-096" && code != "ATT-097" || err == nil && len(e.Raw) == 0 {
+			t.Errorf("got %d bytes, %v", len(e.Raw), err)
+		}
+	})
 }
