@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -174,8 +175,25 @@ func beginOf(items []attest.Endorsement) time.Time {
 				begin = d.Issued
 			}
 		}
+		if issued := bareIssue(it); issued.After(begin) {
+			begin = issued
+		}
 	}
 	return begin
+}
+
+// bareIssue is the issue date of a TCB info whose signer's chain is not at hand
+// (Intel PCS API version 4); zero of anything else.
+func bareIssue(it attest.Endorsement) time.Time {
+	var doc struct {
+		TCBInfo struct {
+			IssueDate time.Time `json:"issueDate"`
+		} `json:"tcbInfo"`
+	}
+	if it.Kind != attest.KindTCBInfo || len(it.Chain) > 0 || json.Unmarshal(it.Body, &doc) != nil {
+		return time.Time{}
+	}
+	return doc.TCBInfo.IssueDate
 }
 
 func failsBy(e apiv1.PlanEffect, code string) bool {

@@ -139,6 +139,8 @@ func TestCommands(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { o.verifies(t, d) })
 	t.Run("look", func(t *testing.T) { o.looks(t) })
 	t.Run("explain", func(t *testing.T) { o.explains(t, d) })
+	t.Run("plan", func(t *testing.T) { o.plans(t, d) })
+	t.Run("floor", func(t *testing.T) { o.floors(t, d) })
 	t.Run("set", func(t *testing.T) { o.sets(t, d) })
 	t.Run("race", func(t *testing.T) { o.races(t, d) })
 }
@@ -262,8 +264,10 @@ func (o *operator) explains(t *testing.T, d *deployment) {
 		t.Fatal("gateway shows no refusal")
 	}
 	for _, id := range []string{refusal.ID, refusal.ID[:len("gateway/")+4]} {
-		got := o.must(0, "explain", id)
+		got := o.must(0, "explain", id, "--cert", d.CertFile(), "--key", d.KeyFile())
 		wants(t, got.stdout, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "nearest package: gateway")
+		got = o.must(0, "explain", id)
+		wants(t, got.stdout+got.stderr, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "not shown", "--cert")
 	}
 	if v := document[apiv1.Decision](o, "explain", refusal.ID); v.Accepted || v.Verdict.OK() {
 		t.Errorf("got an accepted decision %s, want refused", v.ID)

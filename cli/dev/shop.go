@@ -138,7 +138,7 @@ func (d *Deployment) writeManifest(services []Service, aliceCert string) ([]byte
 		"version": 1, "trustDomain": "shop.example", "packages": packages, "marbles": marbles,
 		"secrets": map[string]any{"cartKey": map[string]any{"type": "symmetric", "bits": 256, "scope": "shared", "readers": []string{"cart"}}},
 		"users":   map[string]any{"alice": map[string]any{"certificate": aliceCert, "roles": []string{"operator"}}},
-		"roles":   map[string]any{"operator": map[string]any{"actions": []string{"updateManifest"}}},
+		"roles":   map[string]any{"operator": map[string]any{"actions": []string{"updateManifest", "raiseFloor:*"}}},
 		"tests": []any{map[string]any{"from": "gateway", "to": "web", "allow": true},
 			map[string]any{"from": "catalog", "to": "gateway", "allow": false}},
 	}
