@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -75,6 +76,7 @@ func (a *app) imageOptions(f imageFlags) (inspect.Options, error) {
 type inspectFlags struct {
 	image      imageFlags
 	as, at     string
+	root       string
 	unverified bool
 }
 
@@ -90,6 +92,7 @@ func (a *app) inspectCmd() *cobra.Command {
   - an IGVM file: both are calculated
   - a quote, a report, a folder of evidence, an RA-TLS certificate, a statement
     or bundle of a coordinator
+  - a launch endorsement of Google Cloud's firmware, with --root Google's root
   - a TCG event log, replayed into the registers of a TDX guest or of a TPM
   - any other file: what the software TEE measures
 Of HOST:PORT it takes the evidence in the certificate, or what a coordinator
@@ -104,6 +107,7 @@ that you trust.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.inspect(c.Context(), args[0], f) }}
 	f.image.register(c)
 	c.Flags().StringVar(&f.as, "as", "", "policy: print the reference values as manifest JSON")
+	c.Flags().StringVar(&f.root, "root", "", "trust anchor, a certificate, instead of the vendor's")
 	c.Flags().StringVar(&f.at, "at", "", "judge evidence as of this time, RFC 3339 or a date")
 	c.Flags().BoolVar(&f.unverified, "unverified", false, "with --as policy: take numbers that nobody vouches for")
 	return c
@@ -122,6 +126,15 @@ func (a *app) inspect(ctx context.Context, arg string, f inspectFlags) error {
 			return usage("--at %q is no time: want RFC 3339 such as 2026-01-15T00:00:00Z, or a date", f.at)
 		}
 	}
+	if f.root != "" {
+		raw, err := a.readFile(f.root)
+		if err != nil {
+			return err
+		}
+		if o.Root, err = certificateOf(raw); err != nil {
+			return problem.Because(err, "CLI-003", "reading %s", f.root)
+		}
+	}
 	found, err := a.find(ctx, arg, o)
 	if err != nil {
 		return err
@@ -134,6 +147,14 @@ func (a *app) inspect(ctx context.Context, arg string, f inspectFlags) error {
 	}
 	a.findingReport(found)
 	return nil
+}
+
+// certificateOf reads one certificate, PEM or DER.
+func certificateOf(raw []byte) (*x509.Certificate, error) {
+	if c, err := x509.ParseCertificate(raw); err == nil {
+		return c, nil
+	}
+	return evidence.ParseRoot(raw)
 }
 
 // find inspects a path, or a server if there is no such path.
@@ -209,7 +230,7 @@ func accepted(pkg attest.Package) error {
 var basisWords = map[inspect.Basis]string{
 	inspect.Calculated: "calculated from the file",
 	inspect.Signed:     "signed: hardware starts nothing else under this signature",
-	inspect.Verified:   "verified up to the vendor's root",
+	inspect.Verified:   "verified up to the root",
 	inspect.Unverified: "NOT VERIFIED: nobody vouches for these numbers",
 }
 

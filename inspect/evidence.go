@@ -61,6 +61,10 @@ func (f *file) evidence(b []byte, o Options) (Finding, bool, error) {
 	if found, ok, err := f.statement(b, o); ok {
 		return found, true, err
 	}
+	if isLaunchEndorsement(b) {
+		found, err := f.launchEndorsement(b, o)
+		return found, true, err
+	}
 	if name == evidence.DocumentFile {
 		if set, err := evidence.Load(os.DirFS(filepath.Dir(f.path))); err == nil {
 			found, err := judged(f.path, "", set, nil, o)
@@ -191,7 +195,7 @@ func judged(source, how string, set evidence.Set, binding *attest.Binding, o Opt
 	if at.IsZero() {
 		at = o.Now
 	}
-	v, err := evidence.Explain(set, evidence.Options{At: at, Binding: binding})
+	v, err := evidence.Explain(set, evidence.Options{At: at, Root: o.Root, Binding: binding})
 	if err != nil {
 		return Finding{}, err
 	}

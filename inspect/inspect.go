@@ -10,6 +10,7 @@ package inspect
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ type Basis string
 const (
 	Calculated Basis = "calculated" // from the bytes of the file, as hardware does
 	Signed     Basis = "signed"     // by the enclave's signer; hardware starts nothing else under it
-	Verified   Basis = "verified"   // evidence that leads to the vendor's root
+	Verified   Basis = "verified"   // leads to the vendor's root, or to Options.Root
 	Unverified Basis = "unverified" // evidence that nobody vouches for, here and now
 )
 
@@ -85,10 +86,13 @@ func (f *Finding) note(text string) { f.Notes = append(f.Notes, text) }
 
 // Options say what the file alone does not.
 type Options struct {
-	At    time.Time  // when to judge evidence; zero means when meta.json says, or Now
-	Now   time.Time  // the time of day
-	TEE   attest.TEE // of an image for several; "" means all that it is made for
-	Agent string     // the agent's binary, to pin it for the software TEE; "" pins none
+	At  time.Time  // when to judge evidence; zero means when meta.json says, or Now
+	Now time.Time  // the time of day
+	TEE attest.TEE // of an image for several; "" means all that it is made for
+	// Root is the trust anchor of evidence and of launch endorsements; nil means
+	// the vendor's for evidence, and none for launch endorsements.
+	Root  *x509.Certificate
+	Agent string // the agent's binary, to pin it for the software TEE; "" pins none
 
 	// How a guest is launched.
 	VMM           launch.VMM

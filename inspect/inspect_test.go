@@ -13,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/attesttest"
+	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/inspect"
 	"github.com/ashlar-mesh/ashlar/inspect/launch"
@@ -312,6 +313,49 @@ func TestStatement(t *testing.T) {
 func TestSimulatedEvidence(t *testing.T) {
 	if _, err := inspect.Verdict("x", "coordinator", attest.Verdict{TEE: attest.SimTDX}); problem.CodeOf(err) != "CLI-044" {
 		t.Errorf("got %v, want CLI-044", err)
+	}
+}
+
+// TestLaunchEndorsement takes Google's numbers, verified only under its root.
+func TestLaunchEndorsement(t *testing.T) {
+	path := write(t, "x", read(t, "../attest/gcp/testdata/endorsement.binarypb"))
+	o := defaults()
+	o.At, o.TEE = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), attest.SNP
+	f, err := inspect.Path(path, o)
+	if err != nil || f.Basis != inspect.Unverified {
+		t.Fatalf("without a root: got %s, %v", f.Basis, err)
+	}
+	if _, err := f.Reference(false); problem.CodeOf(err) != "CLI-041" {
+		t.Errorf("without a root: got %v, want CLI-041", err)
+	}
+	if o.Root, err = evidence.ParseRoot(read(t, "../attest/gcp/testdata/root.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if f, err = inspect.Path(path, o); err != nil || f.Basis != inspect.Verified {
+		t.Fatalf("under its root: got %s, %v", f.Basis, err)
+	}
+	pkg, err := f.Reference(false)
+	const one = "20ec0dbd1c0a26d184a6f11ec5a796d68ec03c9d101bdd84c03f3d9cbbc4a292a9fad098edacfa04da0da58f20be885e"
+	if err != nil || len(pkg.SNP.Measurement) < 15 || pkg.SNP.Measurement[0].String() != one || pkg.TDX != nil {
+		t.Errorf("got %+v, %v", pkg, err)
+	}
+	o.Root = attesttest.Load(t, "synthetic/sgx/synthetic-ok").Root
+	if _, err := inspect.Path(path, o); problem.CodeOf(err) != "CLI-040" {
+		t.Errorf("under another root: got %v, want CLI-040", err)
+	}
+}
+
+// TestOwnRoot verifies evidence of a throw-away PKI under its root.
+func TestOwnRoot(t *testing.T) {
+	s := attesttest.Load(t, "synthetic/tdx/synthetic-ok")
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, attesttest.Dir(t, "synthetic/tdx/synthetic-ok")); err != nil {
+		t.Fatal(err)
+	}
+	o := defaults()
+	o.Root = s.Root
+	if f, err := inspect.Path(dir, o); err != nil || f.Basis != inspect.Verified {
+		t.Errorf("got %s, %v, want it verified", f.Basis, err)
 	}
 }
 
