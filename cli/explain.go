@@ -198,7 +198,7 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string,
 	}
 	a.changeReport(d.Verdict, changes, file)
 	a.p.Printf("audit record %d, sha256 %s\n", d.Seq, a.p.Digest(d.Record.String()))
-	if slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown }) {
+	if !f.redacted && slices.ContainsFunc(d.Verdict.Steps, func(s attest.Step) bool { return s.Want == attest.NotShown }) {
 		a.p.Notef("what was wanted is shown to users of the manifest: --cert and --key\n")
 	}
 	return nil
