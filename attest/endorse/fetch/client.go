@@ -2,7 +2,6 @@ package fetch
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -66,9 +65,8 @@ type reply struct {
 
 // ClientConfig says which service to ask. Only URL is required.
 type ClientConfig struct {
-	URL   string         // http or https, without user information
-	Roots *x509.CertPool // of the service's certificate; nil: the system's
-	Now   func() time.Time
+	URL string // http or https, without user information
+	Now func() time.Time
 	// Share is how long a document is given to other sets too without asking
 	// again; DefaultShare if zero.
 	Share time.Duration
@@ -95,9 +93,6 @@ func newClient(c ClientConfig) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxResponseHeaderBytes = maxHeaders
 	transport.MaxConnsPerHost = atOnce
-	if c.Roots != nil {
-		transport.TLSClientConfig.RootCAs = c.Roots
-	}
 	return &Client{base: u, slots: make(chan struct{}, atOnce), now: c.Now, share: c.Share, pause: c.Pause, shared: map[string]sharedReply{},
 		http: &http.Client{Transport: transport, Timeout: attemptTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if r.URL.Host != u.Host || len(via) > 3 {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,6 +109,7 @@ type kept struct {
 	due     time.Time // when to ask again
 	source  string    // of the newest document
 	err     string    // why the last fetch gave less than all; "" if it did
+	proven  bool      // genuine evidence was made there, or somebody vouched for the need
 	used    uint64
 }
 
@@ -150,15 +152,42 @@ func (s *Store) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsem
 		return attest.Endorsements{}, nil
 	}
 	set, fresh, err := s.lookup(n)
-	if fresh || err != nil {
+	if err != nil {
 		return set, err
+	}
+	if fresh {
+		s.prove(n, verifier, e, set)
+		return set, nil
 	}
 	if len(set.Items()) == 0 {
 		if _, steps := verifier.Verify(e, attest.Endorsements{}, s.c.Now()); !promising(steps) {
 			return attest.Endorsements{}, nil
 		}
 	}
-	return s.wait(ctx, n, set, len(set.Items()) == 0 && n.TEE == attest.SNP)
+	if set, err = s.wait(ctx, n, set, len(set.Items()) == 0 && n.TEE == attest.SNP); err == nil {
+		s.prove(n, verifier, e, set)
+	}
+	return set, err
+}
+
+// prove notes that a chip of SEV-SNP is one that makes evidence for us: only
+// then is its certificate kept on the disk, and before others in memory.
+func (s *Store) prove(n endorse.Need, verifier attest.Verifier, e attest.Evidence, set attest.Endorsements) {
+	s.mu.Lock()
+	k := s.sets[n.Key()]
+	known := k == nil || k.proven
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	if _, steps := verifier.Verify(e, set, s.c.Now()); !promising(steps) || len(n.Missing(set)) == len(n.Wanted()) {
+		return
+	}
+	s.mu.Lock()
+	k.proven = true
+	m := merger{need: k.need, set: k.set}
+	s.mu.Unlock()
+	s.save(m)
 }
 
 // identify tells what evidence needs, as cheaply as its verifier can.
@@ -321,14 +350,11 @@ func (s *Store) settle(m merger, err error) (attest.Endorsements, error) {
 		return attest.Endorsements{}, err
 	}
 	k := s.keep(m, now)
-	if err != nil || len(m.need.Missing(m.set)) > 0 {
-		k.due, k.err = now.Add(min(retryAfter, s.c.Refresh)), "documents are missing"
-		if err != nil {
-			k.err = err.Error()
-		}
-	} else {
-		k.fetched, k.due, k.err = now, now.Add(s.c.Refresh), ""
+	k.due, k.err = s.next(m, err, now)
+	if k.err == "" {
+		k.fetched = now
 	}
+	proven := k.proven
 	s.mu.Unlock()
 	if err != nil {
 		s.c.Log.Warn("endorsements could not be renewed in full", "of", key, "error", err)
@@ -336,11 +362,36 @@ func (s *Store) settle(m merger, err error) (attest.Endorsements, error) {
 	if m.changed {
 		digest := m.set.Digest()
 		s.c.Log.Info("endorsements changed", "of", key, "from", m.source, "set", attest.Hex(digest[:]).String())
-		if err := s.save(m); err != nil {
-			s.c.Log.Error("endorsements could not be saved", "of", key, "error", err)
+		if proven {
+			s.save(m)
 		}
 	}
 	return m.set, nil
+}
+
+// next says when to ask again, and why what is at hand is not all: soon if
+// something is missing or not valid now, and well before anything ends.
+func (s *Store) next(m merger, err error, now time.Time) (due time.Time, why string) {
+	soon := now.Add(min(retryAfter, s.c.Refresh))
+	if err != nil {
+		return soon, err.Error()
+	}
+	if missing := m.need.Missing(m.set); len(missing) > 0 {
+		return soon, "no " + strings.Join(missing, ", ")
+	}
+	due = now.Add(s.c.Refresh)
+	for _, d := range m.docs {
+		if !valid(d, now) {
+			return soon, d.Identity + " is not valid now"
+		}
+		if half := now.Add(d.NextUpdate.Sub(now) / 2); half.Before(due) {
+			due = half
+		}
+	}
+	if due.Before(soon) {
+		due = soon
+	}
+	return due, ""
 }
 
 // keep puts a set in its place. The caller holds mu.
@@ -352,7 +403,7 @@ func (s *Store) keep(m merger, now time.Time) *kept {
 		if len(s.sets) >= maxSets {
 			s.evict()
 		}
-		k = &kept{need: m.need}
+		k = &kept{need: m.need, proven: m.need.TEE != attest.SNP}
 		s.sets[key] = k
 	}
 	if m.need.Product != "" {
@@ -369,16 +420,17 @@ func (s *Store) keep(m merger, now time.Time) *kept {
 	return k
 }
 
-// evict forgets the set that was used longest ago; its file stays. The caller
-// holds mu.
+// evict forgets the set that was used longest ago, of those that nothing proves
+// if there is one. The caller holds mu.
 func (s *Store) evict() {
-	oldest := ""
-	for key, k := range s.sets {
-		if oldest == "" || k.used < s.sets[oldest].used {
-			oldest = key
+	var oldest *kept
+	for _, k := range s.sets {
+		if oldest == nil || k.proven != oldest.proven && !k.proven || k.proven == oldest.proven && k.used < oldest.used {
+			oldest = k
 		}
 	}
-	delete(s.sets, oldest)
+	delete(s.sets, oldest.need.Key())
+	s.discard(oldest.need)
 }
 
 // fail remembers that a need is not to be asked for for a while. The caller

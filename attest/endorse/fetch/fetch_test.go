@@ -144,7 +144,7 @@ func TestRealEvidence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := attesttest.Load(t, name)
 			for _, f := range []services.Fault{{}, {OldHeaders: true}, {UpperFMSPC: true}, {Document: "pckCRL", Encoding: "hex"}, {Document: "rootCRL", Encoding: "hex"},
-				{Document: "pckCRL", Encoding: "pem"}} {
+				{Document: "pckCRL", Encoding: "pem"}, {FormChains: true}} {
 				w := newWorld(t, s.At(), s.Endorsements)
 				w.script(f)
 				got := w.endorse(s.Evidence)

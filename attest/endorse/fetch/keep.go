@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -25,11 +24,25 @@ func (s *Store) file(n endorse.Need) string {
 	return filepath.Join(s.c.Dir, strings.NewReplacer("/", "_", ":", "-").Replace(n.Key())+suffix)
 }
 
-// save writes a set to the disk.
-func (s *Store) save(m merger) error {
+// save writes a set to the disk. What cannot be written is fetched again after
+// a restart.
+func (s *Store) save(m merger) {
 	if s.c.Dir == "" {
-		return nil
+		return
 	}
+	if err := s.write(m); err != nil {
+		s.c.Log.Error("endorsements could not be saved", "of", m.need.Key(), "error", err)
+	}
+}
+
+// discard removes the file of a set, if it has one.
+func (s *Store) discard(n endorse.Need) {
+	if s.c.Dir != "" {
+		_ = os.Remove(s.file(n)) // one that stays is read again after a restart
+	}
+}
+
+func (s *Store) write(m merger) error {
 	var b endorse.Bundle
 	if err := b.Put(endorse.Set{Need: m.need, Endorsements: m.set}); err != nil {
 		return err
@@ -112,7 +125,7 @@ func (s *Store) adopt(in endorse.Set, from string, fetched time.Time) (bool, err
 	}
 	s.mu.Lock()
 	k := s.keep(m, fetched)
-	k.due = s.c.Now() // ask the sources at the next use
+	k.due, k.proven = s.c.Now(), true // ask the sources at the next use
 	s.mu.Unlock()
 	return true, err
 }
@@ -134,9 +147,7 @@ func (s *Store) Import(b *endorse.Bundle) []Imported {
 		one.Changed, one.Err = s.adopt(set, "import", s.c.Now())
 		if one.Changed {
 			if en, ok := s.set(set.Need); ok {
-				if err := s.save(merger{need: set.Need, set: en}); err != nil {
-					one.Err = errors.Join(one.Err, fmt.Errorf("saving: %w", err))
-				}
+				s.save(merger{need: set.Need, set: en})
 			}
 		}
 		if one.Err != nil {

@@ -51,6 +51,59 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestOnlyProvenChipsAreKept: a forged report of a real chip leaves nothing on
+// the disk.
+func TestOnlyProvenChipsAreKept(t *testing.T) {
+	forged, real := attesttest.Load(t, "snp/neg-tampered-measurement"), attesttest.Load(t, "snp/msft-milan-v3-vcek")
+	if !bytes.Equal(needOf(t, forged).ChipID, needOf(t, real).ChipID) {
+		t.Fatal("the forged report is of another chip: choose the set that it was made from")
+	}
+	dir := t.TempDir()
+	w := newWorld(t, real.At(), real.Endorsements)
+	w.open(dir)
+	files := func() int {
+		names, err := filepath.Glob(filepath.Join(dir, "snp_*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	if got := w.endorse(forged.Evidence); len(got.Items()) == 0 || files() != 0 {
+		t.Errorf("forged: got %d documents and %d files, want documents to judge it with and no file", len(got.Items()), files())
+	}
+	if w.endorse(real.Evidence); files() != 1 {
+		t.Errorf("genuine: got %d files, want 1", files())
+	}
+}
+
+// TestAsksAgainInTime: soon for what is not valid now, before anything ends
+// otherwise.
+func TestAsksAgainInTime(t *testing.T) {
+	s := attesttest.Load(t, tdxSet)
+	end := time.Date(2025, 7, 19, 10, 0, 35, 0, time.UTC) // of the PCK CRL
+	for name, c := range map[string]struct {
+		at    time.Time
+		after time.Duration
+		asks  bool
+	}{
+		"fresh":            {end.Add(-20 * 24 * time.Hour), fetch.DefaultRefresh - time.Minute, false},
+		"due":              {end.Add(-20 * 24 * time.Hour), fetch.DefaultRefresh, true},
+		"an hour left":     {end.Add(-time.Hour), 29 * time.Minute, false},
+		"half of the hour": {end.Add(-time.Hour), 31 * time.Minute, true},
+		"ended":            {end.Add(time.Second), time.Minute, true},
+	} {
+		w := newWorld(t, c.at, s.Endorsements)
+		w.open("", w.pccs(""))
+		w.endorse(s.Evidence)
+		before := w.service.Requests("pckCRL")
+		w.pass(c.after)
+		w.endorse(s.Evidence)
+		if got := w.service.Requests("pckCRL") > before; got != c.asks {
+			t.Errorf("%s: asked again %t, want %t", name, got, c.asks)
+		}
+	}
+}
+
 // TestForgedOnDisk does not believe a well-formed file with a forged document.
 func TestForgedOnDisk(t *testing.T) {
 	s := attesttest.Load(t, tdxSet)

@@ -135,12 +135,13 @@ func (p *PCCS) chain(r reply, kind string) ([]byte, error) {
 		if value == "" {
 			continue
 		}
-		chain, err := url.PathUnescape(value)
+		unescape := url.PathUnescape
+		if strings.Contains(value, "BEGIN+CERTIFICATE") { // as in a form, where + is a space
+			unescape = url.QueryUnescape
+		}
+		chain, err := unescape(value)
 		if err != nil {
 			return nil, problem.Because(err, "ATT-065", "%s: header %s", p.Name(), name)
-		}
-		if !strings.Contains(chain, "\n") { // escaped as a form: + for spaces
-			chain = strings.ReplaceAll(chain, "+", " ")
 		}
 		return []byte(chain), nil
 	}

@@ -39,6 +39,7 @@ type Fault struct {
 	Damage     bool            `json:"damage,omitempty"`     // one bit of the body flipped
 	NoChain    bool            `json:"noChain,omitempty"`    // without the header of the issuer chain
 	OldHeaders bool            `json:"oldHeaders,omitempty"` // chains under the names of earlier versions
+	FormChains bool            `json:"formChains,omitempty"` // chains escaped as in a form
 	UpperFMSPC bool            `json:"upperFMSPC,omitempty"` // an FMSPC in lower case is not known
 	Encoding   string          `json:"encoding,omitempty"`   // of CRLs: "hex" or "pem" in place of DER
 }
@@ -227,7 +228,11 @@ func serve(w http.ResponseWriter, f Fault, it attest.Endorsement) {
 		if f.OldHeaders {
 			name = names[1]
 		}
-		w.Header().Set(name, url.PathEscape(string(it.Chain)))
+		escape := url.PathEscape
+		if f.FormChains {
+			escape = url.QueryEscape
+		}
+		w.Header().Set(name, escape(string(it.Chain)))
 	}
 	body := slices.Clone(it.Body)
 	switch f.Encoding {
