@@ -11,7 +11,10 @@ import (
 	"time"
 )
 
-var tourBlock = regexp.MustCompile("(?ms)^```sh tour\n(.*?)^```")
+var (
+	tourBlock  = regexp.MustCompile("(?ms)^```sh tour\n(.*?)^```")
+	exportLine = regexp.MustCompile("(?m)^export .*\n")
+)
 
 // TestReadmeTour runs the README's tour line by line beside a fresh dev up.
 func TestReadmeTour(t *testing.T) {
@@ -38,16 +41,18 @@ func TestReadmeTour(t *testing.T) {
 	}
 	o.env = append(o.env, "PATH="+filepath.Join(o.dir, "build", "bin")+":"+os.Getenv("PATH"))
 	up := o.devUp()
-	want := []string{"Verified. Wrote .ashlar/bundle.pem", "plaintext is refused", "revision 2 is in force", "was refused", "plumb bob", "down"}
+	want := []string{"Verified. Wrote .ashlar/bundle.pem", "plaintext is refused", "4 lose it", "revision 2 is in force", "was refused", "plumb bob", "down"}
+	exports := "" // the reader's terminal remembers them
 	for i, b := range blocks {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", string(b[1]))
+		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", exports+string(b[1]))
 		cmd.Dir, cmd.Env = o.dir, o.env
 		out, err := cmd.CombinedOutput()
 		cancel()
 		if err != nil {
 			t.Fatalf("block %d of the tour: %v\n%s\n%s", i+1, err, b[1], out)
 		}
+		exports += strings.Join(exportLine.FindAllString(string(b[1]), -1), "")
 		for len(want) > 0 && strings.Contains(string(out), want[0]) {
 			want = want[1:]
 		}
