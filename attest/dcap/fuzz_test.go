@@ -81,6 +81,10 @@ func FuzzTCBInfo(f *testing.F) {
 					continue
 				}
 				t.platformLevel(&platform{}, svn)
+				p := part{name: "platform", levels: t.Levels, below: func(l *level) []attest.TCBComponent { return (&platform{}).below(l, svn) }}
+				if g, ok := p.gap(); ok && len(g.Below) == 0 {
+					panic("a gap without a component")
+				}
 				if m := t.module(svn); m != nil {
 					enclaveLevel(m.Levels, uint16(svn[0]))
 				}
