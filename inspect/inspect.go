@@ -14,7 +14,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -224,6 +223,3 @@ func hexList(values ...[]byte) []attest.Hex {
 	}
 	return list
 }
-
-// beside names a file in the same folder.
-func (f *file) beside(name string) string { return filepath.Join(filepath.Dir(f.path), name) }
