@@ -139,10 +139,16 @@ var hardwareVerifiers = hardware.Verifiers()
 // TestRealEvidence fetches the captured collateral of real machines over HTTP and
 // judges their evidence with it: the verdict is that of the captured set.
 func TestRealEvidence(t *testing.T) {
-	for _, name := range []string{tdxSet, "tdx/alibaba-v5-90c0", "sgx/automata-v3-606a-eval17", "sgx/automata-v3-606a-eval19", "snp/virtee-milan-v2-vcek",
-		"snp/msft-milan-v3-vcek", "snp/msft-turin-v5-vcek", "snp/azure-genoa-hcl"} {
-		t.Run(name, func(t *testing.T) {
-			s := attesttest.Load(t, name)
+	n := 0
+	for _, s := range attesttest.All(t) {
+		if !s.Genuine || s.Root != nil || len(s.Endorsements.Items()) == 0 || s.Evidence.TEE == attest.NVIDIA {
+			continue
+		}
+		if _, vlek := s.Endorsements.Get(attest.KindVLEK); vlek {
+			continue // AMD gives it to nobody but the provider
+		}
+		n++
+		t.Run(s.Name, func(t *testing.T) {
 			for _, f := range []services.Fault{{}, {OldHeaders: true}, {UpperFMSPC: true}, {Document: "pckCRL", Encoding: "hex"}, {Document: "rootCRL", Encoding: "hex"},
 				{Document: "pckCRL", Encoding: "pem"}, {FormChains: true}} {
 				w := newWorld(t, s.At(), s.Endorsements)
@@ -161,6 +167,9 @@ func TestRealEvidence(t *testing.T) {
 				}
 			}
 		})
+	}
+	if n < 15 {
+		t.Errorf("got %d sets, want all that have endorsements", n)
 	}
 }
 
@@ -388,5 +397,30 @@ func TestOddEvidence(t *testing.T) {
 	s := attesttest.Load(t, tdxSet)
 	if _, err := w.store.Endorse(t.Context(), s.Evidence); problem.CodeOf(err) != "ATT-067" {
 		t.Errorf("no sources: got %v, want ATT-067", err)
+	}
+}
+
+// TestSeveralSources asks the next source for what the one before has not, or
+// has wrong, and not if that has all.
+func TestSeveralSources(t *testing.T) {
+	s := attesttest.Load(t, tdxSet)
+	for name, c := range map[string]struct {
+		first    services.Fault
+		requests int // of the second source
+	}{
+		"all there":           {services.Fault{}, 0},
+		"one is missing":      {services.Fault{Document: "pckCRL", Status: 404}, 4},
+		"one is forged":       {services.Fault{Document: "tcbInfo", Damage: true}, 4},
+		"the first throttles": {services.Fault{Status: 429, RetryAfter: 3600}, 4},
+	} {
+		a, b := newWorld(t, s.At(), s.Endorsements), newWorld(t, s.At(), s.Endorsements)
+		a.script(c.first)
+		a.open("", a.pccs(""), b.pccs(""))
+		if got := a.endorse(s.Evidence); got.Digest() != s.Endorsements.Digest() {
+			t.Errorf("%s: got %d documents, want the whole set", name, len(got.Items()))
+		}
+		if got := b.service.Requests(""); got != c.requests {
+			t.Errorf("%s: got %d requests to the second source, want %d", name, got, c.requests)
+		}
 	}
 }
