@@ -185,7 +185,7 @@ func (a *app) explainDecision(ctx context.Context, cl *client.Client, id string,
 	}{d, changes}); done {
 		return err
 	}
-	a.p.Simulation = d.Verdict.TEE.Simulated()
+	a.p.Simulation = a.p.Simulation || d.Verdict.TEE.Simulated()
 	a.decisionSentence(d)
 	a.stepTable(d.Verdict.Steps)
 	a.findings(d.Verdict)

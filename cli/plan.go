@@ -208,7 +208,6 @@ func (a *app) showPlan(p apiv1.Plan) error {
 		return err
 	}
 	if !done {
-		a.p.Simulation = slices.ContainsFunc(p.Effects, func(e apiv1.PlanEffect) bool { return e.TEE.Simulated() })
 		a.p.Printf("as of %s, manifest %s: of %d instances %d keep their identity, %d lose it; %d gain one\n",
 			p.At.UTC().Format(time.RFC3339), a.p.Digest(p.Manifest.String()), p.Instances, p.Keeps, p.Loses, p.Gains)
 		a.planChanges(p)
