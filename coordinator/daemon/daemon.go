@@ -288,5 +288,6 @@ func (d *daemon) shutdown(cancel context.CancelFunc) {
 }
 
 func (d *daemon) closeState() error {
+	d.s.endorsements.close()
 	return errors.Join(d.core.Close(), d.store.Close())
 }

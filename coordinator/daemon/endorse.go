@@ -169,6 +169,12 @@ func (e *endorsements) Outcomes() map[fetch.Outcome]uint64 {
 	return out
 }
 
+// close ends the fetches under way.
+func (e *endorsements) close() {
+	e.hardware.Close()
+	e.simulated.Close()
+}
+
 // States lists all sets, those of the simulation last.
 func (e *endorsements) States() []fetch.State {
 	return append(e.hardware.States(), e.simulated.States()...)

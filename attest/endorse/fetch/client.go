@@ -116,9 +116,10 @@ func pause(ctx context.Context, d time.Duration) error {
 // name is the service's address as logs show it.
 func (c *Client) name() string { return c.base.Scheme + "://" + c.base.Host + c.base.Path }
 
-// get asks for a document; everybody who wants it waits for one request. Errors
-// are ATT-064 (no answer), ATT-065 (another answer than a document), ATT-066
-// (throttled) and ATT-067 (no such document).
+// get asks for a document; everybody who wants it waits for one request, which
+// ends with the context of whoever came first. Errors are ATT-064 (no answer),
+// ATT-065 (another answer than a document), ATT-066 (throttled) and ATT-067 (no
+// such document).
 func (c *Client) get(ctx context.Context, address string) (reply, error) {
 	c.mu.Lock()
 	if s, ok := c.shared[address]; ok && c.now().Sub(s.at) < c.share && !c.now().Before(s.at) {
@@ -126,25 +127,15 @@ func (c *Client) get(ctx context.Context, address string) (reply, error) {
 		return s.reply, nil
 	}
 	c.mu.Unlock()
-	got := c.group.DoChan(address, func() (any, error) {
-		// Not the asker's context: others wait for the same answer.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-		defer cancel()
+	got, err, _ := c.group.Do(address, func() (any, error) {
 		r, err := c.persist(ctx, address)
 		if err == nil {
 			c.keep(address, r)
 		}
 		return r, err
 	})
-	select {
-	case r := <-got:
-		if r.Err != nil {
-			return reply{}, r.Err
-		}
-		return r.Val.(reply), nil
-	case <-ctx.Done():
-		return reply{}, problem.Because(ctx.Err(), "ATT-064", "asking %s", c.name())
-	}
+	r, _ := got.(reply)
+	return r, err
 }
 
 func (c *Client) keep(address string, r reply) {

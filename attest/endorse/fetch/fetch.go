@@ -97,7 +97,12 @@ type Store struct {
 	tokens float64 // of unproven
 	filled time.Time
 	used   uint64 // counts uses, for the order in which sets go
+	// running are the fetches under way that no caller owns; nil once closed.
+	running map[*fetching]bool
+	work    sync.WaitGroup // one for each of running
 }
+
+type fetching struct{ cancel context.CancelFunc }
 
 // kept is one set. Its fields are guarded by Store.mu; its endorsements are
 // immutable.
@@ -133,7 +138,7 @@ func New(c Config) (*Store, error) {
 	if c.Observe == nil {
 		c.Observe = func(Outcome) {}
 	}
-	s := &Store{c: c, sets: map[string]*kept{}, failed: map[string]failure{}, tokens: unproven, filled: c.Now()}
+	s := &Store{c: c, sets: map[string]*kept{}, failed: map[string]failure{}, tokens: unproven, filled: c.Now(), running: map[*fetching]bool{}}
 	return s, s.load()
 }
 
@@ -271,9 +276,8 @@ func (s *Store) wait(ctx context.Context, n endorse.Need, old attest.Endorsement
 		if unproven && !s.admit() {
 			return attest.Endorsements{}, problem.New("ATT-066", "too many chips at once that nothing is known of; %s waits", n.Key())
 		}
-		// Not the asker's context: others wait for the same answer.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-		defer cancel()
+		ctx, end := s.begin(ctx)
+		defer end()
 		return s.renew(ctx, n)
 	})
 	var enough <-chan time.Time
@@ -294,6 +298,40 @@ func (s *Store) wait(ctx context.Context, n endorse.Need, old attest.Endorsement
 	case <-ctx.Done():
 		return old, ctx.Err()
 	}
+}
+
+// begin returns the context of a fetch, and what has to be called at its end. It
+// is not the asker's context, since others wait for the same answer: Close ends
+// it.
+func (s *Store) begin(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil {
+		cancel()
+		return ctx, func() {}
+	}
+	f := &fetching{cancel}
+	s.running[f] = true
+	s.work.Add(1)
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		delete(s.running, f)
+		s.mu.Unlock()
+		s.work.Done()
+	}
+}
+
+// Close ends the fetches under way and waits for them. What is at hand stays so.
+func (s *Store) Close() {
+	s.mu.Lock()
+	for f := range s.running {
+		f.cancel()
+	}
+	s.running = nil
+	s.mu.Unlock()
+	s.work.Wait()
 }
 
 // renew asks the sources for a need and keeps what holds. It returns the set as

@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"context"
 	"net/http/httptest"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -398,6 +399,31 @@ func TestOddEvidence(t *testing.T) {
 	if _, err := w.store.Endorse(t.Context(), s.Evidence); problem.CodeOf(err) != "ATT-067" {
 		t.Errorf("no sources: got %v, want ATT-067", err)
 	}
+}
+
+// TestClose ends a fetch that is under way, and gives none after it.
+func TestClose(t *testing.T) {
+	s := attesttest.Load(t, tdxSet)
+	w := newWorld(t, s.At(), s.Endorsements)
+	w.open("", w.pccs(""))
+	w.script(services.Fault{Delay: attest.Duration(time.Minute)})
+	done := make(chan error)
+	go func() {
+		_, err := w.store.Endorse(t.Context(), s.Evidence)
+		done <- err
+	}()
+	for w.service.Requests("") == 0 {
+		runtime.Gosched()
+	}
+	w.store.Close()
+	if err := <-done; problem.CodeOf(err) != "ATT-064" {
+		t.Errorf("while it was closed: got %v, want ATT-064", err)
+	}
+	w.pass(time.Hour)
+	if _, err := w.store.Endorse(t.Context(), s.Evidence); problem.CodeOf(err) != "ATT-064" {
+		t.Errorf("after it: got %v, want ATT-064", err)
+	}
+	w.store.Close()
 }
 
 // TestSeveralSources asks the next source for what the one before has not, or
