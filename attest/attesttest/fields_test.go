@@ -20,7 +20,7 @@ func TestFields(t *testing.T) {
 			t.Parallel()
 			good := Sample{Evidence: s.Evidence, Endorsements: s.Endorsements, At: s.At()}
 			v := verifierOf(t, s)
-			regions(t, v, good)
+			regions(t, v, good, 3)
 			documentRegions(t, v, good)
 		})
 	}

@@ -212,13 +212,14 @@ func snpLayout(raw []byte) []region {
 	return out
 }
 
-// regions changes each region of good evidence: it is refused at the region's
-// own step, and changes that region's claim and no other.
-func regions(t *testing.T, v attest.Verifier, good Sample) {
+// regions changes bytes of each region of good evidence, at most as many as
+// given: it is refused at the region's own step, and changes that region's claim
+// and no other.
+func regions(t *testing.T, v attest.Verifier, good Sample, most int) {
 	want, _ := v.Verify(good.Evidence, good.Endorsements, good.At)
 	before := flat(t, want)
 	for _, r := range layout(good.Evidence) {
-		for i := 0; i < r.size; i += 1 + r.size/40 {
+		for i := 0; i < r.size; i += 1 + r.size/most {
 			raw := bytes.Clone(good.Evidence.Raw)
 			at := r.offset + i
 			if raw[at] ^= 1 << (i % 8); r.length {

@@ -31,7 +31,7 @@ func Verifier(t *testing.T, newVerifier func() attest.Verifier, good Sample) {
 	t.Run("times", func(t *testing.T) { times(t, newVerifier(), good) })
 	t.Run("malformed", func(t *testing.T) { malformed(t, newVerifier(), good) })
 	t.Run("mutated", func(t *testing.T) { mutated(t, newVerifier(), good) })
-	t.Run("regions", func(t *testing.T) { regions(t, newVerifier(), good) })
+	t.Run("regions", func(t *testing.T) { regions(t, newVerifier(), good, 20) })
 	t.Run("documents", func(t *testing.T) { documentRegions(t, newVerifier(), good) })
 	t.Run("endorsements", func(t *testing.T) { mutatedEndorsements(t, newVerifier(), good) })
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newVerifier(), good) })
