@@ -8,6 +8,10 @@
 // nothing is sent over it before the key at its other end has been attested on
 // that very connection. The name in the address decides nothing.
 //
+// A Bundle holds all that one verification saw. VerifyBundle makes it again,
+// later and elsewhere, with nothing but the reader's own policy and clock; it is
+// pure too.
+//
 // WriteTrust keeps the outcome in a folder, with the newest state seen, so that
 // an older or forked coordinator is refused later.
 //
