@@ -38,9 +38,9 @@ func TestConformance(t *testing.T) {
 	}
 	t.Run("with a CRL", func(t *testing.T) {
 		f := forge(t, snp.Milan, vcek)
-		f.crl(x509.RevocationList{ThisUpdate: forgedAt.AddDate(0, -1, 0), NextUpdate: forgedAt.AddDate(0, 5, 0)}, rsaKeys()["root"], 7)
-		attesttest.Verifier(t, func() attest.Verifier { return f.verifier() },
-			attesttest.Sample{Evidence: f.evidence(), Endorsements: f.endorsements(), At: forgedAt})
+		f.AddCRL(x509.RevocationList{ThisUpdate: forgedAt.AddDate(0, -1, 0), NextUpdate: forgedAt.AddDate(0, 5, 0)}, rsaKeys()["root"], 7)
+		attesttest.Verifier(t, func() attest.Verifier { return verifier(f) },
+			attesttest.Sample{Evidence: f.Evidence(), Endorsements: f.Endorsements(), At: forgedAt})
 	})
 }
 
@@ -116,7 +116,7 @@ func TestForged(t *testing.T) {
 		for _, key := range []signer{vcek, vlek} {
 			t.Run(product+" "+string(key), func(t *testing.T) {
 				f := forge(t, product, key)
-				c, steps := f.verifier().Verify(f.evidence(), f.endorsements(), forgedAt)
+				c, steps := verifier(f).Verify(f.Evidence(), f.Endorsements(), forgedAt)
 				if got := failed(steps); got != nil {
 					t.Errorf("under its own root: got %v, want all to hold", got)
 				}
@@ -124,7 +124,7 @@ func TestForged(t *testing.T) {
 					t.Errorf("got %v, want %v", c.SNP.ReportedTCB, want)
 				}
 				want := []string{"ATT-006 " + map[signer]string{vcek: "vcek.chain", vlek: "vlek.chain"}[key]}
-				if _, steps := snp.NewVerifier().Verify(f.evidence(), f.endorsements(), forgedAt); !reflect.DeepEqual(failed(steps), want) {
+				if _, steps := snp.NewVerifier().Verify(f.Evidence(), f.Endorsements(), forgedAt); !reflect.DeepEqual(failed(steps), want) {
 					t.Errorf("under AMD's roots: got %v, want %v", failed(steps), want)
 				}
 			})
@@ -139,79 +139,81 @@ func TestRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain := func(f *forged, body []byte) { f.items = []attest.Endorsement{{Kind: attest.KindAMDChain, Body: body}} }
+	chain := func(f *forged, body []byte) { f.Items = []attest.Endorsement{{Kind: attest.KindAMDChain, Body: body}} }
 	for _, c := range []struct {
 		name string
 		make func(*forged)
 		want []string
 	}{
-		{"report version 1", func(f *forged) { f.report[0] = 1 }, []string{"ATT-004 report.version"}},
-		{"report version 6", func(f *forged) { f.report[0] = 6 }, []string{"ATT-004 report.version"}},
-		{"signature algorithm", func(f *forged) { f.report[0x34] = 2 }, []string{"ATT-004 report.version"}},
-		{"no signer", func(f *forged) { le.PutUint32(f.report[0x48:], 7<<2) }, []string{"ATT-004 report.version"}},
-		{"reserved signer", func(f *forged) { le.PutUint32(f.report[0x48:], 3<<2) }, []string{"ATT-003 report.format"}},
-		{"reserved policy bit", func(f *forged) { f.report[0x0a] = 0 }, []string{"ATT-003 report.format"}},
-		{"reserved bytes", func(f *forged) { f.report[0x210] = 1 }, []string{"ATT-003 report.format"}},
-		{"signed by a VLEK that is not there", func(f *forged) { le.PutUint32(f.report[0x48:], 1<<2) }, []string{"ATT-022 vlek.chain"}},
-		{"unknown CPU", func(f *forged) { f.report[0x188] = 0x17 }, []string{"ATT-025 report.product"}},
-		{"CPU of another product", func(f *forged) { f.report[0x189] = 0x11 }, []string{"ATT-025 report.product"}},
-		{"current TCB below committed", func(f *forged) { f.report[0x3f] = 1 }, []string{"ATT-003 report.tcb"}},
-		{"reported TCB below the key's", func(f *forged) { f.report[0x187] = 1 }, []string{"ATT-025 vcek.tcb"}},
-		{"reserved patch level differs", func(f *forged) { f.report[0x182] = 1 }, []string{"ATT-025 vcek.tcb"}},
-		{"another chip", func(f *forged) { f.report[0x1a0] = 99 }, []string{"ATT-025 vcek.chipID"}},
-		{"masked chip", func(f *forged) { clear(f.report[0x1a0:0x1e0]) }, nil},
-		{"SMT, debug and migration", func(f *forged) { f.report[0x0a] |= 0x0d }, nil},
-		{"unknown platform bits", func(f *forged) { f.report[0x41] = 0xff }, nil},
+		{"report version 1", func(f *forged) { f.Report[0] = 1 }, []string{"ATT-004 report.version"}},
+		{"report version 6", func(f *forged) { f.Report[0] = 6 }, []string{"ATT-004 report.version"}},
+		{"signature algorithm", func(f *forged) { f.Report[0x34] = 2 }, []string{"ATT-004 report.version"}},
+		{"no signer", func(f *forged) { le.PutUint32(f.Report[0x48:], 7<<2) }, []string{"ATT-004 report.version"}},
+		{"reserved signer", func(f *forged) { le.PutUint32(f.Report[0x48:], 3<<2) }, []string{"ATT-003 report.format"}},
+		{"reserved policy bit", func(f *forged) { f.Report[0x0a] = 0 }, []string{"ATT-003 report.format"}},
+		{"reserved bytes", func(f *forged) { f.Report[0x210] = 1 }, []string{"ATT-003 report.format"}},
+		{"signed by a VLEK that is not there", func(f *forged) { le.PutUint32(f.Report[0x48:], 1<<2) }, []string{"ATT-022 vlek.chain"}},
+		{"unknown CPU", func(f *forged) { f.Report[0x188] = 0x17 }, []string{"ATT-025 report.product"}},
+		{"CPU of another product", func(f *forged) { f.Report[0x189] = 0x11 }, []string{"ATT-025 report.product"}},
+		{"current TCB below committed", func(f *forged) { f.Report[0x3f] = 1 }, []string{"ATT-003 report.tcb"}},
+		{"reported TCB below the key's", func(f *forged) { f.Report[0x187] = 1 }, []string{"ATT-025 vcek.tcb"}},
+		{"reserved patch level differs", func(f *forged) { f.Report[0x182] = 1 }, []string{"ATT-025 vcek.tcb"}},
+		{"another chip", func(f *forged) { f.Report[0x1a0] = 99 }, []string{"ATT-025 vcek.chipID"}},
+		{"masked chip", func(f *forged) { clear(f.Report[0x1a0:0x1e0]) }, nil},
+		{"SMT, debug and migration", func(f *forged) { f.Report[0x0a] |= 0x0d }, nil},
+		{"unknown platform bits", func(f *forged) { f.Report[0x41] = 0xff }, nil},
 
-		{"leaf is named otherwise", func(f *forged) { f.leaf.Subject.CommonName = "SEV-VLEK" }, []string{"ATT-006 vcek.chain"}},
-		{"leaf is a CA", func(f *forged) { f.leaf.IsCA, f.leaf.BasicConstraintsValid = true, true }, []string{"ATT-006 vcek.chain"}},
-		{"leaf has a P-256 key", func(f *forged) { f.leafKey = &p256.PublicKey }, []string{"ATT-006 vcek.chain"}},
+		{"leaf is named otherwise", func(f *forged) { f.Leaf.Subject.CommonName = "SEV-VLEK" }, []string{"ATT-006 vcek.chain"}},
+		{"leaf is a CA", func(f *forged) { f.Leaf.IsCA, f.Leaf.BasicConstraintsValid = true, true }, []string{"ATT-006 vcek.chain"}},
+		{"leaf has a P-256 key", func(f *forged) { f.LeafKey = &p256.PublicKey }, []string{"ATT-006 vcek.chain"}},
 		{"leaf has a critical extension", func(f *forged) {
-			f.leaf.ExtraExtensions = append(f.leaf.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}})
+			f.Leaf.ExtraExtensions = append(f.Leaf.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}})
 		}, []string{"ATT-006 vcek.chain"}},
-		{"leaf has ended", func(f *forged) { f.leaf.NotAfter = forgedAt.Add(-time.Second) }, []string{"ATT-030 vcek.validity"}},
-		{"leaf begins later", func(f *forged) { f.leaf.NotBefore = forgedAt.Add(time.Second) }, []string{"ATT-030 vcek.validity"}},
-		{"no hardware ID", func(f *forged) { f.set(nil, 4) }, []string{"ATT-007 vcek.extension"}},
-		{"short hardware ID", func(f *forged) { f.set(make([]byte, 8), 4) }, []string{"ATT-007 vcek.extension"}},
-		{"hardware ID as OCTET STRING", func(f *forged) { f.set(der(t, f.leaf.ExtraExtensions[len(f.leaf.ExtraExtensions)-1].Value, ""), 4) }, nil},
-		{"no microcode", func(f *forged) { f.set(nil, 3, 8) }, []string{"ATT-007 vcek.extension"}},
-		{"level 256", func(f *forged) { f.set(der(t, 256, ""), 3, 8) }, []string{"ATT-007 vcek.extension"}},
-		{"negative level", func(f *forged) { f.set(der(t, -1, ""), 3, 8) }, []string{"ATT-007 vcek.extension"}},
-		{"level with a tail", func(f *forged) { f.set([]byte{2, 1, 18, 0}, 3, 8) }, []string{"ATT-007 vcek.extension"}},
-		{"unknown component", func(f *forged) { f.set(der(t, 1, ""), 3, 10) }, []string{"ATT-007 vcek.extension"}},
-		{"FMC on Milan", func(f *forged) { f.set(der(t, 1, ""), 3, 9) }, []string{"ATT-007 vcek.extension"}},
-		{"other product", func(f *forged) { f.set(der(t, "Genoa-B0", "ia5"), 2) }, []string{"ATT-007 vcek.extension"}},
-		{"product as UTF-8", func(f *forged) { f.set(der(t, "Milan-B0", "utf8"), 2) }, []string{"ATT-007 vcek.extension"}},
-		{"provider on a VCEK", func(f *forged) { f.set(der(t, "CN=cloud", "ia5"), 5) }, []string{"ATT-007 vcek.extension"}},
-		{"other level in the certificate", func(f *forged) { f.set(der(t, 17, ""), 3, 8) }, []string{"ATT-025 vcek.tcb"}},
-
-		{"no chain", func(f *forged) { f.items = nil }, []string{"ATT-006 vcek.chain"}},
-		{"empty chain", func(f *forged) { chain(f, []byte{}) }, []string{"ATT-006 vcek.chain"}},
-		{"root alone", func(f *forged) { chain(f, pems(f.root)) }, []string{"ATT-006 vcek.chain"}},
-		{"CA alone", func(f *forged) { chain(f, pems(f.ask)) }, nil},
-		{"chain with the leaf", func(f *forged) {
-			cert := f.certificate()
-			f.items = []attest.Endorsement{{Kind: attest.KindAMDChain, Body: pems(cert, f.ask, f.root)}, {Kind: attest.KindVCEK, Body: cert.Raw}}
+		{"leaf has ended", func(f *forged) { f.Leaf.NotAfter = forgedAt.Add(-time.Second) }, []string{"ATT-030 vcek.validity"}},
+		{"leaf begins later", func(f *forged) { f.Leaf.NotBefore = forgedAt.Add(time.Second) }, []string{"ATT-030 vcek.validity"}},
+		{"no hardware ID", func(f *forged) { f.SetExtension(nil, 4) }, []string{"ATT-007 vcek.extension"}},
+		{"short hardware ID", func(f *forged) { f.SetExtension(make([]byte, 8), 4) }, []string{"ATT-007 vcek.extension"}},
+		{"hardware ID as OCTET STRING", func(f *forged) {
+			f.SetExtension(der(t, f.Leaf.ExtraExtensions[len(f.Leaf.ExtraExtensions)-1].Value, ""), 4)
 		}, nil},
-		{"chain with another leaf", func(f *forged) { chain(f, pems(f.certificate(), f.ask)) }, []string{"ATT-006 vcek.chain"}},
-		{"CA twice", func(f *forged) { chain(f, pems(f.ask, f.ask)) }, []string{"ATT-006 vcek.chain"}},
-		{"chain of another product", func(f *forged) { chain(f, pems(forge(t, snp.Genoa, vcek).ask)) }, []string{"ATT-006 vcek.chain"}},
-		{"chain with a tail", func(f *forged) { chain(f, append(pems(f.ask), "tail"...)) }, []string{"ATT-006 vcek.chain"}},
+		{"no microcode", func(f *forged) { f.SetExtension(nil, 3, 8) }, []string{"ATT-007 vcek.extension"}},
+		{"level 256", func(f *forged) { f.SetExtension(der(t, 256, ""), 3, 8) }, []string{"ATT-007 vcek.extension"}},
+		{"negative level", func(f *forged) { f.SetExtension(der(t, -1, ""), 3, 8) }, []string{"ATT-007 vcek.extension"}},
+		{"level with a tail", func(f *forged) { f.SetExtension([]byte{2, 1, 18, 0}, 3, 8) }, []string{"ATT-007 vcek.extension"}},
+		{"unknown component", func(f *forged) { f.SetExtension(der(t, 1, ""), 3, 10) }, []string{"ATT-007 vcek.extension"}},
+		{"FMC on Milan", func(f *forged) { f.SetExtension(der(t, 1, ""), 3, 9) }, []string{"ATT-007 vcek.extension"}},
+		{"other product", func(f *forged) { f.SetExtension(der(t, "Genoa-B0", "ia5"), 2) }, []string{"ATT-007 vcek.extension"}},
+		{"product as UTF-8", func(f *forged) { f.SetExtension(der(t, "Milan-B0", "utf8"), 2) }, []string{"ATT-007 vcek.extension"}},
+		{"provider on a VCEK", func(f *forged) { f.SetExtension(der(t, "CN=cloud", "ia5"), 5) }, []string{"ATT-007 vcek.extension"}},
+		{"other level in the certificate", func(f *forged) { f.SetExtension(der(t, 17, ""), 3, 8) }, []string{"ATT-025 vcek.tcb"}},
+
+		{"no chain", func(f *forged) { f.Items = nil }, []string{"ATT-006 vcek.chain"}},
+		{"empty chain", func(f *forged) { chain(f, []byte{}) }, []string{"ATT-006 vcek.chain"}},
+		{"root alone", func(f *forged) { chain(f, pems(f.Root)) }, []string{"ATT-006 vcek.chain"}},
+		{"CA alone", func(f *forged) { chain(f, pems(f.CA)) }, nil},
+		{"chain with the leaf", func(f *forged) {
+			cert := f.Certificate()
+			f.Items = []attest.Endorsement{{Kind: attest.KindAMDChain, Body: pems(cert, f.CA, f.Root)}, {Kind: attest.KindVCEK, Body: cert.Raw}}
+		}, nil},
+		{"chain with another leaf", func(f *forged) { chain(f, pems(f.Certificate(), f.CA)) }, []string{"ATT-006 vcek.chain"}},
+		{"CA twice", func(f *forged) { chain(f, pems(f.CA, f.CA)) }, []string{"ATT-006 vcek.chain"}},
+		{"chain of another product", func(f *forged) { chain(f, pems(forge(t, snp.Genoa, vcek).CA)) }, []string{"ATT-006 vcek.chain"}},
+		{"chain with a tail", func(f *forged) { chain(f, append(pems(f.CA), "tail"...)) }, []string{"ATT-006 vcek.chain"}},
 		{"root with another key", func(f *forged) {
-			tmpl := caTemplate(rootPrefix+snp.Milan, 100)
-			chain(f, pems(f.ask, certify(t, tmpl, tmpl, &rsaKeys()["other"].PublicKey, rsaKeys()["other"])))
+			tmpl := caTemplate("ARK-"+snp.Milan, 100)
+			chain(f, pems(f.CA, certify(t, tmpl, tmpl, &rsaKeys()["other"].PublicKey, rsaKeys()["other"])))
 		}, []string{"ATT-006 vcek.chain"}},
 		{"CA of another root", func(f *forged) {
-			tmpl := caTemplate(rootPrefix+snp.Milan, 100)
+			tmpl := caTemplate("ARK-"+snp.Milan, 100)
 			other := certify(t, tmpl, tmpl, &rsaKeys()["other"].PublicKey, rsaKeys()["other"])
-			chain(f, pems(certify(t, caTemplate(askPrefix+snp.Milan, 101), other, &rsaKeys()["ask"].PublicKey, rsaKeys()["other"])))
+			chain(f, pems(certify(t, caTemplate("SEV-"+snp.Milan, 101), other, &rsaKeys()["ask"].PublicKey, rsaKeys()["other"])))
 		}, []string{"ATT-006 vcek.chain"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := forge(t, snp.Milan, vcek)
 			c.make(f)
-			items := append([]attest.Endorsement{{Kind: attest.KindVCEK, Body: f.certificate().Raw}}, f.items...)
-			if _, steps := f.verifier().Verify(f.evidence(), attest.NewEndorsements(items...), forgedAt); !reflect.DeepEqual(failed(steps), c.want) {
+			items := append([]attest.Endorsement{{Kind: attest.KindVCEK, Body: f.Certificate().Raw}}, f.Items...)
+			if _, steps := verifier(f).Verify(f.Evidence(), attest.NewEndorsements(items...), forgedAt); !reflect.DeepEqual(failed(steps), c.want) {
 				t.Errorf("got %v, want %v", failed(steps), c.want)
 			}
 		})
@@ -228,34 +230,34 @@ func TestRevocation(t *testing.T) {
 	}{
 		{"none", func(*forged) {}, nil, false},
 		{"fresh", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["root"], 5, 1)
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["root"], 5, 1)
 		}, nil, true},
 		{"revokes the CA", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["root"], 101)
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["root"], 101)
 		}, []string{"ATT-019 ca.revocation"}, true},
 		{"ended", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-13), NextUpdate: month(-1)}, rsaKeys()["root"])
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-13), NextUpdate: month(-1)}, rsaKeys()["root"])
 		}, []string{"ATT-021 crl.validity"}, false},
 		{"of the future", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(1), NextUpdate: month(2)}, rsaKeys()["root"])
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(1), NextUpdate: month(2)}, rsaKeys()["root"])
 		}, []string{"ATT-021 crl.validity"}, false},
 		{"ended, and revokes the CA", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-13), NextUpdate: month(-1)}, rsaKeys()["root"], 101)
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-13), NextUpdate: month(-1)}, rsaKeys()["root"], 101)
 		}, []string{"ATT-019 ca.revocation", "ATT-021 crl.validity"}, false},
 		{"of another key", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["other"])
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1)}, rsaKeys()["other"])
 		}, []string{"ATT-020 crl.signature"}, false},
 		{"damaged", func(f *forged) {
-			f.items = append(f.items, attest.Endorsement{Kind: attest.KindAMDCRL, Body: []byte("crl")})
+			f.Items = append(f.Items, attest.Endorsement{Kind: attest.KindAMDCRL, Body: []byte("crl")})
 		}, []string{"ATT-020 crl.signature"}, false},
 		{"partial", func(f *forged) {
-			f.crl(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1), ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}}}, rsaKeys()["root"])
+			f.AddCRL(x509.RevocationList{ThisUpdate: month(-1), NextUpdate: month(1), ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}}}, rsaKeys()["root"])
 		}, []string{"ATT-020 crl.signature"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := forge(t, snp.Milan, vcek)
 			c.make(f)
-			claims, steps := f.verifier().Verify(f.evidence(), f.endorsements(), forgedAt)
+			claims, steps := verifier(f).Verify(f.Evidence(), f.Endorsements(), forgedAt)
 			if !reflect.DeepEqual(failed(steps), c.want) || claims.TCB.RevocationChecked != c.checked {
 				t.Errorf("got %v, checked %t; want %v, %t", failed(steps), claims.TCB.RevocationChecked, c.want, c.checked)
 			}
@@ -263,11 +265,11 @@ func TestRevocation(t *testing.T) {
 			if claims.TCB.CRLsEnded != ended {
 				t.Errorf("CRLs ended: got %t, want %t", claims.TCB.CRLsEnded, ended)
 			}
-			e, en := f.evidence(), f.endorsements()
+			e, en := f.Evidence(), f.Endorsements()
 			p := attest.Policy{Package: attest.Package{SNP: &attest.SNPReference{AllowAny: true}}, Platform: attest.Platform{
 				SNP:          &attest.SNPPlatform{MinTCB: map[string]attest.SNPTCB{snp.Milan: {}}, AllowSMT: true, AllowProvisionalFirmware: true},
 				Endorsements: attest.EndorsementRules{GraceUntil: month(1)}}}
-			v := attest.JudgeUnbound(attest.NewVerifiers(f.verifier()), e, en, p, forgedAt)
+			v := attest.JudgeUnbound(attest.NewVerifiers(verifier(f)), e, en, p, forgedAt)
 			if want := c.name == "fresh" || c.name == "ended"; v.OK() != want {
 				t.Errorf("with a grace: got accepted=%t, want %t; failed: %v", v.OK(), want, v.Failed())
 			}
@@ -279,8 +281,8 @@ func TestRevocation(t *testing.T) {
 // kept.
 func TestCaches(t *testing.T) {
 	f := forge(t, snp.Milan, vcek)
-	f.crl(x509.RevocationList{ThisUpdate: forgedAt.AddDate(0, -1, 0), NextUpdate: forgedAt.AddDate(0, 1, 0)}, rsaKeys()["root"])
-	v, e, en := f.verifier(), f.evidence(), f.endorsements()
+	f.AddCRL(x509.RevocationList{ThisUpdate: forgedAt.AddDate(0, -1, 0), NextUpdate: forgedAt.AddDate(0, 1, 0)}, rsaKeys()["root"])
+	v, e, en := verifier(f), f.Evidence(), f.Endorsements()
 	for range 2 {
 		if _, steps := v.Verify(e, en, forgedAt); failed(steps) != nil {
 			t.Errorf("got %v, want all to hold", failed(steps))
@@ -308,10 +310,10 @@ func TestNew(t *testing.T) {
 	f := forge(t, snp.Milan, vcek)
 	for name, c := range map[string]snp.Config{
 		"no root":     {},
-		"no CA":       {Roots: []*x509.Certificate{f.certificate()}},
-		"no product":  {Roots: []*x509.Certificate{f.ask}},
-		"root twice":  {Roots: []*x509.Certificate{f.root, f.root}},
-		"CA twice":    {Roots: []*x509.Certificate{f.root}, Intermediates: []*x509.Certificate{f.ask, f.ask}},
+		"no CA":       {Roots: []*x509.Certificate{f.Certificate()}},
+		"no product":  {Roots: []*x509.Certificate{f.CA}},
+		"root twice":  {Roots: []*x509.Certificate{f.Root, f.Root}},
+		"CA twice":    {Roots: []*x509.Certificate{f.Root}, Intermediates: []*x509.Certificate{f.CA, f.CA}},
 		"other names": {Roots: []*x509.Certificate{certify(t, caTemplate("ARK-Rome", 1), caTemplate("ARK-Rome", 1), &rsaKeys()["root"].PublicKey, rsaKeys()["root"])}},
 	} {
 		t.Run(name, func(t *testing.T) {
