@@ -2,7 +2,9 @@ package bolt_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +71,9 @@ func commitForEver(dir string) error {
 					if _, err := storetest.Events.Append(tx, fmt.Append(nil, w, " ", n)); err != nil {
 						return err
 					}
+					if _, err := storetest.Large.Put(tx, strconv.Itoa(w), blob(strconv.Itoa(w), n)); err != nil {
+						return err
+					}
 					return counters.Put(tx, strconv.Itoa(w), n)
 				})
 				if err != nil {
@@ -83,13 +88,20 @@ func commitForEver(dir string) error {
 	return nil
 }
 
+// blob is what a writer has in its blob at a count, some pages.
+func blob(writer string, n int) []byte {
+	return bytes.Repeat(fmt.Append(nil, writer, " ", n, ";"), 1000)
+}
+
 // audit prints the counters and checks that the log holds as many records as
-// they say, to its end.
+// they say, to its end, and that the blobs are those of the same commits.
 func audit(s *store.Store) error {
 	var total, logged uint64
+	at := map[string]int{}
 	err := s.View(context.Background(), func(tx *store.Tx) error {
 		for w, n := range counters.All(tx) {
 			fmt.Println("has", w, n)
+			at[w] = n
 			total += uint64(n)
 		}
 		logged = storetest.Events.Len(tx)
@@ -100,6 +112,11 @@ func audit(s *store.Store) error {
 	}
 	if logged != total {
 		return fmt.Errorf("the log has %d records, the counters %d", logged, total)
+	}
+	for w, n := range at {
+		if _, err := storetest.Large.Read(context.Background(), s, w, sha256.Sum256(blob(w, n))); err != nil {
+			return fmt.Errorf("the blob of writer %s at %d: %w", w, n, err)
+		}
 	}
 	from := logged - min(logged, 500)
 	records, err := storetest.Events.Read(context.Background(), s, from, 500)

@@ -10,9 +10,12 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -200,5 +203,38 @@ func write(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestStateWithoutBlobs opens a state of the first version, which had none.
+func TestStateWithoutBlobs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s := create(t, dir)
+	load(t, s, 3)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(filepath.Join(dir, bolt.StateFile), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("ashlar-blob-v1")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	var sum [32]byte
+	err = s.Update(t.Context(), func(tx *store.Tx) error {
+		var err error
+		sum, err = storetest.Large.Put(tx, "first", []byte("blob"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := storetest.Large.Read(t.Context(), s, "first", sum); err != nil || string(got) != "blob" {
+		t.Errorf("got %q and %v, want the blob", got, err)
 	}
 }
