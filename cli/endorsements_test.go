@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"net/http/httptest"
 	"os"
 	"testing"
 
@@ -23,11 +22,8 @@ func TestEndorsementScripts(t *testing.T) {
 	for _, name := range []string{"tdx/phala-v4-b0c0", "sgx/automata-v3-606a-eval17", "snp/msft-turin-v5-vcek"} {
 		sets = append(sets, attesttest.Load(t, name).Endorsements)
 	}
-	good := httptest.NewServer(services.New(services.Config{Sets: func() ([]attest.Endorsements, error) { return sets, nil }}))
-	t.Cleanup(good.Close)
-	forging := httptest.NewServer(services.New(services.Config{Sets: func() ([]attest.Endorsements, error) { return sets, nil },
-		Faults: func() ([]services.Fault, error) { return []services.Fault{{Document: "tcbInfo", Damage: true}}, nil }}))
-	t.Cleanup(forging.Close)
+	good, forging := attesttest.NewVendors(t, sets...), attesttest.NewVendors(t, sets...)
+	forging.Script(services.Fault{Document: "tcbInfo", Damage: true})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/endorsements",
 		RequireExplicitExec: true,

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -105,8 +106,11 @@ func (e *endorsements) endorse(ctx context.Context, evidence attest.Evidence) (a
 		store = e.simulated
 	}
 	en, err := store.Endorse(ctx, evidence)
-	if err != nil {
-		err = problem.Because(err, "CRD-133", "endorsements for evidence of %s", evidence.TEE)
+	if problem.CodeOf(err) != "" {
+		// Whoever asks to join reads it: what was asked of whom is in the log.
+		why := problem.From(err)
+		what, _, _ := strings.Cut(why.Detail, ": ")
+		err = problem.New("CRD-133", "%s: %s (%s)", what, problem.Lookup(why.Code).Title, why.Code)
 	}
 	return en, err
 }
@@ -133,7 +137,8 @@ func (e *endorsements) run(ctx context.Context) {
 	}
 }
 
-// warnings are what the status shows of endorsements.
+// warnings are what the status shows of endorsements, to anybody: neither what
+// names a machine nor a source.
 func (e *endorsements) warnings() []apiv1.Attention {
 	var all []apiv1.Attention
 	ends := e.hardware.Endings()
@@ -142,22 +147,36 @@ func (e *endorsements) warnings() []apiv1.Attention {
 			all = append(all, attention(problem.New("CRD-136", "%d more documents end soon", len(ends)-i), "", end.Document.Issued))
 			break
 		}
-		why := problem.New("CRD-136", "%s ends at %s", end.Document.Identity, end.Document.NextUpdate.Format(time.RFC3339))
-		all = append(all, attention(why, end.Key, end.Document.Issued))
+		why := problem.New("CRD-136", "%s ends at %s", end.Document.Kind, end.Document.NextUpdate.Format(time.RFC3339))
+		all = append(all, attention(why, platformOf(end.Key), end.Document.Issued))
 	}
 	failing := 0
 	for _, st := range e.hardware.States() {
-		if st.Error != "" && failing < maxEndings {
-			failing++
-			all = append(all, attention(problem.New("CRD-137", "%s", st.Error), st.Key, st.Fetched))
+		if st.Error == "" || failing == maxEndings {
+			continue
 		}
+		failing++
+		why := st.Error
+		if st.Code != "" {
+			why = fmt.Sprintf("%s (%s)", problem.Lookup(st.Code).Title, st.Code)
+		}
+		all = append(all, attention(problem.New("CRD-137", "%s", why), platformOf(st.Key), st.Fetched))
 	}
 	return all
 }
 
-// attention is about the endorsements of a key; "" stands for several.
-func attention(p *problem.Error, key string, since time.Time) apiv1.Attention {
-	return apiv1.Attention{Code: string(p.Code), Subject: strings.TrimSpace("endorsements " + key), Text: p.Detail, Next: p.Next, Since: since}
+// platformOf names the kind of platform that a set is of: of AMD's, which are of
+// one chip, no more than that.
+func platformOf(key string) string {
+	if strings.HasPrefix(key, string(attest.SNP)+"/") {
+		return string(attest.SNP)
+	}
+	return key
+}
+
+// attention is about the endorsements of a platform; "" stands for several.
+func attention(p *problem.Error, platform string, since time.Time) apiv1.Attention {
+	return apiv1.Attention{Code: string(p.Code), Subject: strings.TrimSpace("endorsements " + platform), Text: p.Detail, Next: p.Next, Since: since}
 }
 
 // Outcomes returns how fetches ended, for metrics.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,8 +47,7 @@ func TestSourcesOfEndorsements(t *testing.T) {
 		if name == "snp/trustee-vlek" {
 			continue // AMD serves no providers' certificates
 		}
-		server := httptest.NewServer(services.New(services.Config{Sets: func() ([]attest.Endorsements, error) { return []attest.Endorsements{s.Endorsements}, nil }}))
-		defer server.Close()
+		server := attesttest.NewVendors(t, s.Endorsements)
 		kept := t.TempDir()
 		e, err = opened(t, Config{Endorsements: kept, PCCS: []string{server.URL}, KDS: []string{server.URL}}, s.At())
 		if err != nil {
@@ -94,6 +92,8 @@ func TestNoEndorsements(t *testing.T) {
 		}
 		if _, err := e.endorse(t.Context(), s.Evidence); problem.CodeOf(err) != "CRD-133" || !strings.Contains(err.Error(), "tdx/b0c06f000000") {
 			t.Errorf("%s: got %v, want CRD-133 naming the platform", name, err)
+		} else if c.Endorsements != "" && strings.Contains(err.Error(), c.Endorsements) {
+			t.Errorf("%s: got %v, which tells a stranger where the coordinator looks", name, err)
 		}
 		// Evidence that names no platform, or of a TEE that nobody verifies, is for
 		// the verdict to refuse.
@@ -113,11 +113,8 @@ func TestNoEndorsements(t *testing.T) {
 // TestWarnings says in the status what ends and what could not be renewed.
 func TestWarnings(t *testing.T) {
 	s := attesttest.Load(t, "tdx/phala-v4-b0c0")
-	service := services.New(services.Config{
-		Sets:   func() ([]attest.Endorsements, error) { return []attest.Endorsements{s.Endorsements}, nil },
-		Faults: func() ([]services.Fault, error) { return []services.Fault{{Document: "pckCRL", Status: 404}}, nil }})
-	server := httptest.NewServer(service)
-	defer server.Close()
+	server := attesttest.NewVendors(t, s.Endorsements)
+	server.Script(services.Fault{Document: "pckCRL", Status: 404})
 	e, err := opened(t, Config{PCCS: []string{server.URL}}, time.Date(2025, 7, 18, 0, 0, 0, 0, time.UTC))
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +128,9 @@ func TestWarnings(t *testing.T) {
 	var codes []string
 	for _, a := range e.warnings() {
 		codes = append(codes, a.Code+" "+a.Subject)
+		if strings.Contains(a.Text, server.URL) {
+			t.Errorf("got %q, which tells strangers of the source", a.Text)
+		}
 	}
 	want := []string{"CRD-136 endorsements tdx/b0c06f000000/platform", "CRD-136 endorsements tdx/b0c06f000000/platform", "CRD-137 endorsements tdx/b0c06f000000/platform"}
 	if !slices.Equal(codes, want) {

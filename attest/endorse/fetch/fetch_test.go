@@ -2,7 +2,6 @@ package fetch_test
 
 import (
 	"context"
-	"net/http/httptest"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -18,19 +17,15 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// world is a vendor's service, a clock, and a store that asks the service.
+// world is the vendors' services, a clock, and a store that asks the services.
 type world struct {
 	t       *testing.T
-	service *services.Service
-	server  *httptest.Server
+	service *attesttest.Vendors
 	store   *fetch.Store
 
-	mu     sync.Mutex
-	now    time.Time
-	sets   []attest.Endorsements
-	faults []services.Fault
-	paused time.Duration
-	seen   []fetch.Outcome
+	mu   sync.Mutex
+	now  time.Time
+	seen []fetch.Outcome
 }
 
 func (w *world) clock() time.Time {
@@ -49,20 +44,8 @@ func (w *world) pass(d time.Duration) {
 func (w *world) pause(ctx context.Context, d time.Duration) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.now, w.paused = w.now.Add(d), w.paused+d
+	w.now = w.now.Add(d)
 	return ctx.Err()
-}
-
-func (w *world) script(faults ...services.Fault) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.faults = faults
-}
-
-func (w *world) serve(sets ...attest.Endorsements) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.sets = sets
 }
 
 func (w *world) outcomes() []fetch.Outcome {
@@ -74,28 +57,14 @@ func (w *world) outcomes() []fetch.Outcome {
 }
 
 func newWorld(t *testing.T, at time.Time, sets ...attest.Endorsements) *world {
-	w := &world{t: t, now: at, sets: sets}
-	w.service = services.New(services.Config{
-		Sets: func() ([]attest.Endorsements, error) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.sets, nil
-		},
-		Faults: func() ([]services.Fault, error) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.faults, nil
-		},
-	})
-	w.server = httptest.NewServer(w.service)
-	t.Cleanup(w.server.Close)
+	w := &world{t: t, now: at, service: attesttest.NewVendors(t, sets...)}
 	w.open("")
 	return w
 }
 
 func (w *world) pccs(suffix string) fetch.Source {
 	w.t.Helper()
-	p, err := fetch.NewPCCS(fetch.ClientConfig{URL: w.server.URL + suffix, Now: w.clock, Pause: w.pause})
+	p, err := fetch.NewPCCS(fetch.ClientConfig{URL: w.service.URL + suffix, Now: w.clock, Pause: w.pause})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -106,7 +75,7 @@ func (w *world) pccs(suffix string) fetch.Source {
 func (w *world) open(dir string, sources ...fetch.Source) {
 	w.t.Helper()
 	if sources == nil {
-		kds, err := fetch.NewKDS(fetch.ClientConfig{URL: w.server.URL, Now: w.clock, Pause: w.pause})
+		kds, err := fetch.NewKDS(fetch.ClientConfig{URL: w.service.URL, Now: w.clock, Pause: w.pause})
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -153,7 +122,7 @@ func TestRealEvidence(t *testing.T) {
 			for _, f := range []services.Fault{{}, {OldHeaders: true}, {UpperFMSPC: true}, {Document: "pckCRL", Encoding: "hex"}, {Document: "rootCRL", Encoding: "hex"},
 				{Document: "pckCRL", Encoding: "pem"}, {FormChains: true}} {
 				w := newWorld(t, s.At(), s.Endorsements)
-				w.script(f)
+				w.service.Script(f)
 				got := w.endorse(s.Evidence)
 				v, want := hardware.Verifiers()[s.Evidence.TEE], needOf(t, s).Only(s.Endorsements)
 				_, steps := v.Verify(s.Evidence, got, s.At())
@@ -223,7 +192,7 @@ func TestFaultsOnFirstUse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, s.At(), s.Endorsements)
 			w.open("", w.pccs(""))
-			w.script(c.fault)
+			w.service.Script(c.fault)
 			_, err := w.store.Endorse(t.Context(), s.Evidence)
 			if got := problem.CodeOf(err); got != c.code {
 				t.Errorf("got %v, want code %q", err, c.code)
@@ -244,7 +213,7 @@ func TestFailureIsRemembered(t *testing.T) {
 	s := attesttest.Load(t, tdxSet)
 	w := newWorld(t, s.At(), s.Endorsements)
 	w.open("", w.pccs(""))
-	w.script(services.Fault{Status: 404})
+	w.service.Script(services.Fault{Status: 404})
 	for range 5 {
 		if _, err := w.store.Endorse(t.Context(), s.Evidence); problem.CodeOf(err) != "ATT-067" {
 			t.Fatalf("got %v, want ATT-067", err)
@@ -254,7 +223,7 @@ func TestFailureIsRemembered(t *testing.T) {
 	if asked > 5 { // four documents, one of them in both letter cases
 		t.Errorf("got %d requests, want one round", asked)
 	}
-	w.script()
+	w.service.Script()
 	w.pass(11 * time.Minute)
 	if got := w.endorse(s.Evidence); len(got.Items()) != 4 {
 		t.Errorf("got %d documents after a while, want 4", len(got.Items()))
@@ -266,10 +235,10 @@ func TestFailureIsRemembered(t *testing.T) {
 func TestLastGoodSetServes(t *testing.T) {
 	s, stale := attesttest.Load(t, "sgx/automata-v3-606a-eval19"), attesttest.Load(t, "sgx/automata-v3-606a-eval17")
 	for name, spoil := range map[string]func(w *world){
-		"down":    func(w *world) { w.script(services.Fault{Status: 500}) },
-		"forged":  func(w *world) { w.script(services.Fault{Damage: true}) },
-		"older":   func(w *world) { w.serve(stale.Endorsements) },
-		"nothing": func(w *world) { w.serve() },
+		"down":    func(w *world) { w.service.Script(services.Fault{Status: 500}) },
+		"forged":  func(w *world) { w.service.Script(services.Fault{Damage: true}) },
+		"older":   func(w *world) { w.service.Serve(stale.Endorsements) },
+		"nothing": func(w *world) { w.service.Serve() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, s.At(), s.Endorsements)
@@ -304,7 +273,7 @@ func TestOlderNeverReplaces(t *testing.T) {
 	w := newWorld(t, newer.At(), newer.Endorsements)
 	w.open("", w.pccs(""))
 	w.endorse(newer.Evidence)
-	w.serve(older.Endorsements)
+	w.service.Serve(older.Endorsements)
 	w.pass(365 * 24 * time.Hour)
 	for _, d := range endorse.Describe(w.endorse(newer.Evidence)) {
 		if d.Kind == attest.KindTCBInfo && d.Number != 19 {
@@ -319,7 +288,7 @@ func TestNewerReplaces(t *testing.T) {
 	w := newWorld(t, old.At(), old.Endorsements)
 	w.open("", w.pccs(""))
 	w.endorse(old.Evidence)
-	w.serve(recovered.Endorsements) // a TCB recovery
+	w.service.Serve(recovered.Endorsements) // a TCB recovery
 	w.pass(fetch.DefaultRefresh)
 	for _, d := range endorse.Describe(w.endorse(old.Evidence)) {
 		if d.Kind == attest.KindTCBInfo && d.Number != 19 {
@@ -406,7 +375,7 @@ func TestClose(t *testing.T) {
 	s := attesttest.Load(t, tdxSet)
 	w := newWorld(t, s.At(), s.Endorsements)
 	w.open("", w.pccs(""))
-	w.script(services.Fault{Delay: attest.Duration(time.Minute)})
+	w.service.Script(services.Fault{Delay: attest.Duration(time.Minute)})
 	done := make(chan error)
 	go func() {
 		_, err := w.store.Endorse(t.Context(), s.Evidence)
@@ -440,7 +409,7 @@ func TestSeveralSources(t *testing.T) {
 		"the first throttles": {services.Fault{Status: 429, RetryAfter: 3600}, 4},
 	} {
 		a, b := newWorld(t, s.At(), s.Endorsements), newWorld(t, s.At(), s.Endorsements)
-		a.script(c.first)
+		a.service.Script(c.first)
 		a.open("", a.pccs(""), b.pccs(""))
 		if got := a.endorse(s.Evidence); got.Digest() != s.Endorsements.Digest() {
 			t.Errorf("%s: got %d documents, want the whole set", name, len(got.Items()))

@@ -185,10 +185,11 @@ type State struct {
 	Key       string
 	Digest    [32]byte
 	Documents []endorse.Document
-	Fetched   time.Time // when a source last had all of it; zero: not since the start
-	Source    string    // of the newest document
-	Error     string    // why the last fetch gave less than all
-	Missing   []string  // kinds
+	Fetched   time.Time    // when a source last had all of it; zero: not since the start
+	Source    string       // of the newest document
+	Error     string       // why the last fetch gave less than all
+	Code      problem.Code // of the error of a source that is the reason; "" if none is
+	Missing   []string     // kinds
 }
 
 // States returns all sets, ordered by key.
@@ -199,7 +200,7 @@ func (s *Store) States() []State {
 	for _, key := range slices.Sorted(maps.Keys(s.sets)) {
 		k := s.sets[key]
 		all = append(all, State{Need: k.need, Key: key, Digest: k.set.Digest(), Documents: k.docs, Fetched: k.fetched, Source: k.source,
-			Error: k.err, Missing: k.need.Missing(k.set)})
+			Error: k.err, Code: k.code, Missing: k.need.Missing(k.set)})
 	}
 	return all
 }

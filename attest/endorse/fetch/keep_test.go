@@ -33,7 +33,7 @@ func TestRestart(t *testing.T) {
 	if got := w.service.Requests("vcek"); got != 1 {
 		t.Errorf("got %d requests for the chip's certificate, want 1", got)
 	}
-	w.script(services.Fault{Status: 500})
+	w.service.Script(services.Fault{Status: 500})
 	w.pass(time.Hour)
 	if got := w.endorse(tdx.Evidence); got.Digest() != want.Digest() {
 		t.Error("after a restart with the source down, the set is another")
@@ -257,7 +257,7 @@ func TestBackground(t *testing.T) {
 	w := newWorld(t, old.At(), old.Endorsements)
 	w.open("", w.pccs(""))
 	w.endorse(old.Evidence)
-	w.serve(recovered.Endorsements)
+	w.service.Serve(recovered.Endorsements)
 	w.pass(fetch.DefaultRefresh)
 	w.store.RenewDue(t.Context())
 	for _, d := range w.store.States()[0].Documents {
