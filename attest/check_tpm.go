@@ -112,5 +112,5 @@ func (k *check) tpmPlatform(c Claims, rules *TPMPlatform, unchecked bool) {
 		k.add(Step{Code: CodeNoRevocation, Field: "tcb.revocationChecked", OK: true, Want: "any (allowUncheckedRevocation)", Got: "false: revocation was NOT checked"})
 		return
 	}
-	k.revocation(c.TCB, unchecked, "supply the CRL of the CA that certified the TPM's key")
+	k.revocation(c.TCB, unchecked, "have the manifest's author set allowUncheckedRevocation in the platform's tpm: no CRL of a TPM's CA is read")
 }

@@ -95,6 +95,7 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	text(&o.Seal, "seal", "product", "who may open the state: product (any release) or unique (this very program)")
 	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
 	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")
+	text(&o.TPMRoots, "tpm-roots", "", "certificates of the CAs that may stand for the key of a TPM, PEM file; without them packages have to list keys")
 	text(&o.pccs, "pccs", "", "addresses of Intel's service or of caches of it (PCCS), comma separated, such as https://pccs.example:8081")
 	text(&o.kds, "kds", "", "addresses of AMD's key service (KDS), comma separated, such as https://kdsintf.amd.com")
 	text(&o.Endorsements, "endorsements", "", "folder with the vendors' documents: TEE/FMSPC/, snp/CHIPID/ and snp/vlek/; what is fetched or imported is kept in it")

@@ -44,6 +44,7 @@ type Config struct {
 	Seal         string     // --seal: "product" or "unique"; "product" if empty
 	SimSocket    string     // --sim-socket: of the simulation platform
 	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted; goes with SimSocket
+	TPMRoots     string     // --tpm-roots: PEM file with the CAs that may stand for a TPM's key; without it packages have to list keys
 	PCCS         []string   // --pccs: addresses of services like Intel's, in the order in which they are asked
 	KDS          []string   // --kds: addresses of services like AMD's
 	Endorsements string     // --endorsements: folder TEE/FMSPC/, snp/CHIPID/, snp/vlek/ with the vendors' documents; what is fetched is kept in it

@@ -2,11 +2,15 @@ package daemon
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/hardware"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
+	"github.com/ashlar-mesh/ashlar/attest/pki"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/attest/tpm"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -15,6 +19,13 @@ import (
 // only under the root that the configuration names.
 func (s *settings) verifiers() (attest.Verifiers, error) {
 	all := hardware.Verifiers()
+	if s.TPMRoots != "" {
+		v, err := tpmVerifier(s.TPMRoots)
+		if err != nil {
+			return nil, invalid("tpm-roots", "%v", err)
+		}
+		all[v.TEE()] = v
+	}
 	if s.simRoot != nil {
 		simulated, err := sim.NewVerifiers(s.simRoot)
 		if err != nil {
@@ -31,6 +42,19 @@ func (s *settings) verifiers() (attest.Verifiers, error) {
 		all[v.TEE()] = v
 	}
 	return all, nil
+}
+
+// tpmVerifier returns the verifier of TPMs under the CAs in a file.
+func tpmVerifier(path string) (attest.Verifier, error) {
+	b, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := pki.ParseCertificates(b)
+	if err != nil {
+		return nil, err
+	}
+	return tpm.New(tpm.Config{Roots: roots})
 }
 
 // enter finds the TEE that this process runs in and its sealing key. A
