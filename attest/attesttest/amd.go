@@ -95,9 +95,15 @@ func AMDCertify(t testing.TB, tmpl, parent *x509.Certificate, public any, key *r
 	return cert
 }
 
+// amdName returns a name as AMD's certificates have it.
+func amdName(common string) pkix.Name {
+	return pkix.Name{OrganizationalUnit: []string{"Engineering"}, Country: []string{"US"}, Locality: []string{"Santa Clara"}, Province: []string{"CA"},
+		Organization: []string{"Advanced Micro Devices"}, CommonName: common}
+}
+
 // AMDCA returns the template of a CA.
 func AMDCA(name string, serial int64) *x509.Certificate {
-	return &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+	return &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: amdName(name), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotBefore: AMDForgeTime.AddDate(-5, 0, 0), NotAfter: AMDForgeTime.AddDate(20, 0, 0)}
 }
 
@@ -153,7 +159,7 @@ func NewAMDForge(t testing.TB, product string, key AMDSigner) *AMDForge {
 		t.Fatal(err)
 	}
 	f.LeafKey = &f.Key.PublicKey
-	f.Leaf = &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "SEV-" + string(key)},
+	f.Leaf = &x509.Certificate{SerialNumber: big.NewInt(1), Subject: amdName("SEV-" + string(key)),
 		NotBefore: AMDForgeTime.AddDate(-1, 0, 0), NotAfter: AMDForgeTime.AddDate(6, 0, 0), ExtraExtensions: amdExtensions(t, product, key)}
 	f.Report = make([]byte, 0x4a0)
 	binary.LittleEndian.PutUint32(f.Report, 3)
