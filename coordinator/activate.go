@@ -146,6 +146,9 @@ func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *
 			return g, err
 		}
 		c.awaitManifest()
+		if err := c.loadFloors(ctx); err != nil {
+			return grant{}, err
+		}
 	}
 	return grant{}, problem.New("CRD-018", "it changed %d times", maxTries)
 }

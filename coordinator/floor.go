@@ -140,11 +140,21 @@ func (c *Coordinator) RaiseFloor(ctx context.Context, req RaiseRequest) (apiv1.R
 		next.Platforms = map[string]floorRecord{}
 	}
 	record := floorRecord{Floor: req.Floor, RaisedBy: req.Principal.Name, RaisedAt: c.config.Now().UTC()}
-	if err := c.update(ctx, func(tx *store.Tx) error { return c.commitFloor(tx, next, req.Platform, &record) }); err != nil {
+	err = c.update(ctx, func(tx *store.Tx) error { return c.commitFloor(tx, next, req.Platform, &record) })
+	if err := errors.Join(err, c.loadFloors(context.WithoutCancel(ctx))); err != nil {
 		return apiv1.RaiseResult{}, err
 	}
-	c.floors.Store(&next)
 	return apiv1.RaiseResult{Floor: record.public(req.Platform), Effects: rev.raised(req.Platform, req.Floor)}, nil
+}
+
+// loadFloors takes in the floors that the store holds. A commit that failed may
+// have been made all the same.
+func (c *Coordinator) loadFloors(ctx context.Context) error {
+	return c.store.View(ctx, func(tx *store.Tx) error {
+		floors, _ := floorsTable.Get(tx, keyCurrent)
+		c.floors.Store(&floors)
+		return nil
+	})
 }
 
 // mayRaise judges who asks, and for what. A platform with a floor may have left

@@ -161,6 +161,9 @@ func TestRaisingFails(t *testing.T) {
 		_, err := d.raise("default", evaluation(9999))
 		wantCode(t, err, "STO-007")
 		d.disk.SetFaults(nil, nil)
+		if _, err := d.attempt("web", "one").activate(d); (problem.CodeOf(err) == "ATT-016") != (version == 1) {
+			t.Errorf("fault %d: an activation after it: got %v, want what the medium holds to count", fault, err)
+		}
 		_ = d.store.Close()
 		d.reopen()
 		if got := d.Floors().Version; got != version {

@@ -139,8 +139,6 @@ func (c *Coordinator) load(ctx context.Context) error {
 		}
 		c.authority.Store(a)
 		head, _ = heads.Get(tx, keyCurrent)
-		floors, _ := floorsTable.Get(tx, keyCurrent)
-		c.floors.Store(&floors)
 		for key, r := range instances.All(tx) {
 			c.live.put(key, r)
 		}
@@ -154,7 +152,7 @@ func (c *Coordinator) load(ctx context.Context) error {
 		return err
 	}
 	c.current.Store(rev)
-	if err := c.marks.load(ctx, c.store); err != nil {
+	if err := errors.Join(c.loadFloors(ctx), c.marks.load(ctx, c.store)); err != nil {
 		return err
 	}
 	return c.loadRefusals(ctx)
