@@ -136,6 +136,9 @@ func (c *Coordinator) endorsements(ctx context.Context, e attest.Evidence) (atte
 	}
 	en, err := c.config.Endorse(ctx, e)
 	var coded *problem.Error
+	if len(en.Items()) == 0 {
+		en = attest.NewEndorsements() // the zero set has no digest
+	}
 	if err == nil || errors.As(err, &coded) {
 		return en, err
 	}

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"testing"
@@ -159,6 +160,22 @@ func TestDecisionsCanBeMadeAgain(t *testing.T) {
 	}
 	_, err := d.Rejudge(t.Context(), "web/00000000")
 	wantCode(t, err, "CRD-062")
+}
+
+// TestEvidenceWithoutEndorsements refuses evidence that nothing is known about,
+// and makes that decision again.
+func TestEvidenceWithoutEndorsements(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	d.config.Endorse = func(context.Context, attest.Evidence) (attest.Endorsements, error) { return attest.Endorsements{}, nil }
+	d.restart()
+	_, err := d.attempt("web", "one").activate(d)
+	wantCode(t, err, "ATT-022")
+	v, err := d.Rejudge(t.Context(), problem.From(err).Instance)
+	if err != nil || v.OK() || v.Failed()[0].Code != "ATT-022" {
+		t.Errorf("judged again: %v and %v, want ATT-022", v.Failed(), err)
+	}
+	d.check()
 }
 
 // TestKeepingFails lets every commit of a renewal and of a refusal fail, in
