@@ -88,7 +88,7 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 // verdict.
 type checks struct{ verdict *attest.Verdict }
 
-var fixBundle = attest.Fix{Who: attest.Nobody, How: "have the bundle made again, by somebody who can reach the coordinator"}
+var fixBundle = attest.Fix{Who: attest.Operator, How: "have the bundle made again, by somebody who can reach the coordinator"}
 
 // add notes a check; an error gives its own code and text.
 func (c checks) add(code problem.Code, field, want, got string, err error) {
