@@ -300,6 +300,17 @@ func (s *Store) wait(ctx context.Context, n endorse.Need, old attest.Endorsement
 	}
 }
 
+// fetchFrom asks a source within its share of the time that is left for it and
+// those after it, so that one that hangs leaves the others theirs.
+func fetchFrom(ctx context.Context, source Source, left int, n endorse.Need, have attest.Endorsements) (attest.Endorsements, error) {
+	if end, ok := ctx.Deadline(); ok && left > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
+		defer cancel()
+	}
+	return source.Fetch(ctx, n, have)
+}
+
 // begin returns the context of a fetch, and what has to be called at its end. It
 // is not the asker's context, since others wait for the same answer: Close ends
 // it.
@@ -344,8 +355,8 @@ func (s *Store) renew(ctx context.Context, n endorse.Need) (attest.Endorsements,
 	}
 	s.mu.Unlock()
 	var errs []error
-	for _, source := range s.c.Sources {
-		got, err := source.Fetch(ctx, n, m.set)
+	for i, source := range s.c.Sources {
+		got, err := fetchFrom(ctx, source, len(s.c.Sources)-i, n, m.set)
 		if len(got.Items()) == 0 && err == nil {
 			continue
 		}
