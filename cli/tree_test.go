@@ -150,6 +150,7 @@ var machine = map[string][]string{
 	"version": {}, "explain": {"ATT-012"}, "check": {"--pre"},
 	"manifest validate": {"MANIFEST"}, "manifest digest": {"MANIFEST"}, "manifest diff": {"MANIFEST", "MANIFEST"},
 	"manifest graph": {"MANIFEST"}, "manifest fmt": {"MANIFEST"}, "manifest schema": {}, "cert inspect": {"CERTIFICATE"},
+	"manifest who-can": {"web", "--manifest", "MANIFEST"}, "manifest ask": {"may web reach db", "--manifest", "MANIFEST"},
 	"init":    {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
 	"inspect": {"MANIFEST"},
 }

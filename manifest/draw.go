@@ -180,7 +180,7 @@ const svgStyle = `text{font:13px ui-monospace,monospace;fill:#1b1f24}.box{fill:#
 
 func graphSVG(m *Manifest) string {
 	names := MarbleNames(m)
-	g := newGraph(m, m.callLines)
+	g := newGraph(m, Edges(m))
 	boxes, width, height := g.layout(names)
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="who may call whom"><style>%s</style>`, width, height, width, height, svgStyle)

@@ -15,6 +15,8 @@ type Edge struct {
 	Protocol Protocol `json:"protocol"`
 	Routes   []string `json:"routes,omitempty"` // HTTP only; nil allows all
 	Line     int      `json:"line,omitempty"`   // of the manifest that grants it; 0 if m was not made by Parse
+
+	index int // among the caller's calls
 }
 
 // String returns the edge as "web → cart:http".
@@ -31,7 +33,7 @@ func edges(m *Manifest, lines map[string][]int) []Edge {
 			if !ok {
 				continue
 			}
-			e := Edge{From: from, To: call.Marble, Port: call.Port, Number: port.Port, Listen: call.Listen, Protocol: port.Protocol, Routes: call.Routes}
+			e := Edge{From: from, To: call.Marble, Port: call.Port, Number: port.Port, Listen: call.Listen, Protocol: port.Protocol, Routes: call.Routes, index: i}
 			if at := lines[from]; i < len(at) {
 				e.Line = at[i]
 			}
@@ -57,7 +59,7 @@ func WhoCan(m *Manifest, marble string) (callers, callees []Edge) {
 // Reach returns a shortest chain of calls from one marble to another, or nil if
 // there is none. A marble reaches itself only through others.
 func Reach(m *Manifest, from, to string) []Edge {
-	return newGraph(m, m.callLines).route(from, to)
+	return newGraph(m, Edges(m)).route(from, to)
 }
 
 // graph answers which marbles traffic from one can reach.
@@ -69,10 +71,11 @@ type graph struct {
 
 	from string // whose reach is in via
 	via  []int  // by marble: the edge by which from first reaches it; -1 for none
+	skip string // a marble to which from does not go directly; "" for none
 }
 
-func newGraph(m *Manifest, lines map[string][]int) *graph {
-	g := &graph{index: make(map[string]int, len(m.Marbles)), edges: edges(m, lines), out: make([][]int, len(m.Marbles))}
+func newGraph(m *Manifest, edges []Edge) *graph {
+	g := &graph{index: make(map[string]int, len(m.Marbles)), edges: edges, out: make([][]int, len(m.Marbles))}
 	for i, name := range sortedKeys(m.Marbles) {
 		g.index[name] = i
 	}
@@ -113,6 +116,13 @@ func (g *graph) route(from, to string) []Edge {
 	return back
 }
 
+// through is route without the calls that lead from one to the other directly.
+func (g *graph) through(from, to string) []Edge {
+	g.via, g.skip = nil, to
+	defer func() { g.via, g.skip = nil, "" }()
+	return g.route(from, to)
+}
+
 func (g *graph) search(start int) {
 	g.via = make([]int, len(g.out))
 	for i := range g.via {
@@ -120,7 +130,7 @@ func (g *graph) search(start int) {
 	}
 	for queue := []int{start}; len(queue) > 0; queue = queue[1:] {
 		for _, e := range g.out[queue[0]] {
-			if to := g.to[e]; g.via[to] < 0 {
+			if to := g.to[e]; g.via[to] < 0 && (queue[0] != start || g.edges[e].To != g.skip) {
 				g.via[to] = e
 				if to != start {
 					queue = append(queue, to)

@@ -134,10 +134,12 @@ const RaiseFloor = "raiseFloor:"
 // ManageEndorsements is the right to import endorsements.
 const ManageEndorsements = "manageEndorsements"
 
-// Test states what must hold of the graph: whether traffic from one marble can
-// reach another, directly or through others.
+// Test states what must hold: whether traffic from one marble can reach
+// another, directly or through others, or what Ask answers to a question that
+// begins with "may".
 type Test struct {
-	From  string `json:"from"`
-	To    string `json:"to"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to,omitempty"`
+	Ask   string `json:"ask,omitempty"` // in place of From and To
 	Allow bool   `json:"allow"`
 }

@@ -58,4 +58,8 @@ var manifestCodes = []Entry{
 	{"MAN-057", Invalid, "plug-in with the name of a TEE that is judged here", "use the package's own field for that TEE"},
 	{"MAN-058", Invalid, "device is accepted unchecked", "name its measurements, or supply what the vendor says of it"},
 	{"MAN-059", Invalid, "advisory is both accepted and refused", "remove it from one of the two lists"},
+	{"MAN-060", Usage, "no such question", "ashlar manifest ask --help lists all questions"},
+	{"MAN-061", Usage, "the question names what the manifest has not", "correct the name; names are case-sensitive"},
+	{"MAN-062", Invalid, "a test asks what is not answered by yes or no", "ask a question that begins with \"may\""},
+	{"MAN-063", Invalid, "a test with a question has other ends", "remove \"from\" and \"to\", or make two tests"},
 }

@@ -1,0 +1,194 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
+)
+
+// newly tells what a manifest allows that the one before it did not: calls and
+// what they reach, readers, rights, software and platforms, names and counts.
+// Where it cannot be told that something only became stricter, it is told.
+func (a *asker) newly([]string) string {
+	if a.before == nil {
+		a.before = newAsker(&Manifest{TrustDomain: a.m.TrustDomain}, &jsonpos.Node{}, jsonpos.NewLines(nil))
+	}
+	var counts []string
+	for _, part := range []struct {
+		word string
+		tell func()
+	}{
+		{"call", a.newCalls}, {"reach", a.newReach}, {"reader", a.newReaders}, {"right", a.newRights},
+		{"rule of software or platforms", a.newSoftware}, {"further grant", a.newTerms},
+	} {
+		before := len(a.facts) + a.more
+		part.tell()
+		if n := len(a.facts) + a.more - before; n > 0 {
+			counts = append(counts, fmt.Sprintf("%s: %d", part.word, n))
+		}
+	}
+	if len(counts) == 0 {
+		return "nothing is newly allowed"
+	}
+	return "newly allowed: " + strings.Join(counts, ", ")
+}
+
+func (a *asker) newCalls() {
+	old := edgeMap(a.before.m)
+	for _, e := range a.calls() {
+		was, had := old[e.From+" "+e.To+" "+e.Port]
+		f := Fact{Kind: FactCalls, Subject: e.From, Object: e.To + ":" + e.Port, Text: e.terms()}
+		switch {
+		case !had:
+		case len(was.Routes) > 0 && len(e.Routes) == 0, slices.ContainsFunc(e.Routes, func(r string) bool { return len(was.Routes) > 0 && !slices.Contains(was.Routes, r) }),
+			was.Number != e.Number, was.Protocol != e.Protocol:
+			f.Text += "; was " + was.terms()
+		default:
+			continue
+		}
+		a.fact(f, e.place())
+	}
+}
+
+// newReach tells which marbles are reached through others that were not before.
+func (a *asker) newReach() {
+	if !a.newPair() {
+		return
+	}
+	now, old := a.graph(), a.before.graph()
+	marbles := sortedKeys(a.m.Marbles)
+	for _, from := range marbles {
+		now.from, old.from = from, from
+		now.search(now.index[from])
+		if i, was := old.index[from]; was {
+			old.search(i)
+		} else {
+			old.via = nil
+		}
+		for _, to := range marbles {
+			by := now.via[now.index[to]]
+			if by < 0 || now.edges[by].From == from {
+				continue
+			}
+			if i, was := old.index[to]; was && old.via != nil && old.via[i] >= 0 {
+				continue
+			}
+			last := now.edges[by]
+			a.fact(Fact{Kind: FactReaches, Subject: from, Object: to, Text: "through " + last.From}, last.place())
+		}
+		if a.more > 0 {
+			return
+		}
+	}
+}
+
+// newPair reports whether any marble calls one that it did not call.
+func (a *asker) newPair() bool {
+	old := make(map[[2]string]bool)
+	for _, e := range a.before.calls() {
+		old[[2]string{e.From, e.To}] = true
+	}
+	return slices.ContainsFunc(a.calls(), func(e Edge) bool { return !old[[2]string{e.From, e.To}] })
+}
+
+func (a *asker) newReaders() {
+	for _, secret := range sortedKeys(a.m.Secrets) {
+		was, had := a.before.m.Secrets[secret]
+		for _, marble := range slices.Sorted(slices.Values(a.m.Secrets[secret].Readers)) {
+			if !a.before.sent(marble, secret) && a.sent(marble, secret) || !slices.Contains(was.Readers, marble) {
+				a.reading(marble, secret)
+			}
+		}
+		if had && was.Scope == Instance && a.m.Secrets[secret].Scope == Shared {
+			a.fact(Fact{Kind: FactNew, Subject: secret, Object: "secrets", Text: "one value for all readers; was one for each instance"}, place{"secrets", secret})
+		}
+	}
+}
+
+func (a *asker) newRights() {
+	old := a.before.m
+	for _, user := range sortedKeys(a.m.Users) {
+		was, had := old.Users[user]
+		if had && was.Certificate != a.m.Users[user].Certificate {
+			a.fact(Fact{Kind: FactNew, Subject: user, Object: "users", Text: "is whoever holds the key of another certificate"}, place{"users", user, "certificate"})
+		}
+		for _, right := range actionsOf(a.m, user) {
+			if len(holdings(old, user, right)) == 0 {
+				a.has(user, right, Fact{Kind: FactHas, Subject: user, Object: right, Text: meaning(right)})
+			}
+		}
+	}
+}
+
+// newSoftware tells what can run as a marble that could not before.
+func (a *asker) newSoftware() {
+	type pair struct{ old, now string }
+	packages, platforms := make(map[pair][]looser), make(map[pair][]looser)
+	for _, name := range sortedKeys(a.m.Marbles) {
+		now, _ := a.m.PolicyFor(name)
+		old, was := a.before.m.PolicyFor(name)
+		if !was {
+			a.software([]string{name})
+			continue
+		}
+		key := pair{old.PackageName, now.PackageName}
+		if _, known := packages[key]; !known {
+			packages[key] = loosened(asTree(old.Package), asTree(now.Package))
+		}
+		for _, l := range packages[key] {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: now.PackageName, Text: l.text}, append(place{"packages", now.PackageName}, l.at...))
+		}
+		key = pair{old.PlatformName, now.PlatformName}
+		if _, known := platforms[key]; !known {
+			platforms[key] = loosened(full(old.Platform), full(now.Platform))
+		}
+		for _, l := range platforms[key] {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: now.PlatformName, Text: l.text}, append(place{"platforms", now.PlatformName}, l.at...))
+		}
+	}
+}
+
+// newTerms tells of names, counts and times that a marble did not have, and of
+// tests that no longer hold others back.
+func (a *asker) newTerms() {
+	if was := a.before.m.TrustDomain; was != a.m.TrustDomain {
+		a.fact(Fact{Kind: FactNew, Subject: "mesh", Object: a.m.TrustDomain, Text: "identities of this trust domain; was " + was}, place{"trustDomain"})
+	}
+	for _, name := range sortedKeys(a.m.Marbles) {
+		now := a.m.Marbles[name]
+		was, had := a.before.m.Marbles[name]
+		for i, dns := range now.DNSNames {
+			if !slices.Contains(was.DNSNames, dns) {
+				a.fact(Fact{Kind: FactNew, Subject: name, Object: dns, Text: "may go by this DNS name"}, place{"marbles", name, "dnsNames", i})
+			}
+		}
+		if had && limit(now) > limit(was) {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: "maxInstances", Text: fmt.Sprintf("may have %s; was %d", plural(limit(now), "instance"), limit(was))}, place{"marbles", name, "maxInstances"})
+		}
+		if had && now.Lease > was.Lease {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: "lease", Text: fmt.Sprintf("keeps an identity for %s; was %s", short(time.Duration(now.Lease)), short(time.Duration(was.Lease)))}, place{"marbles", name, "lease"})
+		}
+	}
+	for _, t := range a.before.m.Tests {
+		if !slices.Contains(a.m.Tests, t) {
+			a.fact(Fact{Kind: FactNew, Subject: "tests", Object: t.String(), Text: "is demanded no more"}, place{"tests"})
+		}
+	}
+}
+
+// full is a platform with rules for every TEE that has a default.
+func full(p attest.Platform) *jsonpos.Node {
+	for _, rules := range []**attest.DCAPPlatform{&p.SGX, &p.TDX, &p.Sim} {
+		if *rules == nil {
+			*rules = &attest.DCAPPlatform{}
+		}
+	}
+	if p.TPM == nil {
+		p.TPM = &attest.TPMPlatform{}
+	}
+	return asTree(p)
+}

@@ -1,0 +1,283 @@
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
+)
+
+// anybody is the subject of facts about whoever it may be.
+const anybody = "anybody"
+
+// sent reports whether the coordinator releases a secret to a marble.
+func (a *asker) sent(marble, secret string) bool {
+	_, found := slices.BinarySearch(a.m.SecretsOf(marble), secret)
+	return found
+}
+
+// readerAt is the marble's index among a secret's readers; -1 if it is none.
+func (a *asker) readerAt(marble, secret string) int {
+	return slices.Index(a.m.Secrets[secret].Readers, marble)
+}
+
+// uses are the places of a marble's parameters that name a secret. A marble's
+// parameters are read once.
+func (a *asker) uses(marble, secret string) []place {
+	if a.quiet {
+		return nil
+	}
+	if found, done := a.naming[marble]; done {
+		return found[secret]
+	}
+	found := make(map[string][]place)
+	note := func(text string, at ...any) {
+		names, err := TemplateSecrets(text)
+		if err != nil { // Parse refuses such templates
+			return
+		}
+		for _, name := range names {
+			found[name] = append(found[name], append(place{"marbles", marble, "parameters"}, at...))
+		}
+	}
+	p := a.m.Marbles[marble].Parameters
+	for i, text := range p.Argv {
+		note(text, "argv", i)
+	}
+	for _, name := range sortedKeys(p.Env) {
+		note(p.Env[name], "env", name)
+	}
+	for _, name := range sortedKeys(p.Files) {
+		note(p.Files[name], "files", name)
+	}
+	a.naming[marble] = found
+	return found[secret]
+}
+
+// reading adds what makes a marble read a secret, and reports whether it does.
+func (a *asker) reading(marble, secret string) bool {
+	at := a.readerAt(marble, secret)
+	if at < 0 {
+		return false
+	}
+	reader := place{"secrets", secret, "readers", at}
+	mb := a.m.Marbles[marble]
+	if !a.sent(marble, secret) {
+		a.fact(Fact{Kind: FactListed, Subject: marble, Object: secret, Text: "may be sent it, but its parameters do not name it"}, reader)
+		return false
+	}
+	a.fact(Fact{Kind: FactReads, Subject: marble, Object: secret, Text: fmt.Sprintf("runs package %s on platform %s", mb.Package, platformOf(mb))},
+		slices.Concat([]place{reader}, a.uses(marble, secret), []place{{"marbles", marble, "package"}})...)
+	return true
+}
+
+func platformOf(mb Marble) string {
+	if mb.Platform == "" {
+		return DefaultPlatform
+	}
+	return mb.Platform
+}
+
+// readers tells who can read a secret: the marbles that are sent it, whoever can
+// pose as one of them, and the users who could make it another's.
+func (a *asker) readers(names []string) string {
+	secret := names[0]
+	var who []string
+	for _, marble := range slices.Sorted(slices.Values(a.m.Secrets[secret].Readers)) {
+		if a.reading(marble, secret) {
+			who = append(who, marble)
+		}
+	}
+	open := a.posers(who)
+	users := a.releasing(secret)
+	text := fmt.Sprintf("%s can read %s", some(who), secret)
+	if open {
+		text += "; so can anybody who poses as one of them"
+	}
+	if len(users) > 0 {
+		text += fmt.Sprintf("; %s could make others its readers", some(users))
+	}
+	return text
+}
+
+// releasers tells which single person could release a secret.
+func (a *asker) releasers(names []string) string {
+	secret := names[0]
+	var who []string
+	for _, marble := range a.m.Secrets[secret].Readers {
+		if a.sent(marble, secret) {
+			who = append(who, marble)
+		}
+	}
+	slices.Sort(who)
+	open := a.posers(who)
+	users := a.releasing(secret)
+	switch {
+	case open:
+		return fmt.Sprintf("anybody who poses as one of its readers could release %s alone", secret)
+	case len(users) == 0:
+		return fmt.Sprintf("no single person could release %s: nobody may set the next manifest", secret)
+	}
+	return fmt.Sprintf("%s could release %s alone", some(users), secret)
+}
+
+// releasing adds the users who could give a secret to others.
+func (a *asker) releasing(secret string) []string {
+	return a.powers(UpdateManifest, secret, "sets a manifest with other readers, or other software for a reader")
+}
+
+// posers adds what lets anybody be one of these marbles, and reports whether
+// anything does.
+func (a *asker) posers(marbles []string) bool {
+	found := false
+	for _, marble := range marbles {
+		for _, o := range openings(a.m.Packages[a.m.Marbles[marble].Package]) {
+			found = true
+			a.fact(Fact{Kind: FactAnybody, Subject: anybody, Object: marble, Text: o.text}, append(place{"packages", a.m.Marbles[marble].Package}, o.at...))
+		}
+	}
+	return found
+}
+
+// opening is what leaves open who a package is.
+type opening struct {
+	at   place // within the package
+	text string
+}
+
+// openings are the parts of a package by which it is not held fast.
+func openings(p attest.Package) []opening {
+	var all []opening
+	var walk func(n *jsonpos.Node, at place)
+	walk = func(n *jsonpos.Node, at place) {
+		for _, m := range n.Members {
+			here := append(slices.Clone(at), m.Key)
+			switch {
+			case m.Value.Kind == jsonpos.Object:
+				walk(m.Value, here)
+			case m.Key == "allowAnyMeasurement" && m.Value.Text == "true":
+				all = append(all, opening{here, fmt.Sprintf("whoever runs any program under %s", at[len(at)-1])})
+			case m.Key == "allowDebug" && m.Value.Text == "true":
+				all = append(all, opening{here, "whoever runs the host of a debug enclave or guest, whose memory it reads"})
+			}
+		}
+	}
+	walk(asTree(p), nil)
+	if p.Sim != nil {
+		all = append(all, opening{place{"sim"}, "whoever runs the host: simulation protects from nobody"})
+	}
+	return all
+}
+
+// asTree returns a value of our own as JSON reads it.
+func asTree(v any) *jsonpos.Node {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic("manifest: its own types do not marshal: " + err.Error())
+	}
+	root, _ := jsonpos.Parse(raw, jsonpos.Limits{Depth: maxDepth, Values: maxValues})
+	return root
+}
+
+// reads judges whether a marble is sent a secret.
+func (a *asker) reads(names []string) (bool, string) {
+	marble, secret := names[0], names[1]
+	switch {
+	case a.reading(marble, secret):
+		return true, fmt.Sprintf("%s is sent %s", marble, secret)
+	case a.readerAt(marble, secret) >= 0:
+		return false, fmt.Sprintf("%s is a reader of %s, but its parameters do not name it", marble, secret)
+	}
+	return false, fmt.Sprintf("%s is none of the readers of %s", marble, secret)
+}
+
+// readBy tells which secrets a marble is sent.
+func (a *asker) readBy(names []string) string {
+	var sent []string
+	for _, secret := range sortedKeys(a.m.Secrets) {
+		if a.reading(names[0], secret) {
+			sent = append(sent, secret)
+		}
+	}
+	if len(sent) == 0 {
+		return fmt.Sprintf("%s can read no secret", names[0])
+	}
+	return fmt.Sprintf("%s can read %s", names[0], some(sent))
+}
+
+// software tells what may run as a marble: its package under each TEE, and what
+// the machine must be.
+func (a *asker) software(names []string) string {
+	mb := a.m.Marbles[names[0]]
+	p, _ := a.m.PolicyFor(names[0])
+	var tees []string
+	for _, part := range parts(asTree(p.Package)) {
+		tees = append(tees, part.name())
+		a.fact(Fact{Kind: FactRuns, Subject: names[0], Object: mb.Package, Text: part.name() + ": " + inWords(part.node)},
+			place{"marbles", names[0], "package"}, append(place{"packages", mb.Package}, part.at...))
+	}
+	for _, part := range parts(asTree(p.Platform)) {
+		if part.name() != "endorsements" && !slices.Contains(tees, part.name()) && !slices.Contains(tees, "azure") {
+			continue
+		}
+		a.fact(Fact{Kind: FactOn, Subject: names[0], Object: p.PlatformName, Text: part.name() + ": " + inWords(part.node)},
+			append(place{"platforms", p.PlatformName}, part.at...))
+	}
+	text := fmt.Sprintf("package %s under %s on platform %s can run as %s", mb.Package, some(tees), p.PlatformName, names[0])
+	if a.posers(names) {
+		text += "; so can anybody who poses as it"
+	}
+	return text
+}
+
+// clause is what a package or platform says of one TEE or device.
+type clause struct {
+	at   place
+	node *jsonpos.Node
+}
+
+func (c clause) name() string { return c.at[len(c.at)-1].(string) }
+
+// parts splits a package or platform by TEE and device.
+func parts(n *jsonpos.Node) []clause {
+	var all []clause
+	for _, m := range n.Members {
+		switch {
+		case m.Value.Kind != jsonpos.Object:
+		case m.Key == "plugins" || m.Key == "devices":
+			for _, inner := range m.Value.Members {
+				all = append(all, clause{place{m.Key, inner.Key}, inner.Value})
+			}
+		default:
+			all = append(all, clause{place{m.Key}, m.Value})
+		}
+	}
+	return all
+}
+
+// inWords writes an object's fields as "productID 16, signerID 0ab2…7f00".
+func inWords(n *jsonpos.Node) string {
+	var words []string
+	var walk func(n *jsonpos.Node, prefix string)
+	walk = func(n *jsonpos.Node, prefix string) {
+		for _, m := range n.Members {
+			if m.Value.Kind == jsonpos.Object && len(m.Value.Members) > 0 {
+				walk(m.Value, prefix+m.Key+".")
+			} else {
+				words = append(words, prefix+m.Key+" "+brief("", m.Value))
+			}
+		}
+	}
+	walk(n, "")
+	const most = 12
+	if len(words) > most {
+		words = append(words[:most], fmt.Sprintf("and %d more", len(words)-most))
+	}
+	if len(words) == 0 {
+		return "the default"
+	}
+	return strings.Join(words, ", ")
+}
