@@ -3,6 +3,7 @@ package attesttest
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/pem"
 	"fmt"
 	"reflect"
 	"slices"
@@ -228,6 +229,9 @@ func regions(t *testing.T, v attest.Verifier, good Sample, most int) {
 			if r.name == "pck" && bytes.IndexByte([]byte("\n\r\x00"), good.Evidence.Raw[at]) >= 0 {
 				continue // white space in PEM, and the zero after it, carry nothing
 			}
+			if r.name == "pck" && bytes.Equal(decoded(raw[r.offset:]), decoded(good.Evidence.Raw[r.offset:])) {
+				continue // and neither do the bits that base64 has before its padding
+			}
 			c, steps := v.Verify(attest.Evidence{TEE: good.Evidence.TEE, Raw: raw}, good.Endorsements, good.At)
 			failed := failures(steps)
 			if len(failed) == 0 || !slices.Contains(r.want, failed[0]) {
@@ -240,6 +244,15 @@ func regions(t *testing.T, v attest.Verifier, good Sample, most int) {
 			}
 		}
 	}
+}
+
+// decoded returns what a PEM chain holds, as far as it can be read.
+func decoded(chain []byte) []byte {
+	var der []byte
+	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
+		der = append(der, block.Bytes...)
+	}
+	return der
 }
 
 // otherClaims names a claim that differs though it is not the region's; what is
