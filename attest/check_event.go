@@ -7,7 +7,14 @@ import (
 
 // events judges named events of an event log that replays to the registers.
 func (k *check) events(c Claims, want map[string][]EventReference, only bool) {
+	if want != nil && len(want) == 0 {
+		k.add(Step{Code: CodeNoReference, Field: "events", Want: "none: events names no register", Got: "not compared", Fix: fixEvents})
+	}
 	for _, register := range sortedKeys(want) {
+		if len(want[register]) == 0 {
+			k.add(Step{Code: CodeNoReference, Field: "events." + register, Want: "none: the list of events is empty", Got: "not compared", Fix: fixEvents})
+			continue
+		}
 		for _, r := range want[register] {
 			k.event(c.Events, register, r)
 		}
@@ -16,6 +23,8 @@ func (k *check) events(c Claims, want map[string][]EventReference, only bool) {
 		}
 	}
 }
+
+var fixEvents = Fix{ManifestAuthor, "name the events that the register may hold"}
 
 var fixLog = Fix{ServiceOwner, "attach the event log of the boot, and start what the package names"}
 

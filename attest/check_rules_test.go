@@ -135,6 +135,10 @@ var tdxRules = []ruleCheck[Claims, TDXReference]{
 		r.EventsOnly, r.Events = true, map[string][]EventReference{"rtmr1": {{"kernel", []Hex{fill(21, 48)}}, {"command line", []Hex{fill(22, 48)}}}}
 	}, nil},
 	{"a further event", func(_ *Claims, r *TDXReference) { r.EventsOnly, r.Events = true, wantEvents("kernel", 21) }, []string{"ATT-036 events.rtmr1"}},
+	{"events of no register", func(_ *Claims, r *TDXReference) { r.Events = map[string][]EventReference{} }, []string{"ATT-029 events"}},
+	{"no events of a register", func(_ *Claims, r *TDXReference) {
+		r.EventsOnly, r.Events = true, map[string][]EventReference{"rtmr3": {}}
+	}, []string{"ATT-029 events.rtmr3"}},
 	{"no events but these, no log", func(c *Claims, r *TDXReference) {
 		c.Events, r.EventsOnly, r.Events = nil, true, wantEvents("kernel", 21)
 	}, []string{"ATT-036 events.rtmr1.kernel", "ATT-036 events.rtmr1"}},

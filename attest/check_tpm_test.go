@@ -3,6 +3,7 @@ package attest
 import (
 	"reflect"
 	"testing"
+	"time"
 )
 
 // vmPolicy is met by tpmClaims and, with azureClaims, by both of Azure's forms.
@@ -148,6 +149,29 @@ func TestCheckPlugin(t *testing.T) {
 		p := Policy{Package: Package{Plugins: map[TEE]*RegisterReference{tee: {AllowAny: true}}}}
 		if got := failed(p.packageSteps(Claims{TEE: tee})); len(got) != 1 || got[0] != "ATT-029 "+referenceKey(tee) {
 			t.Errorf("%s as a plug-in: got %v, want no reference values", tee, got)
+		}
+	}
+}
+
+// TestGenuineTPM checks that a quote which nobody stands for is not called
+// genuine, nor offered as reference values.
+func TestGenuineTPM(t *testing.T) {
+	for name, c := range map[string]struct {
+		vouched string
+		keys    []Hex
+		genuine bool
+	}{
+		"a root":      {"Root of TPMs", nil, true},
+		"a list":      {"", []Hex{fill(7, 32)}, true},
+		"nobody":      {"", nil, false},
+		"another key": {"", []Hex{fill(8, 32)}, false},
+	} {
+		p, claims := vmPolicy(), tpmClaims()
+		p.Package.TPM.AttestationKeys, claims.TPM.Vouched = c.keys, c.vouched
+		p.Package.TPM.PCRs = map[string][]Hex{"4": {fill(5, 32)}}
+		v := JudgeUnbound(NewVerifiers(fakeVerifier{TPM, claims, []Step{{Code: CodeTPMQuote, OK: true}}}), Evidence{TEE: TPM, Raw: []byte{1}}, Endorsements{}, p, time.Time{})
+		if v.Genuine != c.genuine || v.OK() || (len(v.Changes()) > 0) != c.genuine {
+			t.Errorf("%s: got genuine %t, %s, changes %v; want genuine %t, refused", name, v.Genuine, v.Verdict, v.Changes(), c.genuine)
 		}
 	}
 }

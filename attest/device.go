@@ -29,8 +29,13 @@ func (out *Verdict) judgeDevices(v Verifiers, e Evidence, en Endorsements, p Pol
 		}
 		seen[d.Name] = true
 		dv := JudgeDevice(v, d, en, p, at)
+		s := deviceStep(field, dv)
+		if other := sameDevice(out.Devices, dv); s.OK && other != "" {
+			s.OK, s.Want, s.Got = false, "a device of its own", "the same device as "+other
+			s.Fix = Fix{ServiceOwner, "attach the evidence of each device once, under its own name"}
+		}
 		out.Devices = append(out.Devices, dv)
-		k.add(deviceStep(field, dv))
+		k.add(s)
 	}
 	for _, name := range sortedKeys(p.Package.Devices) {
 		if !seen[name] {
@@ -66,10 +71,25 @@ func JudgeDevice(v Verifiers, d Device, en Endorsements, p Policy, at time.Time)
 	return out
 }
 
+// sameDevice names an earlier device of the same serial number, or nothing: one
+// device must not stand for two, even by two reports.
+func sameDevice(earlier []DeviceVerdict, d DeviceVerdict) string {
+	for _, e := range earlier {
+		if e.TEE == d.TEE && e.Claims.GPU != nil && d.Claims.GPU != nil && e.Claims.GPU.Serial == d.Claims.GPU.Serial {
+			return e.Name
+		}
+	}
+	return ""
+}
+
 // deviceStep sums a device's verdict up among the steps of the whole.
 func deviceStep(field string, d DeviceVerdict) Step {
 	s := Step{Code: CodeDevice, Field: field, OK: true, Want: "accepted", Got: "accepted"}
-	if f := d.Refused(); f != nil {
+	f := d.Refused()
+	if !d.Genuine {
+		s.OK, s.Got = false, "not genuine"
+	}
+	if f != nil {
 		s.Code, s.OK, s.Got, s.Fix = f.Code, false, fmt.Sprintf("refused: %s: wanted %s, got %s", f.Field, f.Want, f.Got), f.Fix
 	}
 	return s

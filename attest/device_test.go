@@ -75,6 +75,45 @@ func TestJudgeDevices(t *testing.T) {
 	}
 }
 
+// TestOneDeviceForTwo checks that one device does not stand for two, and that a
+// verifier that says nothing accepts nothing.
+func TestOneDeviceForTwo(t *testing.T) {
+	lax := DeviceReference{NVIDIA: &GPUReference{AllowUncheckedMeasurements: true, AllowUncheckedRevocation: true}}
+	p := Policy{Package: Package{SGX: &SGXReference{AllowAny: true}, Devices: map[string]DeviceReference{"a": lax, "b": lax}}}
+	e := Evidence{TEE: SGX, Raw: []byte{1}, Devices: []Device{{Name: "a", TEE: NVIDIA, Raw: []byte{1}}, {Name: "b", TEE: NVIDIA, Raw: []byte{2}}}}
+	for _, c := range []struct {
+		name    string
+		serials []string
+		steps   []Step
+		says    string
+	}{
+		{"two devices", []string{"01", "02"}, []Step{{OK: true}}, ""},
+		{"one device", []string{"01", "01"}, []Step{{OK: true}}, "the same device as a"},
+		{"without serial numbers", []string{"", ""}, []Step{{OK: true}}, "the same device as a"},
+		{"no steps", []string{"01", "02"}, nil, "not genuine"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			vs := composite(true)
+			vs[NVIDIA] = serialVerifier{c.serials, c.steps}
+			v := Judge(vs, e, Binding{}, Endorsements{}, p, time.Time{})
+			if code, text := v.Reason(); v.OK() != (c.says == "") || !strings.Contains(text, c.says) {
+				t.Errorf("got %q (%s), want %q", code, text, c.says)
+			}
+		})
+	}
+}
+
+// serialVerifier gives the device of raw byte n the serial number n.
+type serialVerifier struct {
+	serials []string
+	steps   []Step
+}
+
+func (serialVerifier) TEE() TEE { return NVIDIA }
+func (s serialVerifier) Verify(e Evidence, _ Endorsements, _ time.Time) (Claims, []Step) {
+	return Claims{ReportData: make(Hex, 64), GPU: &GPUClaims{Serial: s.serials[e.Raw[0]-1]}}, s.steps
+}
+
 // TestDevicesChangeTheDigest checks that nothing of a device or a log is left out
 // of what names the evidence.
 func TestDevicesChangeTheDigest(t *testing.T) {

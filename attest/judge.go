@@ -3,6 +3,7 @@ package attest
 import (
 	"crypto/subtle"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -57,6 +58,7 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	if parsed(c) {
 		out.Steps = append(out.Steps, binding(c))
 		out.Steps = append(out.Steps, p.checkAt(c, at)...)
+		out.Genuine = out.Genuine && trusted(out.Steps)
 		out.Claims.TCB.graces(out.Steps)
 	}
 	out.judgeDevices(v, e, en, p, at)
@@ -79,6 +81,12 @@ func genuine(steps []Step) bool {
 		}
 	}
 	return len(steps) > 0
+}
+
+// trusted reports whether somebody stands for the key of a TPM: by itself a quote
+// under any key at all is well formed.
+func trusted(steps []Step) bool {
+	return !slices.ContainsFunc(steps, func(s Step) bool { return !s.OK && s.Code == CodeTPMTrust })
 }
 
 func sizeStep(e Evidence) Step {

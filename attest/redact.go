@@ -67,6 +67,13 @@ var plainWants = []string{CodeDebug, CodeNoReference, CodeNoRevocation}
 
 func (s Step) redacted() Step {
 	s.Grace, s.Ended = time.Time{}, time.Time{}
+	if event, ok := strings.CutPrefix(s.Field, "events."); ok { // then register and name
+		register, _, _ := strings.Cut(event, ".")
+		s.Field = "events." + register
+	}
+	if slices.Contains(named, s.Field) {
+		s.Got = NotShown
+	}
 	switch {
 	case endorsed(s.Source):
 		s.Want, s.Got = NotShown, NotShown
@@ -92,13 +99,13 @@ func endorsed(source string) bool {
 const registerOfMachine = "instance"
 
 // named are fields that name one machine.
-var named = []string{"cca." + registerOfMachine, "snp.chipID", "snp.provider", "tcb.fmspc", "tcb.ppid", "tcb.platformInstanceID", "tpm.attestationKey"}
+var named = []string{"cca." + registerOfMachine, "platform.anchor", "snp.chipID", "snp.provider", "tcb.fmspc", "tcb.ppid", "tcb.platformInstanceID", "tpm.attestationKey"}
 
 // redactedGot is what a policy step found, without what the policy put into it.
 func (s Step) redactedGot() string {
 	s.Got, _, _ = strings.Cut(s.Got, graceOver)
 	switch {
-	case s.Code == CodeTCBEvaluation || s.Code == CodeTCBDate || s.Code == CodeEndorsementAge || slices.Contains(named, s.Field):
+	case s.Code == CodeTCBEvaluation || s.Code == CodeTCBDate || s.Code == CodeEndorsementAge:
 		return NotShown
 	case strings.HasPrefix(s.Field, "devices.") && !s.OK:
 		got, _, _ := strings.Cut(s.Got, ":") // what follows repeats the device's own step
