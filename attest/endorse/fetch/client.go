@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -79,7 +78,7 @@ type ClientConfig struct {
 func newClient(c ClientConfig) (*Client, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, fmt.Errorf("%.200q is no address such as https://pccs.example:8081", c.URL)
+		return nil, errors.New("wanted an address such as https://pccs.example:8081, without user information") // it may hold a password: not repeated
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -176,7 +175,7 @@ func (c *Client) patience(ctx context.Context) error {
 	c.mu.Lock()
 	rest := c.until.Sub(c.now())
 	c.mu.Unlock()
-	if rest <= 0 {
+	if rest <= 0 || rest > longestPenance { // more is never granted: the clock was put back
 		return nil
 	}
 	throttled := problem.New("ATT-066", "%s asked to be left alone for another %s", c.name(), rest.Round(time.Second))

@@ -169,7 +169,7 @@ func (s *Store) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsem
 			return attest.Endorsements{}, nil
 		}
 	}
-	if set, err = s.wait(ctx, n, set, len(set.Items()) == 0 && n.TEE == attest.SNP); err == nil {
+	if set, err = s.wait(ctx, n, set, n.TEE == attest.SNP && !s.proven(n)); err == nil {
 		s.prove(n, verifier, e, set)
 	}
 	return set, err
@@ -178,21 +178,30 @@ func (s *Store) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsem
 // prove notes that a chip of SEV-SNP is one that makes evidence for us: only
 // then is its certificate kept on the disk, and before others in memory.
 func (s *Store) prove(n endorse.Need, verifier attest.Verifier, e attest.Evidence, set attest.Endorsements) {
+	if s.proven(n) {
+		return
+	}
+	if _, steps := verifier.Verify(e, set, s.c.Now()); !promising(steps) || !signed(steps) {
+		return
+	}
 	s.mu.Lock()
 	k := s.sets[n.Key()]
-	known := k == nil || k.proven
-	s.mu.Unlock()
-	if known {
+	if k == nil {
+		s.mu.Unlock()
 		return
 	}
-	if _, steps := verifier.Verify(e, set, s.c.Now()); !promising(steps) || len(n.Missing(set)) == len(n.Wanted()) {
-		return
-	}
-	s.mu.Lock()
 	k.proven = true
 	m := merger{need: k.need, set: k.set}
 	s.mu.Unlock()
 	s.save(m)
+}
+
+// proven reports whether the set of a need is at hand and proven.
+func (s *Store) proven(n endorse.Need) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.sets[n.Key()]
+	return k != nil && k.proven
 }
 
 // identify tells what evidence needs, as cheaply as its verifier can.
@@ -229,12 +238,24 @@ func (s *Store) lookup(n endorse.Need) (attest.Endorsements, bool, error) {
 	if k := s.sets[n.Key()]; k != nil {
 		s.used++
 		k.used = s.used
-		return k.set, now.Before(k.due) || len(s.c.Sources) == 0, nil
+		return k.set, !s.due(k, now) || len(s.c.Sources) == 0, nil
 	}
-	if f, ok := s.failed[n.Key()]; ok && now.Before(f.until) {
+	if f, ok := s.failed[n.Key()]; ok && now.Before(f.until) && f.until.Sub(now) <= notFoundAfter {
 		return attest.Endorsements{}, false, f.err
 	}
 	return attest.Endorsements{}, false, nil
+}
+
+// due says whether it is time to ask for a set again. A time that is too far
+// ahead was noted by a clock that has been put back since.
+func (s *Store) due(k *kept, at time.Time) bool {
+	return !at.Before(k.due) || k.due.Sub(at) > s.c.Refresh
+}
+
+// signed says whether a key that the vendor vouches for signed the evidence; it
+// does not where the certificate of the key is missing.
+func signed(steps []attest.Step) bool {
+	return slices.ContainsFunc(steps, func(s attest.Step) bool { return s.Code == attest.CodeQuoteSignature && s.OK })
 }
 
 // promising says whether the evidence is complete and signed by a platform that
@@ -379,13 +400,14 @@ func (s *Store) renew(ctx context.Context, n endorse.Need) (attest.Endorsements,
 	return s.settle(m, err)
 }
 
-// keys lists the sets that are due at a time, ordered.
-func (s *Store) keys(due time.Time) []endorse.Need {
+// keys lists the proven sets that are due at a time, ordered. Of others nobody
+// but a stranger may have use: they are asked for again when they are used.
+func (s *Store) keys(at time.Time) []endorse.Need {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []endorse.Need
 	for _, key := range slices.Sorted(maps.Keys(s.sets)) {
-		if k := s.sets[key]; !due.Before(k.due) {
+		if k := s.sets[key]; k.proven && s.due(k, at) {
 			all = append(all, k.need)
 		}
 	}

@@ -25,7 +25,7 @@ func NewKDS(c ClientConfig) (*KDS, error) {
 		return nil, err
 	}
 	if client.base.RawQuery != "" {
-		return nil, fmt.Errorf("%.200q: the address has a query", c.URL)
+		return nil, fmt.Errorf("%.200q: the address has a query", client.name())
 	}
 	return &KDS{client}, nil
 }

@@ -45,7 +45,7 @@ func NewPCCS(c ClientConfig) (*PCCS, error) {
 	p := &PCCS{client: client, query: client.base.Query()}
 	for name := range p.query {
 		if name != "update" && name != "tcbEvaluationDataNumber" || len(p.query) > 1 {
-			return nil, fmt.Errorf("%.200q: the query may be update=standard, update=early or tcbEvaluationDataNumber=N", c.URL)
+			return nil, fmt.Errorf("%.200q: the query may be update=standard, update=early or tcbEvaluationDataNumber=N", client.name())
 		}
 	}
 	base := *client.base
