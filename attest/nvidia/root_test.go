@@ -44,6 +44,21 @@ func TestForged(t *testing.T) {
 	}
 }
 
+// TestNoGPU checks that what else NVIDIA certifies is no GPU.
+func TestNoGPU(t *testing.T) {
+	for _, name := range []string{"LS10 A01 FSP FMC LF", "", "XGH100 A01"} {
+		other := attesttest.NewGPU(t, name, elliptic.P384())
+		v, err := nvidia.New(other.Root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, steps := v.Verify(attest.Evidence{Raw: nvidia.Encode(other.Report(t, [32]byte{1}), other.Chain)}, attest.Endorsements{}, at)
+		if got := failed(steps); got != "ATT-006 device.chain" {
+			t.Errorf("%q: got %q", name, got)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	gpu := attesttest.NewGPU(t, "GH100", elliptic.P256())
 	v, err := nvidia.New(gpu.Root)

@@ -137,6 +137,10 @@ func (v *Verifier) verifyChain(data []byte) (*chain, error) {
 	if !ok || key.Curve != elliptic.P384() {
 		return nil, fmt.Errorf("the key of %q is not ECDSA P-384", leaf.Subject.CommonName)
 	}
+	// NVIDIA certifies switches under the same root, and they report alike.
+	if architecture(leaf.Subject.CommonName) == "" {
+		return nil, fmt.Errorf("%q is no GPU of Hopper or Blackwell", leaf.Subject.CommonName)
+	}
 	return &chain{key: key, name: leaf.Subject.CommonName, serial: leaf.SerialNumber.Text(16), architecture: architecture(leaf.Subject.CommonName),
 		fwids: fwids(leaf), valid: pki.Validity(leaf, certs[1:]...)}, nil
 }

@@ -175,6 +175,9 @@ func (v *Verifier) chain(der [][]byte, key *public) (string, pki.Window, error) 
 	if k, ok := key.key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(leaf.PublicKey) {
 		return "", pki.Window{}, errors.New("the certificate is of another key")
 	}
+	if err := signsQuotes(leaf); err != nil {
+		return "", pki.Window{}, err
+	}
 	nameless(leaf)
 	last := certs[len(certs)-1]
 	for _, root := range v.roots {
@@ -194,6 +197,23 @@ func (v *Verifier) chain(der [][]byte, key *public) (string, pki.Window, error) 
 		return root.Subject.CommonName, pki.Validity(path[0], path[1:]...), nil
 	}
 	return "", pki.Window{}, errUnknownRoot
+}
+
+// aikUsage is the extended key usage of attestation keys (TCG, tcg-kp-AIKCertificate).
+var aikUsage = asn1.ObjectIdentifier{2, 23, 133, 8, 3}
+
+// signsQuotes refuses a certificate of a key for something else: one that may
+// not sign, or for TLS, code or mail alone. The public area beside it is the
+// prover's word, so that such a key could sign a quote that no TPM made.
+func signsQuotes(leaf *x509.Certificate) error {
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return errors.New("the certificate is of a key that may not sign")
+	}
+	aik := slices.ContainsFunc(leaf.UnknownExtKeyUsage, aikUsage.Equal)
+	if len(leaf.ExtKeyUsage) > 0 && !aik && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny) {
+		return errors.New("the certificate is of a key for TLS, code or mail, not for attestation")
+	}
+	return nil
 }
 
 // nameless accepts the critical subjectAltName of a certificate with an empty

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"math/big"
 	"reflect"
 	"slices"
@@ -111,6 +112,11 @@ func TestVouched(t *testing.T) {
 	impostor := newAuthority(t, "Vendor Root", nil) // the name of the root, another key
 	leaf := middle.certify(t, &key.PublicKey)
 	direct := root.certify(t, &key.PublicKey)
+	used := func(change func(*x509.Certificate)) *x509.Certificate {
+		c := &x509.Certificate{SerialNumber: big.NewInt(8), NotBefore: certifiedAt.AddDate(0, -1, 0), NotAfter: certifiedAt.AddDate(1, 0, 0), BasicConstraintsValid: true}
+		change(c)
+		return issue(t, c, &key.PublicKey, &root, root)
+	}
 	for name, c := range map[string]struct {
 		roots   []*x509.Certificate
 		certs   []*x509.Certificate
@@ -128,8 +134,13 @@ func TestVouched(t *testing.T) {
 		"the wrong order":          {[]*x509.Certificate{root.cert}, []*x509.Certificate{middle.cert, leaf}, certifiedAt, "", "ATT-006 tpm.chain"},
 		"an impostor":              {[]*x509.Certificate{root.cert}, []*x509.Certificate{impostor.certify(t, &key.PublicKey)}, certifiedAt, "", "ATT-006 tpm.chain"},
 		"a certificate of another": {[]*x509.Certificate{root.cert}, []*x509.Certificate{root.certify(t, &newKey(t).PublicKey)}, certifiedAt, "", "ATT-006 tpm.chain"},
-		"expired":                  {[]*x509.Certificate{root.cert}, []*x509.Certificate{direct}, certifiedAt.AddDate(1, 0, 1), "Vendor Root", "ATT-030 tpm.validity"},
-		"not yet":                  {[]*x509.Certificate{root.cert}, []*x509.Certificate{direct}, certifiedAt.AddDate(0, -2, 0), "Vendor Root", "ATT-030 tpm.validity"},
+		"of a key for TLS":         {[]*x509.Certificate{root.cert}, []*x509.Certificate{used(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })}, certifiedAt, "", "ATT-006 tpm.chain"},
+		"of an AIK for TLS too": {[]*x509.Certificate{root.cert}, []*x509.Certificate{used(func(c *x509.Certificate) {
+			c.ExtKeyUsage, c.UnknownExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, []asn1.ObjectIdentifier{{2, 23, 133, 8, 3}}
+		})}, certifiedAt, "Vendor Root", ""},
+		"of a key that decrypts": {[]*x509.Certificate{root.cert}, []*x509.Certificate{used(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment })}, certifiedAt, "", "ATT-006 tpm.chain"},
+		"expired":                {[]*x509.Certificate{root.cert}, []*x509.Certificate{direct}, certifiedAt.AddDate(1, 0, 1), "Vendor Root", "ATT-030 tpm.validity"},
+		"not yet":                {[]*x509.Certificate{root.cert}, []*x509.Certificate{direct}, certifiedAt.AddDate(0, -2, 0), "Vendor Root", "ATT-030 tpm.validity"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, err := tpm.New(tpm.Config{Roots: c.roots})

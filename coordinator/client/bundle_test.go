@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
@@ -339,6 +340,45 @@ func TestPortable(t *testing.T) {
 			}
 			if _, err := VerifyBundle(again, BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now(), Nonce: o.Nonce}); err != nil {
 				t.Errorf("from the file: got %v", err)
+			}
+		})
+	}
+}
+
+// TestBundleShowsFloors checks that floors which the evidence binds come out of a
+// bundle, and that others are refused.
+func TestBundleShowsFloors(t *testing.T) {
+	for _, c := range []struct {
+		name, floors string
+		code         problem.Code
+	}{
+		{"none", "", ""},
+		{"one", `{"version":1,"floors":[{"platform":"default","floor":{"sgx":{"minTCBEvaluation":17}}}]}`, ""},
+		{"damaged", `{"floors":`, "CRD-101"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDeployment(t)
+			nonce := bytes.Repeat([]byte{7}, 32)
+			s := d.statement(nonce)
+			bound, err := binding.Parse(s.ClaimsBuffer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Floors = []byte(c.floors); c.floors != "" {
+				sum := sha256.Sum256(s.Floors)
+				bound.Floors = sum[:]
+			}
+			s.ClaimsBuffer = bound.Encode()
+			s.Evidence = quote(s.ClaimsBuffer)
+			b := Bundle{Version: 1, Time: time.Now(), Nonce: nonce, Statement: s, Certificates: d.tls.Certificate}
+			in := BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: b.Time}
+			v, err := VerifyBundle(b, in)
+			if problem.CodeOf(err) != c.code || err == nil && (len(v.Floors.Floors) > 0) != (c.floors != "") {
+				t.Errorf("got %v with %+v, want code %q", err, v.Floors, c.code)
+			}
+			b.Statement.Floors = append(b.Statement.Floors, ' ')
+			if _, err := VerifyBundle(b, in); problem.CodeOf(err) != "CRD-100" {
+				t.Errorf("other floors: got %v, want CRD-100", err)
 			}
 		})
 	}

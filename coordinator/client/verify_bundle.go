@@ -76,6 +76,9 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 	}
 	c.add("CRD-123", "manifest.bytes", orNone(s.Manifest), "the same", checkManifest(b))
 	v.Accepted = c.log(b, in.Remembered)
+	if v.Floors, err = readFloors(s); err != nil {
+		c.add("CRD-101", "floors", "floors of platforms", "", err)
+	}
 	if len(v.Verdict.Failed()) > 0 || !v.Verdict.OK() {
 		v.Verdict.Verdict = attest.Refused
 		return Verified{}, refusedBundle(v.Verdict)
