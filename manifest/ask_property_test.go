@@ -1,0 +1,502 @@
+package manifest
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"math/big"
+	mrand "math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// world makes random manifests over few names, so that two of them have much in
+// common.
+type world struct {
+	*mrand.Rand
+	certificates []string
+}
+
+var (
+	worldMarbles = []string{"a", "b", "c", "d", "e", "f"}
+	worldRoutes  = []string{"GET /x", "GET /y/*", "POST /z"}
+	worldUsers   = []string{"alice", "bob", "carol"}
+	worldRights  = []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*", RaiseFloor + "default", RaiseFloor + "strict"}
+)
+
+type doc = map[string]any
+
+func newWorld(t testing.TB, seed uint64) *world {
+	t.Helper()
+	w := &world{Rand: mrand.New(mrand.NewPCG(seed, 7))}
+	for i := range 4 {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 1)), NotAfter: time.Unix(4e9, 0)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.certificates = append(w.certificates, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	}
+	return w
+}
+
+// pick keeps each item with a chance of one in n.
+func pick[T any](w *world, n int, items ...T) []T {
+	out := []T{}
+	for _, item := range items {
+		if w.IntN(n) == 0 {
+			out = append(out, item)
+		}
+	}
+	return out
+}
+
+func (w *world) atLeastOne(items ...string) []string {
+	out := pick(w, 2, items...)
+	if len(out) == 0 {
+		out = append(out, items[w.IntN(len(items))])
+	}
+	return out
+}
+
+func (w *world) manifest(t testing.TB) *Manifest {
+	t.Helper()
+	marbles := w.atLeastOne(worldMarbles...)
+	secrets, readers := doc{}, map[string][]string{}
+	for _, name := range pick(w, 2, "k1", "k2") {
+		readers[name] = w.atLeastOne(marbles...)
+		secrets[name] = doc{"type": "symmetric", "readers": readers[name], "scope": w.atLeastOne("shared", "instance")[0]}
+	}
+	all := doc{}
+	for _, name := range marbles {
+		all[name] = w.marble(name, readers)
+	}
+	for _, name := range marbles {
+		all[name].(doc)["calls"] = w.calls(name, marbles, all)
+	}
+	m := doc{"version": 1, "trustDomain": "shop.example", "packages": doc{"p": w.pkg(), "q": w.pkg()}, "marbles": all, "secrets": secrets,
+		"platforms": doc{"default": w.platform(), "strict": w.platform()}, "roles": doc{}, "users": doc{}}
+	for _, role := range []string{"one", "two"} {
+		m["roles"].(doc)[role] = doc{"actions": w.atLeastOne(worldRights...)}
+	}
+	for i, user := range worldUsers {
+		if w.IntN(2) == 0 {
+			m["users"].(doc)[user] = doc{"certificate": w.certificates[i], "roles": w.atLeastOne("one", "two")}
+		}
+	}
+	raw, err := json.MarshalIndent(m, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mustParse(t, raw)
+}
+
+func (w *world) marble(name string, readers map[string][]string) doc {
+	env := doc{"PLAIN": "x"}
+	for secret, who := range readers {
+		if slices.Contains(who, name) && w.IntN(3) > 0 {
+			env["S"+secret] = "{{ hex .Secrets." + secret + " }}"
+		}
+	}
+	mb := doc{"package": w.atLeastOne("p", "q")[0], "serves": doc{"http": doc{"port": 8080, "protocol": "http"}, "tcp": doc{"port": 5432}}, "parameters": doc{"env": env}}
+	if w.IntN(2) == 0 {
+		mb["platform"] = "strict"
+	}
+	return mb
+}
+
+func (w *world) calls(from string, marbles []string, all doc) []doc {
+	calls, listen := []doc{}, 20000
+	for _, to := range marbles {
+		for _, port := range pick(w, 5, "http", "tcp") {
+			if to == from {
+				continue
+			}
+			listen++
+			c := doc{"marble": to, "port": port, "listen": listen}
+			if port == "http" && w.IntN(2) == 0 {
+				c["routes"] = w.atLeastOne(worldRoutes...)
+			}
+			calls = append(calls, c)
+		}
+	}
+	return calls
+}
+
+func (w *world) pkg() doc {
+	digests := func(n int) []string {
+		return w.atLeastOne(strings.Repeat("01", n), strings.Repeat("02", n), strings.Repeat("03", n))
+	}
+	p := doc{}
+	if w.IntN(3) > 0 {
+		ref := doc{"uniqueID": digests(32)}
+		if w.IntN(2) == 0 {
+			ref = doc{"signerID": strings.Repeat("02", 32), "productID": w.IntN(2), "minSecurityVersion": w.IntN(3)}
+		}
+		p["sgx"] = ref
+	}
+	if len(p) == 0 || w.IntN(3) == 0 {
+		ref := doc{"mrtd": digests(48)}
+		if w.IntN(2) == 0 {
+			ref["rtmr1"] = digests(48)
+		}
+		p["tdx"] = ref
+	}
+	if w.IntN(6) == 0 {
+		p["allowDebug"] = true
+	}
+	return p
+}
+
+func (w *world) platform() doc {
+	p := doc{}
+	for _, tee := range pick(w, 2, "sgx", "tdx") {
+		rules := doc{"acceptedTCBStatuses": pick(w, 2, "SWHardeningNeeded", "OutOfDate")}
+		if w.IntN(2) == 0 {
+			rules["acceptedAdvisories"] = pick(w, 2, "INTEL-SA-00001", "INTEL-SA-00002")
+		}
+		if w.IntN(2) == 0 {
+			rules["refusedAdvisories"] = w.atLeastOne("INTEL-SA-00003", "INTEL-SA-00004")
+		}
+		if w.IntN(2) == 0 {
+			rules["minTCBEvaluation"] = 17 + w.IntN(3)
+		}
+		p[tee] = rules
+	}
+	return p
+}
+
+// claims is what some evidence says.
+func (w *world) claims() attest.Claims {
+	digest := func(n int) attest.Hex { return bytes.Repeat([]byte{byte(1 + w.IntN(3))}, n) }
+	c := attest.Claims{ReportData: make(attest.Hex, 64), Debug: w.IntN(4) == 0, TCB: attest.TCBClaims{
+		Status:           []attest.TCBStatus{"UpToDate", "SWHardeningNeeded", "OutOfDate"}[w.IntN(3)],
+		Advisories:       pick(w, 4, "INTEL-SA-00001", "INTEL-SA-00002", "INTEL-SA-00003", "INTEL-SA-00004"),
+		EvaluationNumber: uint32(17 + w.IntN(3)), RevocationChecked: true, NotAfter: time.Unix(4e9, 0), NextUpdate: time.Unix(4e9, 0),
+	}}
+	if w.IntN(2) == 0 {
+		c.TEE, c.SGX = attest.SGX, &attest.SGXClaims{UniqueID: digest(32), SignerID: digest(32), ProductID: uint16(w.IntN(2)), SecurityVersion: uint16(w.IntN(3)), Attributes: make(attest.Hex, 16)}
+		return c
+	}
+	c.TEE, c.TDX = attest.TDX, &attest.TDXClaims{MRTD: digest(48), RTMR0: digest(48), RTMR1: digest(48), RTMR2: digest(48), RTMR3: digest(48),
+		TDAttributes: attest.Hex{0, 0, 0, 0x10, 0, 0, 0, 0}}
+	return c
+}
+
+// accepts is what the coordinator decides of a marble's evidence.
+func accepts(m *Manifest, marble string, c attest.Claims) bool {
+	p, ok := m.PolicyFor(marble)
+	return ok && !slices.ContainsFunc(p.Check(c), func(s attest.Step) bool { return !s.OK })
+}
+
+// paths enumerates the lengths of all chains from one marble to another that
+// pass no marble twice.
+func paths(m *Manifest, from, to string) []int {
+	var found []int
+	var walk func(at string, seen []string)
+	walk = func(at string, seen []string) {
+		for _, c := range m.Marbles[at].Calls {
+			if c.Marble == to {
+				found = append(found, len(seen))
+			} else if !slices.Contains(seen, c.Marble) {
+				walk(c.Marble, append(slices.Clone(seen), c.Marble))
+			}
+		}
+	}
+	walk(from, []string{from})
+	return found
+}
+
+func atLeast(lengths []int, n int) bool {
+	return slices.ContainsFunc(lengths, func(l int) bool { return l >= n })
+}
+
+// released simulates what the coordinator sends a marble: what its parameters
+// name, if it is a reader.
+func released(m *Manifest, marble, secret string) bool {
+	for _, text := range m.Marbles[marble].Parameters.Env {
+		if strings.Contains(text, ".Secrets."+secret+" ") && slices.Contains(m.Secrets[secret].Readers, marble) {
+			return true
+		}
+	}
+	return false
+}
+
+// grantedTo simulates the coordinator's decision about a user's request.
+func grantedTo(m *Manifest, user, right string) bool {
+	for _, role := range m.Users[user].Roles {
+		for _, action := range m.Roles[role].Actions {
+			if action == right || action == RaiseFloor+"*" && strings.HasPrefix(right, RaiseFloor) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func mustAsk(t *testing.T, m, since *Manifest, format string, args ...any) Answer {
+	t.Helper()
+	question := fmt.Sprintf(format, args...)
+	answer, err := Ask(m, since, question)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", question, err, m.raw)
+	}
+	for _, f := range answer.Facts {
+		checkGrants(t, m, f)
+	}
+	return answer
+}
+
+// checkGrants holds the places of a fact against the document.
+func checkGrants(t *testing.T, m *Manifest, f Fact) {
+	t.Helper()
+	if len(f.Grants) == 0 {
+		t.Fatalf("%s: nothing grants it", f)
+	}
+	for _, g := range f.Grants {
+		if g.Line == 0 {
+			continue
+		}
+		rest := m.raw
+		for range g.Line - 1 {
+			rest = rest[bytes.IndexByte(rest, '\n')+1:]
+		}
+		rest = rest[g.Column-1:]
+		var v any
+		if err := json.NewDecoder(bytes.NewReader(rest)).Decode(&v); err != nil {
+			t.Fatalf("%s: at %v stands %.20q", f, g, rest)
+		}
+		want := g.Path[strings.LastIndexAny(g.Path, ".]")+1:]
+		if call, ok := v.(map[string]any); ok && f.Kind == FactCalls {
+			if got := fmt.Sprint(call["marble"], ":", call["port"]); got != f.Object || !strings.HasPrefix(g.Path, "marbles."+f.Subject+".calls[") {
+				t.Fatalf("%s: at %v stands a call of %s", f, g, got)
+			}
+		} else if want != "" && v != want {
+			t.Fatalf("%s: at %v stands %v", f, g, v)
+		}
+	}
+}
+
+func subjects(answer Answer, kind FactKind) []string {
+	var all []string
+	for _, f := range answer.Facts {
+		if f.Kind == kind {
+			all = append(all, f.Subject)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func same(t *testing.T, m *Manifest, answer Answer, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Fatalf("%s: got %v, want %v\n%s", answer.Question, got, want, m.raw)
+	}
+}
+
+func decided(t *testing.T, m *Manifest, answer Answer, want bool) {
+	t.Helper()
+	if answer.Yes == nil || *answer.Yes != want {
+		t.Fatalf("%s: got %s, want %t\n%s", answer.Question, answer.Summary, want, m.raw)
+	}
+}
+
+// TestAnswersAreWhatHappens holds every answer about thousands of random
+// manifests against brute force: all chains are enumerated, each release and
+// each right is decided one by one.
+func TestAnswersAreWhatHappens(t *testing.T) {
+	w := newWorld(t, 1)
+	for range 700 {
+		m := w.manifest(t)
+		for _, marble := range MarbleNames(m) {
+			callsOf(t, m, marble)
+		}
+		for secret := range m.Secrets {
+			readersOf(t, m, secret)
+		}
+		for _, right := range worldRights {
+			var want []string
+			for _, user := range slices.Sorted(maps.Keys(m.Users)) {
+				decided(t, m, mustAsk(t, m, nil, "may %s do %s", user, right), grantedTo(m, user, right))
+				if grantedTo(m, user, right) {
+					want = append(want, user)
+				}
+			}
+			answer := mustAsk(t, m, nil, "who has %s", right)
+			same(t, m, answer, subjects(answer, FactHas), want)
+			if platform, ok := strings.CutPrefix(right, RaiseFloor); ok && platform != "*" {
+				raisersOf(t, m, platform)
+			}
+		}
+	}
+}
+
+func callsOf(t *testing.T, m *Manifest, from string) {
+	t.Helper()
+	into := mustAsk(t, m, nil, "who can call %s", from)
+	var direct, through []string
+	for _, to := range MarbleNames(m) {
+		lengths := paths(m, from, to)
+		decided(t, m, mustAsk(t, m, nil, "may %s reach %s directly", from, to), slices.Contains(lengths, 1))
+		decided(t, m, mustAsk(t, m, nil, "may %s reach %s through others", from, to), atLeast(lengths, 2))
+		answer := mustAsk(t, m, nil, "may %s reach %s", from, to)
+		decided(t, m, answer, len(lengths) > 0)
+		if at := from; len(lengths) > 0 && !slices.Contains(lengths, 1) {
+			for _, f := range answer.Facts {
+				if f.Subject != at {
+					t.Fatalf("%s: the chain breaks at %s: %v", answer.Question, at, answer.Facts)
+				}
+				at, _, _ = strings.Cut(f.Object, ":")
+			}
+			if at != to || len(answer.Facts) != slices.Min(lengths) {
+				t.Fatalf("%s: got %d hops to %s, want %d", answer.Question, len(answer.Facts), at, slices.Min(lengths))
+			}
+		}
+		back := paths(m, to, from)
+		switch {
+		case slices.Contains(back, 1):
+			direct = append(direct, to)
+		case to != from && len(back) > 0:
+			through = append(through, to)
+		}
+	}
+	same(t, m, into, subjects(into, FactCalls), direct)
+	same(t, m, into, subjects(into, FactReaches), through)
+	out := mustAsk(t, m, nil, "what can %s call", from)
+	for _, f := range out.Facts {
+		to, _, _ := strings.Cut(f.Object, ":")
+		if lengths := paths(m, from, to); f.Kind == FactCalls && !slices.Contains(lengths, 1) || f.Kind == FactReaches && (len(lengths) == 0 || slices.Contains(lengths, 1)) {
+			t.Fatalf("%s: %s, but the chains have %v hops", out.Question, f, lengths)
+		}
+	}
+}
+
+func readersOf(t *testing.T, m *Manifest, secret string) {
+	t.Helper()
+	var want, powers []string
+	open := false
+	for _, marble := range MarbleNames(m) {
+		decided(t, m, mustAsk(t, m, nil, "may %s read %s", marble, secret), released(m, marble, secret))
+		if sent := slices.Contains(m.SecretsOf(marble), secret); sent != released(m, marble, secret) {
+			t.Fatalf("%s is sent %s: got %t", marble, secret, sent)
+		}
+		of := mustAsk(t, m, nil, "what can %s read", marble)
+		if got := slices.ContainsFunc(of.Facts, func(f Fact) bool { return f.Kind == FactReads && f.Object == secret }); got != released(m, marble, secret) {
+			t.Fatalf("%s: got %v", of.Question, of.Facts)
+		}
+		if released(m, marble, secret) {
+			want = append(want, marble)
+			open = open || m.Packages[m.Marbles[marble].Package].AllowDebug
+		}
+	}
+	for _, user := range slices.Sorted(maps.Keys(m.Users)) {
+		if grantedTo(m, user, UpdateManifest) {
+			powers = append(powers, user)
+		}
+	}
+	answer := mustAsk(t, m, nil, "who can ever read %s", secret)
+	same(t, m, answer, subjects(answer, FactReads), want)
+	for _, answer := range []Answer{answer, mustAsk(t, m, nil, "which single person could release %s", secret)} {
+		same(t, m, answer, subjects(answer, FactCould), powers)
+		if got := len(subjects(answer, FactAnybody)) > 0; got != open {
+			t.Fatalf("%s: anybody: got %t, want %t", answer.Question, got, open)
+		}
+	}
+	answer = mustAsk(t, m, nil, "which single person could change the manifest")
+	same(t, m, answer, subjects(answer, FactCould), powers)
+}
+
+func raisersOf(t *testing.T, m *Manifest, platform string) {
+	t.Helper()
+	var want []string
+	for _, user := range slices.Sorted(maps.Keys(m.Users)) {
+		if grantedTo(m, user, RaiseFloor+platform) || grantedTo(m, user, UpdateManifest) {
+			want = append(want, user)
+		}
+	}
+	answer := mustAsk(t, m, nil, "which single person could raise the floor of %s", platform)
+	same(t, m, answer, subjects(answer, FactCould), want)
+}
+
+// TestNewlyAllowedIsAllThatIsNew compares thousands of pairs of manifests:
+// every request, chain, release, right and piece of evidence that the second
+// allows and the first did not is told of, and no request, release or right
+// that both allow.
+func TestNewlyAllowedIsAllThatIsNew(t *testing.T) {
+	w := newWorld(t, 2)
+	for range 700 {
+		old, now := w.manifest(t), w.manifest(t)
+		answer := mustAsk(t, now, old, NewlyAllowed)
+		told := make(map[string]bool)
+		for _, f := range answer.Facts {
+			told[string(f.Kind)+" "+f.Subject+" "+f.Object] = true
+			told[f.Subject] = told[f.Subject] || f.Kind == FactNew || f.Kind == FactRuns
+		}
+		check := func(fact string, want bool) {
+			t.Helper()
+			if told[fact] != want {
+				t.Fatalf("%s: got %t, want %t\n%s\nbefore\n%s", fact, told[fact], want, now.raw, old.raw)
+			}
+		}
+		newRequests(now, old, check)
+		for _, marble := range MarbleNames(now) {
+			for secret := range now.Secrets {
+				if released(now, marble, secret) && !released(old, marble, secret) {
+					check("reads "+marble+" "+secret, true)
+				} else if released(old, marble, secret) && slices.Contains(old.Secrets[secret].Readers, marble) {
+					check("reads "+marble+" "+secret, false)
+				}
+			}
+			for range 30 {
+				if c := w.claims(); accepts(now, marble, c) && !accepts(old, marble, c) && !told[marble] {
+					t.Fatalf("%s newly accepts %+v, which is not told\n%s\nbefore\n%s", marble, c, now.raw, old.raw)
+				}
+			}
+		}
+		for user := range now.Users {
+			for _, right := range actionsOf(now, user) {
+				check("has "+user+" "+right, !grantedTo(old, user, right))
+			}
+		}
+		if again := mustAsk(t, now, now, NewlyAllowed); len(again.Facts) > 0 || again.Summary != "nothing is newly allowed" {
+			t.Fatalf("against itself: %v", again)
+		}
+	}
+}
+
+// newRequests decides every request on every port, and every chain.
+func newRequests(now, old *Manifest, check func(string, bool)) {
+	may := func(m *Manifest, from, to, port, route string) bool {
+		return slices.ContainsFunc(m.Marbles[from].Calls, func(c Call) bool {
+			return c.Marble == to && c.Port == port && (len(c.Routes) == 0 || slices.Contains(c.Routes, route))
+		})
+	}
+	for _, from := range MarbleNames(now) {
+		for _, to := range MarbleNames(now) {
+			for _, port := range []string{"http", "tcp"} {
+				fresh := false
+				for _, route := range append(worldRoutes, "any other") {
+					fresh = fresh || may(now, from, to, port, route) && !may(old, from, to, port, route)
+				}
+				check("calls "+from+" "+to+":"+port, fresh)
+			}
+			lengths := paths(now, from, to)
+			check("reaches "+from+" "+to, len(lengths) > 0 && !slices.Contains(lengths, 1) && len(paths(old, from, to)) == 0)
+		}
+	}
+}
