@@ -30,18 +30,18 @@ func (f *folder) document(items []attest.Endorsement) (attest.Evidence, []attest
 	return attest.Evidence{TEE: c.TEE, Raw: encoded}, items
 }
 
-// vcek reads vcek.pem: the certificate, and its chain if that is there too.
-func (f *folder) vcek() []attest.Endorsement {
-	b := f.read(VCEKFile)
+// key reads the certificate of a key in PEM, and its chain if that is there too.
+func (f *folder) key(name, kind string) []attest.Endorsement {
+	b := f.read(name)
 	if b == nil {
 		return nil
 	}
 	certs, err := pki.ParseCertificates(b)
 	if err != nil {
-		f.note(VCEKFile, err)
+		f.note(name, err)
 		return nil
 	}
-	items := []attest.Endorsement{{Kind: attest.KindVCEK, Body: certs[0].Raw}}
+	items := []attest.Endorsement{{Kind: kind, Body: certs[0].Raw}}
 	if len(certs) > 1 {
 		var chain bytes.Buffer
 		for _, c := range certs[1:] {

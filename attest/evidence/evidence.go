@@ -2,8 +2,8 @@
 //
 // It owns the layout of such folders: quote.bin, report.bin, evidence.json or
 // cert.pem, beside it the event log, the endorsements of the vendor, and
-// meta.json, which may say when to verify. It
-// refuses to trust a root certificate that lies in the folder (the caller names
+// meta.json, which may say when to verify. What is binary may also be one PEM
+// block or hexadecimal digits. It refuses to trust a root certificate that lies in the folder (the caller names
 // a root, or the vendor's own counts), and to fetch anything. It never writes.
 package evidence
 
@@ -34,6 +34,7 @@ const (
 	DocumentFile    = "evidence.json" // or evidence of an Azure vTPM or of a TPM
 	EventLogFile    = "event_log.bin" // TCG event log of the same boot, beside any of these
 	VCEKFile        = "vcek.pem"      // AMD's certificate of a chip's key, then its chain, which may be left out; vcek.der counts first
+	VLEKFile        = "vlek.pem"      // likewise, of a provider's key
 	RootFile        = "root_ca.pem"   // root of a throw-away PKI
 	MetaFile        = "meta.json"
 )
@@ -93,13 +94,13 @@ func Load(fsys fs.FS) (Set, error) {
 	}
 	s.Certificate = f.read(CertificateFile)
 	if b := f.read(QuoteFile); b != nil {
-		s.SetQuote(b)
+		s.SetQuote(binary(b))
 	} else if b := f.read(ReportFile); b != nil {
-		s.Evidence = attest.Evidence{TEE: attest.SNP, Raw: b}
+		s.Evidence = attest.Evidence{TEE: attest.SNP, Raw: binary(b)}
 	} else {
 		s.Evidence = f.device()
 	}
-	items := f.vcek()
+	items := append(f.key(VCEKFile, attest.KindVCEK), f.key(VLEKFile, attest.KindVLEK)...)
 	if s.Evidence.Raw == nil {
 		s.Evidence, items = f.document(items)
 	}
@@ -108,6 +109,9 @@ func Load(fsys fs.FS) (Set, error) {
 		body := f.read(kind)
 		if body == nil {
 			continue
+		}
+		if strings.HasSuffix(kind, ".der") {
+			body = binary(body)
 		}
 		it := attest.Endorsement{Kind: kind, Body: body}
 		if chain != "" {

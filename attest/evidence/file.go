@@ -39,14 +39,14 @@ func kindOf(name string, raw []byte) string {
 		return name
 	case bytes.HasPrefix(bytes.TrimSpace(raw), []byte("-----BEGIN CERTIFICATE-----")):
 		return CertificateFile
+	case len(binary(raw)) == reportSize:
+		return ReportFile
+	case dcap.Detect(binary(raw)) != "":
+		return QuoteFile
 	case strings.HasSuffix(name, ".hex"):
 		return DeviceReport
 	case json.Valid(raw):
 		return DocumentFile
-	case len(raw) == reportSize:
-		return ReportFile
-	case dcap.Detect(raw) != "":
-		return QuoteFile
 	}
 	return ""
 }
