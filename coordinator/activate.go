@@ -318,7 +318,7 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 		return err
 	}
 	if s.raises {
-		if err := raiseMarks(tx, s.matter.endorsements, s.at); err != nil {
+		if err := raiseMarks(tx, s.matter.endorsements, s.seen()); err != nil {
 			return err
 		}
 	}

@@ -117,6 +117,7 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	r.matter = matter{evidence: q.evidence, claims: claims, expected: q.expected(), endorsements: endorsements, policy: policy, at: r.at}
 	r.behind, r.raises = c.marks.compare(endorsements, r.at)
 	r.verdict = withSteps(r.matter.judge(c.config.Verifiers), r.behind)
+	r.raises = r.raises || c.marks.late(r.seen())
 	if r.json, err = json.Marshal(r.verdict); err != nil {
 		return nil, fmt.Errorf("encoding a verdict: %w", err)
 	}
@@ -143,6 +144,16 @@ func (c *Coordinator) endorsements(ctx context.Context, e attest.Evidence) (atte
 		return en, err
 	}
 	return en, problem.Because(err, "CRD-004", "looking for endorsements of %q evidence", e.TEE)
+}
+
+// seen is the time that the ruling proves to have come: zero where nothing that
+// it rests on ever ends. A clock that was far ahead for a moment must not shut
+// the deployment out for longer than the vendors' documents count.
+func (r *ruling) seen() time.Time {
+	if r.verdict.Claims.TCB.ValidUntil().IsZero() {
+		return time.Time{}
+	}
+	return r.at
 }
 
 // withBinding adds the comparison of the claims buffer to a verdict, after the

@@ -39,6 +39,7 @@ type refusalRecord struct {
 	At       time.Time `json:"at"`
 	Instance string    `json:"instance"`
 	Basis    basis     `json:"basis"`
+	Genuine  bool      `json:"genuine,omitempty"` // the evidence was made by a TEE
 }
 
 // setRecord is an endorsement set that is kept.
@@ -118,20 +119,29 @@ func keep(tx *store.Tx, key string, packed []byte, en attest.Endorsements) (basi
 }
 
 // keepRefusal keeps the evidence of a refusal, in place of the marble's oldest
-// one where it has many, or of the oldest of all.
+// one where it has many, or of the oldest of all. Half of the places are for
+// genuine evidence, so that what anybody can make up does not drive it out, and
+// half for the rest.
 func keepRefusal(tx *store.Tx, r *ruling, packed []byte) error {
 	if len(packed) > maxKeptSize {
 		return nil
 	}
 	room := func(prefix string, limit int) {
-		n, oldest, when := 0, "", time.Time{}
+		var n [2]int
+		var oldest [2]string
+		var when [2]time.Time
 		for id, o := range refusals.Prefix(tx, prefix) {
-			if n++; oldest == "" || o.At.Before(when) {
-				oldest, when = id, o.At
+			c := class(o.Genuine)
+			if n[c]++; oldest[c] == "" || o.At.Before(when[c]) {
+				oldest[c], when[c] = id, o.At
 			}
 		}
-		if n >= limit {
-			dropRefusal(tx, oldest)
+		goes := class(r.verdict.Genuine)
+		if n[goes] < limit/2 {
+			goes = 1 - goes
+		}
+		if n[0]+n[1] >= limit {
+			dropRefusal(tx, oldest[goes])
 		}
 	}
 	room(r.asked.info.Marble+"/", maxKeptPerMarble)
@@ -142,7 +152,14 @@ func keepRefusal(tx *store.Tx, r *ruling, packed []byte) error {
 	if err != nil {
 		return err
 	}
-	return refusals.Put(tx, r.id, refusalRecord{At: r.at.UTC(), Instance: r.asked.info.ID, Basis: b})
+	return refusals.Put(tx, r.id, refusalRecord{At: r.at.UTC(), Instance: r.asked.info.ID, Basis: b, Genuine: r.verdict.Genuine})
+}
+
+func class(genuine bool) int {
+	if genuine {
+		return 1
+	}
+	return 0
 }
 
 func dropRefusal(tx *store.Tx, id string) {

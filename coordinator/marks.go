@@ -44,7 +44,7 @@ func (m *marks) load(ctx context.Context, s *store.Store) error {
 }
 
 // compare returns the checks that do not hold for a set at a time, and whether
-// an accepted decision has to raise the marks.
+// an accepted decision has to raise the marks of documents.
 func (m *marks) compare(en attest.Endorsements, at time.Time) (failed []attest.Step, raises bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,8 +61,16 @@ func (m *marks) compare(en attest.Endorsements, at time.Time) (failed []attest.S
 	if clock := m.current.CheckClock(at); !clock.OK {
 		failed = append(failed, clock)
 	}
+	return failed, c.raises
+}
+
+// late reports whether an accepted decision of a time has to raise the clock's
+// mark.
+func (m *marks) late(at time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	_, late := m.current.RaiseClock(at)
-	return failed, c.raises || late
+	return late
 }
 
 // failed returns the checks that do not hold for a set, whatever the time.
@@ -73,7 +81,8 @@ func (m *marks) failed(en attest.Endorsements) []attest.Step {
 	return failedSteps(current.Check(en))
 }
 
-// raiseMarks raises the marks that the store holds, for an accepted decision.
+// raiseMarks raises the marks that the store holds, for an accepted decision;
+// those of documents alone at the zero time.
 func raiseMarks(tx *store.Tx, en attest.Endorsements, at time.Time) error {
 	m, _ := marksTable.Get(tx, keyCurrent)
 	m, documents := m.Raise(en)
