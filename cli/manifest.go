@@ -18,7 +18,7 @@ import (
 func (a *app) manifestCmd() *cobra.Command {
 	group := &cobra.Command{Use: "manifest", Short: "Check, compare, set and read manifests",
 		Example: "  ashlar manifest validate manifest.json\n  ashlar manifest set manifest.json"}
-	group.AddCommand(a.validateCmd(), a.fmtCmd(), a.digestCmd(), a.diffCmd(), a.setCmd(), a.getCmd(), a.graphCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
+	group.AddCommand(a.validateCmd(), a.fmtCmd(), a.digestCmd(), a.diffCmd(), a.setCmd(), a.getCmd(), a.graphCmd(), a.importCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
 	return group
 }
 

@@ -56,7 +56,7 @@ var layers = [][]string{
 	{"attest"},
 	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/eventlog", "attest/tdx", "attest/snp", "attest/tpm", "attest/azure", "attest/gcp", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
 		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/services", "attest/sim/platform", "attest/attesttest",
-		"manifest", "ratls",
+		"manifest", "manifest/importer", "ratls",
 		"coordinator/apiv1", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
 	{"coordinator"},

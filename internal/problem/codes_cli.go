@@ -35,4 +35,6 @@ var cliCodes = []Entry{
 	{"CLI-042", Usage, "an image cannot be launched with these options", "see ashlar inspect --help"},
 	{"CLI-043", Invalid, "an enclave is not signed", "sign it: hardware measures and starts signed enclaves only"},
 	{"CLI-044", Invalid, "nothing in it is measured by a TEE", "see ashlar inspect --help for what can be inspected"},
+	{"CLI-050", Usage, "that is no format to import from", "see ashlar manifest import --help"},
+	{"CLI-051", Invalid, "the YAML cannot be read", "mend it, or convert it to JSON: one document, no key twice"},
 }

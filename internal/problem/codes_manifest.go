@@ -62,4 +62,10 @@ var manifestCodes = []Entry{
 	{"MAN-061", Usage, "the question names what the manifest has not", "correct the name; names are case-sensitive"},
 	{"MAN-062", Invalid, "a test asks what is not answered by yes or no", "ask a question that begins with \"may\""},
 	{"MAN-063", Invalid, "a test with a question has other ends", "remove \"from\" and \"to\", or make two tests"},
+	{"MAN-070", Invalid, "the document to import cannot be read", "mend the syntax at the place that is named"},
+	{"MAN-071", TooLarge, "the document to import is too large or nested too deeply", "import its parts one by one"},
+	{"MAN-072", Invalid, "a field of the document to import has no value that can be read", "mend the field in the source"},
+	{"MAN-073", Invalid, "the document to import is of another kind", "name its format with --from"},
+	{"MAN-074", Invalid, "a reference in the document to import leads nowhere", "mend the reference in the source"},
+	{"MAN-075", Invalid, "the imported manifest leaves something open", "decide it in the manifest; the report says where it comes from"},
 }
