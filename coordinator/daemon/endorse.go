@@ -141,7 +141,7 @@ func (e *endorsements) run(ctx context.Context) {
 // names a machine nor a source.
 func (e *endorsements) warnings() []apiv1.Attention {
 	var all []apiv1.Attention
-	ends := e.hardware.Endings()
+	ends := e.Endings()
 	for i, end := range ends {
 		if i == maxEndings {
 			all = append(all, attention(problem.New("CRD-136", "%d more documents end soon", len(ends)-i), "", end.Document.Issued))
@@ -151,7 +151,7 @@ func (e *endorsements) warnings() []apiv1.Attention {
 		all = append(all, attention(why, platformOf(end.Key), end.Document.Issued))
 	}
 	failing := 0
-	for _, st := range e.hardware.States() {
+	for _, st := range e.States() {
 		if st.Error == "" || failing == maxEndings {
 			continue
 		}

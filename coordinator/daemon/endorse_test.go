@@ -136,6 +136,11 @@ func TestWarnings(t *testing.T) {
 	if !slices.Equal(codes, want) {
 		t.Errorf("got %v, want %v", codes, want)
 	}
+	e.hardware, e.simulated = e.simulated, e.hardware
+	if got := e.warnings(); len(got) != len(want) {
+		t.Errorf("got %+v, want the same of the simulation", got)
+	}
+	e.hardware, e.simulated = e.simulated, e.hardware
 	if got := e.Outcomes()[fetch.Incomplete]; got != 1 {
 		t.Errorf("got %d incomplete fetches, want 1", got)
 	}
