@@ -420,3 +420,24 @@ func TestCovers(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnTestsAreRun checks that a manifest whose own tests fail is refused, and
+// that the refusal names what makes them fail.
+func TestOwnTestsAreRun(t *testing.T) {
+	d := newDeployment(t)
+	for test, want := range map[string]string{
+		`{"from": "web", "to": "db", "allow": false}`:            "web must not reach db, but it does: web → db (line 1)",
+		`{"ask": "may web reach db directly", "allow": false}`:   "but yes: web calls db",
+		`{"ask": "may web read sessionKey", "allow": false}`:     "but yes: web is sent sessionKey",
+		`{"ask": "may db reach web", "allow": true}`:             "but no: no chain of calls leads from db to web",
+		`{"ask": "may alice do updateManifest", "allow": false}`: "but yes: alice has updateManifest",
+	} {
+		raw := strings.Replace(string(shop(t)), "{", `{"tests":[`+test+`],`, 1)
+		_, err := d.SetManifest(t.Context(), SetManifestRequest{Raw: []byte(raw)})
+		wantCode(t, err, "MAN-040")
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", test, err, want)
+		}
+	}
+	d.check()
+}

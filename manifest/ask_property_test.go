@@ -2,200 +2,15 @@ package manifest
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"maps"
-	"math/big"
-	mrand "math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 )
-
-// world makes random manifests over few names, so that two of them have much in
-// common.
-type world struct {
-	*mrand.Rand
-	certificates []string
-}
-
-var (
-	worldMarbles = []string{"a", "b", "c", "d", "e", "f"}
-	worldRoutes  = []string{"GET /x", "GET /y/*", "POST /z"}
-	worldUsers   = []string{"alice", "bob", "carol"}
-	worldRights  = []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*", RaiseFloor + "default", RaiseFloor + "strict"}
-)
-
-type doc = map[string]any
-
-func newWorld(t testing.TB, seed uint64) *world {
-	t.Helper()
-	w := &world{Rand: mrand.New(mrand.NewPCG(seed, 7))}
-	for i := range 4 {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 1)), NotAfter: time.Unix(4e9, 0)}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.certificates = append(w.certificates, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	}
-	return w
-}
-
-// pick keeps each item with a chance of one in n.
-func pick[T any](w *world, n int, items ...T) []T {
-	out := []T{}
-	for _, item := range items {
-		if w.IntN(n) == 0 {
-			out = append(out, item)
-		}
-	}
-	return out
-}
-
-func (w *world) atLeastOne(items ...string) []string {
-	out := pick(w, 2, items...)
-	if len(out) == 0 {
-		out = append(out, items[w.IntN(len(items))])
-	}
-	return out
-}
-
-func (w *world) manifest(t testing.TB) *Manifest {
-	t.Helper()
-	marbles := w.atLeastOne(worldMarbles...)
-	secrets, readers := doc{}, map[string][]string{}
-	for _, name := range pick(w, 2, "k1", "k2") {
-		readers[name] = w.atLeastOne(marbles...)
-		secrets[name] = doc{"type": "symmetric", "readers": readers[name], "scope": w.atLeastOne("shared", "instance")[0]}
-	}
-	all := doc{}
-	for _, name := range marbles {
-		all[name] = w.marble(name, readers)
-	}
-	for _, name := range marbles {
-		all[name].(doc)["calls"] = w.calls(name, marbles, all)
-	}
-	m := doc{"version": 1, "trustDomain": "shop.example", "packages": doc{"p": w.pkg(), "q": w.pkg()}, "marbles": all, "secrets": secrets,
-		"platforms": doc{"default": w.platform(), "strict": w.platform()}, "roles": doc{}, "users": doc{}}
-	for _, role := range []string{"one", "two"} {
-		m["roles"].(doc)[role] = doc{"actions": w.atLeastOne(worldRights...)}
-	}
-	for i, user := range worldUsers {
-		if w.IntN(2) == 0 {
-			m["users"].(doc)[user] = doc{"certificate": w.certificates[i], "roles": w.atLeastOne("one", "two")}
-		}
-	}
-	raw, err := json.MarshalIndent(m, "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return mustParse(t, raw)
-}
-
-func (w *world) marble(name string, readers map[string][]string) doc {
-	env := doc{"PLAIN": "x"}
-	for secret, who := range readers {
-		if slices.Contains(who, name) && w.IntN(3) > 0 {
-			env["S"+secret] = "{{ hex .Secrets." + secret + " }}"
-		}
-	}
-	mb := doc{"package": w.atLeastOne("p", "q")[0], "serves": doc{"http": doc{"port": 8080, "protocol": "http"}, "tcp": doc{"port": 5432}}, "parameters": doc{"env": env}}
-	if w.IntN(2) == 0 {
-		mb["platform"] = "strict"
-	}
-	return mb
-}
-
-func (w *world) calls(from string, marbles []string, all doc) []doc {
-	calls, listen := []doc{}, 20000
-	for _, to := range marbles {
-		for _, port := range pick(w, 5, "http", "tcp") {
-			if to == from {
-				continue
-			}
-			listen++
-			c := doc{"marble": to, "port": port, "listen": listen}
-			if port == "http" && w.IntN(2) == 0 {
-				c["routes"] = w.atLeastOne(worldRoutes...)
-			}
-			calls = append(calls, c)
-		}
-	}
-	return calls
-}
-
-func (w *world) pkg() doc {
-	digests := func(n int) []string {
-		return w.atLeastOne(strings.Repeat("01", n), strings.Repeat("02", n), strings.Repeat("03", n))
-	}
-	p := doc{}
-	if w.IntN(3) > 0 {
-		ref := doc{"uniqueID": digests(32)}
-		if w.IntN(2) == 0 {
-			ref = doc{"signerID": strings.Repeat("02", 32), "productID": w.IntN(2), "minSecurityVersion": w.IntN(3)}
-		}
-		p["sgx"] = ref
-	}
-	if len(p) == 0 || w.IntN(3) == 0 {
-		ref := doc{"mrtd": digests(48)}
-		if w.IntN(2) == 0 {
-			ref["rtmr1"] = digests(48)
-		}
-		p["tdx"] = ref
-	}
-	if w.IntN(6) == 0 {
-		p["allowDebug"] = true
-	}
-	return p
-}
-
-func (w *world) platform() doc {
-	p := doc{}
-	for _, tee := range pick(w, 2, "sgx", "tdx") {
-		rules := doc{"acceptedTCBStatuses": pick(w, 2, "SWHardeningNeeded", "OutOfDate")}
-		if w.IntN(2) == 0 {
-			rules["acceptedAdvisories"] = pick(w, 2, "INTEL-SA-00001", "INTEL-SA-00002")
-		}
-		if w.IntN(2) == 0 {
-			rules["refusedAdvisories"] = w.atLeastOne("INTEL-SA-00003", "INTEL-SA-00004")
-		}
-		if w.IntN(2) == 0 {
-			rules["minTCBEvaluation"] = 17 + w.IntN(3)
-		}
-		p[tee] = rules
-	}
-	return p
-}
-
-// claims is what some evidence says.
-func (w *world) claims() attest.Claims {
-	digest := func(n int) attest.Hex { return bytes.Repeat([]byte{byte(1 + w.IntN(3))}, n) }
-	c := attest.Claims{ReportData: make(attest.Hex, 64), Debug: w.IntN(4) == 0, TCB: attest.TCBClaims{
-		Status:           []attest.TCBStatus{"UpToDate", "SWHardeningNeeded", "OutOfDate"}[w.IntN(3)],
-		Advisories:       pick(w, 4, "INTEL-SA-00001", "INTEL-SA-00002", "INTEL-SA-00003", "INTEL-SA-00004"),
-		EvaluationNumber: uint32(17 + w.IntN(3)), RevocationChecked: true, NotAfter: time.Unix(4e9, 0), NextUpdate: time.Unix(4e9, 0),
-	}}
-	if w.IntN(2) == 0 {
-		c.TEE, c.SGX = attest.SGX, &attest.SGXClaims{UniqueID: digest(32), SignerID: digest(32), ProductID: uint16(w.IntN(2)), SecurityVersion: uint16(w.IntN(3)), Attributes: make(attest.Hex, 16)}
-		return c
-	}
-	c.TEE, c.TDX = attest.TDX, &attest.TDXClaims{MRTD: digest(48), RTMR0: digest(48), RTMR1: digest(48), RTMR2: digest(48), RTMR3: digest(48),
-		TDAttributes: attest.Hex{0, 0, 0, 0x10, 0, 0, 0, 0}}
-	return c
-}
 
 // accepts is what the coordinator decides of a marble's evidence.
 func accepts(m *Manifest, marble string, c attest.Claims) bool {
@@ -498,5 +313,50 @@ func newRequests(now, old *Manifest, check func(string, bool)) {
 			lengths := paths(now, from, to)
 			check("reaches "+from+" "+to, len(lengths) > 0 && !slices.Contains(lengths, 1) && len(paths(old, from, to)) == 0)
 		}
+	}
+}
+
+// TestLooserRulesAreSeen changes one rule of a package or platform at a time:
+// where evidence is newly accepted, the change was seen to be looser.
+func TestLooserRulesAreSeen(t *testing.T) {
+	w := newWorld(t, 3)
+	policy := func(pkg, platform doc) (p attest.Policy) {
+		for _, part := range []struct{ from, to any }{{pkg, &p.Package}, {platform, &p.Platform}} {
+			raw, err := json.Marshal(part.from)
+			if err == nil {
+				err = json.Unmarshal(raw, part.to)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return p
+	}
+	accepted := func(p attest.Policy, c attest.Claims) bool {
+		return !slices.ContainsFunc(p.Check(c), func(s attest.Step) bool { return !s.OK })
+	}
+	found := 0
+	for range 5000 {
+		pkg, platform := w.pkg(), w.platform()
+		old := policy(pkg, platform)
+		if w.IntN(2) == 0 {
+			w.alter(pkg, w.pkg())
+		} else {
+			w.alter(platform, w.platform())
+		}
+		now := policy(pkg, platform)
+		seen := len(loosened(asTree(old.Package), asTree(now.Package)))+len(loosened(full(old.Platform), full(now.Platform))) > 0
+		for range 30 {
+			c := w.claims()
+			if accepted(now, c) && !accepted(old, c) {
+				found++
+				if !seen {
+					t.Fatalf("%+v is newly accepted, which is not seen\nbefore %s\nnow    %s", c, rewritten(asTree(old)), rewritten(asTree(now)))
+				}
+			}
+		}
+	}
+	if found < 500 {
+		t.Errorf("only %d times was evidence newly accepted", found)
 	}
 }
