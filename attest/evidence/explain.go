@@ -110,7 +110,7 @@ func explainDevice(s Set, o Options) (attest.Verdict, error) {
 	p := attest.Policy{Package: attest.Package{Devices: map[string]attest.DeviceReference{deviceName: reference}}}
 	d := attest.JudgeDevice(attest.NewVerifiers(v), attest.Device{Name: deviceName, TEE: attest.NVIDIA, Raw: s.Evidence.Raw}, s.Endorsements, p, o.At)
 	out := attest.Verdict{TEE: d.TEE, Genuine: d.Genuine, Advisories: []string{}, Claims: d.Claims, Steps: d.Steps, Verdict: attest.Refused}
-	if d.Refused() == nil {
+	if d.Genuine && d.Refused() == nil {
 		out.Verdict = attest.Accepted
 	}
 	return out, nil

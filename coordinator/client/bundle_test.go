@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/json"
 	"net/http"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/attesttest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
+	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -381,6 +384,26 @@ func TestBundleShowsFloors(t *testing.T) {
 				t.Errorf("other floors: got %v, want CRD-100", err)
 			}
 		})
+	}
+}
+
+// TestUnboundDevices checks that devices which the coordinator's evidence does
+// not vouch for are refused, also by a policy that names them.
+func TestUnboundDevices(t *testing.T) {
+	gpu := attesttest.NewGPU(t, "GH100 A01 GSP FMC LF", elliptic.P384())
+	v, err := nvidia.New(gpu.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDeployment(t)
+	nonce := bytes.Repeat([]byte{7}, 32)
+	s := d.statement(nonce)
+	s.Evidence.Devices = []attest.Device{{Name: "gpu", TEE: attest.NVIDIA, Raw: nvidia.Encode(gpu.Report(t, [32]byte{1}), gpu.Chain)}}
+	in := input(d, nonce)
+	in.Verifiers = attest.NewVerifiers(echo{}, v)
+	in.Policy.Package.Devices = map[string]attest.DeviceReference{"gpu": {NVIDIA: &attest.GPUReference{AllowUncheckedMeasurements: true, AllowUncheckedRevocation: true}}}
+	if _, err := VerifyStatement(s, in); problem.CodeOf(err) != "CRD-100" || !strings.Contains(err.Error(), "ATT-050") {
+		t.Errorf("got %v, want CRD-100 for ATT-050", err)
 	}
 }
 

@@ -125,7 +125,7 @@ func judge(s apiv1.Statement, in VerifyInput) attest.Verdict {
 func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
 	root := sha256.Sum256(s.Root)
 	c := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(in.TLSKey), Nonce: in.Nonce,
-		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash}
+		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash, Devices: binding.Devices(s.Evidence.Devices)}
 	if len(s.Floors) > 0 {
 		floors := sha256.Sum256(s.Floors)
 		c.Floors = floors[:]
