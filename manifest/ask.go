@@ -149,6 +149,7 @@ func (a *asker) answer(f *form, names []string, since *Manifest) (Answer, error)
 			return Answer{}, a.unknown(slot.word(), names[i], a.names(slot))
 		}
 	}
+	a.before = nil
 	if since != nil {
 		a.before = read(since)
 	}
