@@ -126,6 +126,9 @@ func (a *app) importReport(r importer.Result, out string) {
 		}
 		p.Printf("%s %s%s  %s\n", p.Yellow(term.Warn), where, o.Message, o.Code)
 	}
+	if p.Format != term.Wide {
+		p.Printf("The whole of each line: -o wide\n")
+	}
 	if out == "" {
 		out = "FILE"
 	}
