@@ -26,4 +26,4 @@ done
 
 echo "portable: the verifier's tests under Node"
 GOOS=js GOARCH=wasm go vet $verifier ./attest/issuer/...
-GOOS=js GOARCH=wasm go test -exec "$(go env GOROOT)/lib/wasm/go_js_wasm_exec" -timeout 20m $verifier
+GOOS=js GOARCH=wasm go test -exec "$(go env GOROOT)/lib/wasm/go_js_wasm_exec" -short -timeout 20m $verifier
