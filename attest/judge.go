@@ -50,7 +50,8 @@ func judge(v Verifiers, e Evidence, en Endorsements, p Policy, at time.Time, bin
 	out.Genuine = genuine(steps)
 	out.Claims, out.Debug = c, c.Debug
 	out.TCBStatus, out.Advisories = c.TCB.Status, c.TCB.Advisories
-	out.Steps = append([]Step{size}, steps...)
+	const more = 16 // of binding and policy, usually
+	out.Steps = append(append(make([]Step, 0, 1+len(steps)+more), size), steps...)
 	if len(e.EventLog) > MaxEventLog {
 		out.Steps = append(out.Steps, Step{Code: CodeSize, Field: "evidence.eventLog", Want: fmt.Sprintf("at most %d bytes", MaxEventLog),
 			Got: fmt.Sprintf("%d bytes", len(e.EventLog)), Source: "evidence", Fix: Fix{ServiceOwner, "leave the event log out: only a policy with events needs it"}})

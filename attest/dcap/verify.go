@@ -44,7 +44,7 @@ func (r *run) check(s attest.Step, ok bool) bool {
 // a check that depends on one that failed is left out. Evidence that does not
 // parse gives no claims.
 func (v *Verifier) Verify(e attest.Evidence, en attest.Endorsements, at time.Time) (attest.Claims, []attest.Step) {
-	r := &run{v: v, at: at, steps: make([]attest.Step, 0, 24)}
+	r := &run{v: v, at: at, steps: make([]attest.Step, 0, 32)}
 	if !r.parse(e.Raw) {
 		return attest.Claims{TEE: v.tee}, r.steps
 	}
