@@ -109,7 +109,8 @@ func read(raw []byte) (*jsonpos.Node, error) {
 		return nil, problem.New("MAN-071", "the source has %d bytes, but at most %d are read", len(raw), MaxSize)
 	}
 	root, faults := jsonpos.Parse(raw, jsonpos.Limits{Depth: maxDepth, Values: maxValues})
-	for _, f := range faults {
+	if len(faults) > 0 {
+		f := faults[0]
 		line, column := jsonpos.NewLines(raw).Position(f.Start)
 		if f.Reason == jsonpos.TooDeep || f.Reason == jsonpos.TooMany {
 			return nil, problem.New("MAN-071", "%d:%d: the source is nested deeper than %d or has more than %d values", line, column, maxDepth, maxValues)
