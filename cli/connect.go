@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -144,18 +145,24 @@ func (a *app) dial(ctx context.Context, user *tls.Certificate) (*client.Client, 
 	}
 	c, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
 		Remembered: &trust.Remembered, Certificate: user, Timeout: a.timeout})
-	var refusal *problem.Error
-	if errors.As(err, &refusal) && refusal.Code == "CRD-100" {
-		return nil, refusal.WithNext("if it was upgraded on purpose: ashlar verify %s --policy NEW.json", addr)
-	}
 	if err != nil {
-		return nil, err
+		return nil, upgraded(err, addr)
 	}
 	if err := client.WriteTrust(a.trust, c.Verified()); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// upgraded adds to a refusal of a coordinator's software what to do if that is
+// as it should be. Other refusals say themselves who mends them.
+func upgraded(err error, addr string) error {
+	var refusal *problem.Error
+	if errors.As(err, &refusal) && refusal.Code == "CRD-100" && strings.Contains(refusal.Detail, attest.CodeMeasurement) {
+		return refusal.WithNext("if it was upgraded on purpose: ashlar verify %s --policy NEW.json", addr)
+	}
+	return err
 }
 
 // hasTrust reports whether the trust directory holds a verified coordinator.
