@@ -109,10 +109,7 @@ func section(kind, name string) string {
 
 func (k *check) add(s Step) {
 	s.Source = k.source
-	if s.OK {
-		s.Fix = Fix{}
-	}
-	k.steps = append(k.steps, s)
+	k.steps = append(k.steps, s.Holding(s.OK))
 }
 
 var (

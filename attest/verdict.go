@@ -39,6 +39,23 @@ type Step struct {
 	Ended time.Time `json:"ended,omitzero"`
 }
 
+// Holding returns the step as one that holds or does not. One that holds has
+// nothing to mend.
+func (s Step) Holding(ok bool) Step {
+	if s.OK = ok; ok {
+		s.Fix = Fix{}
+	}
+	return s
+}
+
+// Outcome returns the step as its check came out: one that fails has got err.
+func (s Step) Outcome(err error) Step {
+	if err != nil {
+		s.Got = err.Error()
+	}
+	return s.Holding(err == nil)
+}
+
 // Decision is a verdict's last word.
 type Decision string
 

@@ -241,19 +241,7 @@ func (c *Coordinator) commitFloor(tx *store.Tx, next floorsRecord, platform stri
 
 // refuseRaise records a refusal and returns it.
 func (c *Coordinator) refuseRaise(ctx context.Context, req RaiseRequest, refusal error) error {
-	p := problem.From(refusal)
-	r := audit.Record{Time: c.config.Now(), Kind: audit.FloorRefused, Subject: req.Platform, Code: string(p.Code), Text: p.Detail}
-	var err error
-	if req.Principal == nil {
-		err = c.log.AppendAnonymous(ctx, r)
-	} else {
-		r.Actor = req.Principal.Name
-		err = c.update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
-	}
-	if err != nil {
-		return errors.Join(p, err)
-	}
-	return p
+	return c.refuseUser(ctx, req.Principal, audit.Record{Kind: audit.FloorRefused, Subject: req.Platform}, refusal)
 }
 
 // raised says what a floor makes a platform demand beyond the manifest.

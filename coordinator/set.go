@@ -235,17 +235,22 @@ func effects(old, m *manifest.Manifest) []string {
 
 // refuseSet records a refusal and returns it.
 func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, refusal error) error {
-	p := problem.From(refusal)
 	digest := manifest.DigestOf(req.Raw)
-	r := audit.Record{
-		Time: c.config.Now(), Kind: audit.ManifestRefused, Subject: hex.EncodeToString(digest[:]), Code: string(p.Code), Text: p.Detail,
-		Details: map[string]string{"ifMatch": req.IfMatch},
-	}
+	return c.refuseUser(ctx, req.Principal, audit.Record{
+		Kind: audit.ManifestRefused, Subject: hex.EncodeToString(digest[:]), Details: map[string]string{"ifMatch": req.IfMatch},
+	}, refusal)
+}
+
+// refuseUser completes and writes the record of what a user, or nobody, was
+// refused, and returns the refusal.
+func (c *Coordinator) refuseUser(ctx context.Context, user *Principal, r audit.Record, refusal error) error {
+	p := problem.From(refusal)
+	r.Time, r.Code, r.Text = c.config.Now(), string(p.Code), p.Detail
 	var err error
-	if req.Principal == nil {
+	if user == nil {
 		err = c.log.AppendAnonymous(ctx, r)
 	} else {
-		r.Actor = req.Principal.Name
+		r.Actor = user.Name
 		err = c.update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
 	}
 	if err != nil {

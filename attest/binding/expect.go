@@ -40,9 +40,7 @@ func Expect(want, got Claims) []attest.Step {
 		})
 	}
 	for i := range steps {
-		if steps[i].OK {
-			steps[i].Fix = attest.Fix{}
-		}
+		steps[i] = steps[i].Holding(steps[i].OK)
 	}
 	return steps
 }

@@ -38,13 +38,8 @@ type run struct {
 }
 
 func (r *run) check(s attest.Step, err error) bool {
-	if s.OK = err == nil; s.OK {
-		s.Fix = attest.Fix{}
-	} else {
-		s.Got = err.Error()
-	}
-	r.steps = append(r.steps, s)
-	return s.OK
+	r.steps = append(r.steps, s.Outcome(err))
+	return err == nil
 }
 
 // Verify implements attest.Verifier. It uses no endorsements: what a vendor

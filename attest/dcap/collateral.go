@@ -58,13 +58,7 @@ func (v *Verifier) load(en attest.Endorsements, ca *x509.Certificate) *collatera
 }
 
 func (c *collateral) add(s attest.Step, err error) {
-	s.OK = err == nil
-	if err != nil {
-		s.Got = err.Error()
-	} else {
-		s.Fix = attest.Fix{}
-	}
-	c.steps = append(c.steps, s)
+	c.steps = append(c.steps, s.Outcome(err))
 }
 
 // document returns the body of a signed document and who signed it.
@@ -155,15 +149,20 @@ func (v *Verifier) checkCRLChain(c *collateral, en attest.Endorsements, ca *x509
 		Source: attest.KindPCKCRL, Fix: fixCRL}, v.crlChain(item.Chain, ca))
 }
 
-func (v *Verifier) crlChain(data []byte, ca *x509.Certificate) error {
+// rolesIn reads the chain beside a CRL.
+func (v *Verifier) rolesIn(data []byte) (map[role]*x509.Certificate, error) {
 	if len(data) > maxChain {
-		return fmt.Errorf("larger than %d bytes", maxChain)
+		return nil, fmt.Errorf("larger than %d bytes", maxChain)
 	}
 	certs, err := parseCertificates(data)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	roles, err := v.byRole(certs)
+	return v.byRole(certs)
+}
+
+func (v *Verifier) crlChain(data []byte, ca *x509.Certificate) error {
+	roles, err := v.rolesIn(data)
 	if err != nil {
 		return err
 	}

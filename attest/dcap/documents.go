@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"errors"
-	"fmt"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 )
@@ -36,14 +35,7 @@ func (v *Verifier) VerifyDocuments(en attest.Endorsements) []attest.Step {
 
 // crlIssuer returns the PCK CA of the chain beside a CRL, which the root issued.
 func (v *Verifier) crlIssuer(data []byte) (*x509.Certificate, error) {
-	if len(data) > maxChain {
-		return nil, fmt.Errorf("larger than %d bytes", maxChain)
-	}
-	certs, err := parseCertificates(data)
-	if err != nil {
-		return nil, err
-	}
-	roles, err := v.byRole(certs)
+	roles, err := v.rolesIn(data)
 	if err != nil {
 		return nil, err
 	}

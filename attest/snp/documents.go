@@ -16,11 +16,8 @@ import (
 func (v *Verifier) VerifyDocuments(en attest.Endorsements) []attest.Step {
 	var steps []attest.Step
 	add := func(code, kind string, err error) {
-		s := attest.Step{Code: code, Field: kind + ".signature", OK: err == nil, Want: "signed under a pinned root of AMD", Got: "holds", Source: kind}
-		if err != nil {
-			s.Got, s.Fix = err.Error(), fixKey
-		}
-		steps = append(steps, s)
+		s := attest.Step{Code: code, Field: kind + ".signature", Want: "signed under a pinned root of AMD", Got: "holds", Source: kind, Fix: fixKey}
+		steps = append(steps, s.Outcome(err))
 	}
 	var pemChain []byte
 	if it, ok := en.Get(attest.KindAMDChain); ok {

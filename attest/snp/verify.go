@@ -29,11 +29,7 @@ type run struct {
 }
 
 func (r *run) check(s attest.Step, ok bool) bool {
-	s.OK = ok
-	if ok {
-		s.Fix = attest.Fix{}
-	}
-	r.steps = append(r.steps, s)
+	r.steps = append(r.steps, s.Holding(ok))
 	return ok
 }
 

@@ -33,11 +33,10 @@ func Check(q Quote, key crypto.PublicKey) (attest.Claims, []attest.Step) {
 	if err == nil {
 		err = keyErr
 	}
+	s = s.Outcome(err)
 	if err != nil {
-		s.Got = err.Error()
 		return attest.Claims{}, []attest.Step{s}
 	}
-	s.OK, s.Fix = true, attest.Fix{}
 	sig, signed := signedStep(q, key)
 	steps := []attest.Step{s, signed}
 	if sig != nil {
@@ -58,12 +57,7 @@ func signedStep(q Quote, key crypto.PublicKey) (*signature, attest.Step) {
 	if err == nil {
 		err = sig.verify(key, q.Attested)
 	}
-	if s.OK = err == nil; s.OK {
-		s.Fix = attest.Fix{}
-	} else {
-		s.Got = err.Error()
-	}
-	return sig, s
+	return sig, s.Outcome(err)
 }
 
 // registersStep checks that the values are those of the selected registers and
