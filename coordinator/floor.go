@@ -165,7 +165,7 @@ func mayRaise(rev *revision, exists bool, req RaiseRequest) error {
 		return problem.New("CRD-010", "no manifest was set yet, so there is no platform")
 	case req.Principal == nil:
 		return problem.New("CRD-015", "raising a floor needs a user's certificate")
-	case !rev.may(req.Principal.Name, manifest.RaiseFloor+req.Platform) && !rev.may(req.Principal.Name, manifest.RaiseFloor+"*"):
+	case !rev.m.May(req.Principal.Name, manifest.RaiseFloor+req.Platform):
 		return problem.New("CRD-064", "%s has no role with the action %s%.80s", req.Principal.Name, manifest.RaiseFloor, req.Platform)
 	}
 	if err := req.Floor.Validate(); err != nil {

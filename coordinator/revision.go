@@ -85,20 +85,10 @@ func (c *Coordinator) readRevision(ctx context.Context, record revisionRecord) (
 	return newRevision(record, m)
 }
 
-// may reports whether a user has the right to an action.
-func (r *revision) may(name, action string) bool {
-	for _, role := range r.m.Users[name].Roles {
-		if slices.Contains(r.m.Roles[role].Actions, action) {
-			return true
-		}
-	}
-	return false
-}
-
 // governable reports whether any user may set the next manifest.
 func (r *revision) governable() bool {
 	for name := range r.m.Users {
-		if r.may(name, manifest.UpdateManifest) {
+		if r.m.May(name, manifest.UpdateManifest) {
 			return true
 		}
 	}

@@ -153,7 +153,7 @@ func (c *Coordinator) maySet(old *revision, req SetManifestRequest) error {
 		return nil // it is there already: nothing to permit
 	case p == nil:
 		return problem.New("CRD-015", "manifest %s is in force, and the request is nobody's", old.m.Digest().Short())
-	case !old.may(p.Name, manifest.UpdateManifest):
+	case !old.m.May(p.Name, manifest.UpdateManifest):
 		return problem.New("CRD-016", "%s has no role with the action %s", p.Name, manifest.UpdateManifest)
 	}
 	return nil

@@ -17,13 +17,6 @@ func (h holding) places(user string) []place {
 	return []place{{"users", user, "roles", h.roleAt}, {"roles", h.role, "actions", h.action}}
 }
 
-// covers reports whether an action gives a right: it is the right, or ends in
-// ":*" and begins like it.
-func covers(action, right string) bool {
-	prefix, all := strings.CutSuffix(action, "*")
-	return action == right || all && strings.HasSuffix(prefix, ":") && strings.HasPrefix(right, prefix)
-}
-
 // holdings are all ways in which a user has a right.
 func holdings(m *Manifest, user, right string) []holding {
 	var all []holding

@@ -46,7 +46,7 @@ func TestCompare(t *testing.T) {
 			pair(`- marbles.cart.calls "db:sql" `, `~ tests["web → db"].allow true false`),
 			pair("cart: Envoy gets another configuration, no restart", "cart: hop closes: cart → db:sql"), nil},
 		{"secret dropped", [][]string{pair(`"sessionKey": {`, `"otherKey": {`), pair(".Secrets.sessionKey", ".Secrets.otherKey")},
-			pair(`~ marbles.web.parameters.env.SESSION_KEY "{{ hex .Secrets.sessionKey }}" "{{ hex .Secrets.otherKey }}"`, `+ secrets.otherKey  {type, bits, scope, readers, onUpdate}`, `- secrets.sessionKey {type, bits, scope, readers, onUpdate} `),
+			pair(`~ marbles.web.parameters.env.SESSION_KEY "{{ hex .Secrets.sessionKey }}" "{{ hex .Secrets.otherKey }}"`, `+ secrets.otherKey  {type, bits, scope, readers, onUpdate, rotation}`, `- secrets.sessionKey {type, bits, scope, readers, onUpdate, rotation} `),
 			pair("web: gets the new parameters when it starts the next time", "sessionKey: is destroyed and cannot be recovered [drop-secrets]"), pair("drop-secrets")},
 		{"secret resized", [][]string{pair(`"bits": 256`, `"bits": 512`)},
 			pair("~ secrets.sessionKey.bits 256 512"),

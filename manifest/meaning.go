@@ -49,6 +49,7 @@ func (c *checker) check() {
 	c.section("secrets", c.secretUse)
 	c.section("roles", c.role)
 	c.users()
+	c.lifecycle()
 	c.tests()
 }
 
@@ -99,11 +100,12 @@ func (c *checker) secret(m *jsonpos.Member, p *path) {
 		s.OnUpdate = "keep"
 	}
 	c.secretShape(m.Value, p, &s)
-	if s.Type != Symmetric && s.Validity == 0 && m.Value.Get("validity") == nil {
+	if s.Type.Certified() && s.Validity == 0 && m.Value.Get("validity") == nil {
 		s.Validity = attest.Duration(8760 * time.Hour)
 	}
 	c.duration(m.Value, p, "validity", time.Hour, 8760*time.Hour)
 	c.dnsNames(m.Value, p)
+	c.rotation(m.Value, p, &s)
 	for i, r := range s.Readers {
 		if _, ok := c.m.Marbles[r]; !ok && r != "" {
 			c.noSuch("MAN-017", p.member("readers").item(i), m.Value.Get("readers").Items[i], fmt.Sprintf("secret %s has reader %q, which is no marble", m.Key, r), c.marbleNames)
@@ -118,9 +120,14 @@ var sizes = map[SecretType]struct {
 	words   string
 }{
 	Symmetric:   {256, nil, "a multiple of 8 from 128 to 4096"},
+	RSA:         {3072, []int{2048, 3072, 4096}, "2048, 3072 or 4096"},
 	CertRSA:     {3072, []int{2048, 3072, 4096}, "2048, 3072 or 4096"},
+	ECDSA:       {256, []int{256, 384}, "256 or 384"},
 	CertECDSA:   {256, []int{256, 384}, "256 or 384"},
+	Ed25519:     {0, []int{}, ""},
 	CertEd25519: {0, []int{}, ""},
+	Opaque:      {0, []int{}, ""},
+	Counter:     {0, []int{}, ""},
 }
 
 // secretShape checks the size and the fields that go with a secret's type.
@@ -134,17 +141,17 @@ func (c *checker) secretShape(n *jsonpos.Node, p *path, s *Secret) {
 	case bits == nil:
 		s.Bits = size.initial
 	case c.bad[bits]:
-	case s.Type == CertEd25519:
-		c.report(p.member("bits"), spanOf(bits), finding{code: "MAN-036", message: "an Ed25519 key has one size; leave bits out"})
+	case size.allowed != nil && len(size.allowed) == 0:
+		c.report(p.member("bits"), spanOf(bits), finding{code: "MAN-036", message: fmt.Sprintf("a secret of type %s has one size; leave bits out", s.Type)})
 	case size.allowed == nil && s.Bits%8 != 0, size.allowed != nil && !slices.Contains(size.allowed, s.Bits):
 		c.report(p.member("bits"), spanOf(bits), finding{code: "MAN-036", message: fmt.Sprintf("bits of a %s secret must be %s, not %d", s.Type, size.words, s.Bits)})
 	}
-	if s.Type != Symmetric {
+	if s.Type.Certified() {
 		return
 	}
-	for _, key := range []string{"commonName", "dnsNames", "validity"} {
+	for _, key := range []string{"commonName", "dnsNames", "validity", "organization", "ipAddresses", "extendedKeyUsages"} {
 		if m := n.Member(key); m != nil {
-			c.report(p.member(key), keySpan(m), finding{code: "MAN-036", message: fmt.Sprintf("a symmetric secret has no certificate, so %s does not fit", key)})
+			c.report(p.member(key), keySpan(m), finding{code: "MAN-036", message: fmt.Sprintf("a secret of type %s has no certificate, so %s does not fit", s.Type, key)})
 		}
 	}
 }

@@ -472,8 +472,13 @@ type Lease struct {
 	Secrets          map[string]*Secret     `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what the marble's parameters name
 	Revision         string                 `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`                                                                         // manifest digest, hex
 	SpiffeId         string                 `protobuf:"bytes,7,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// When an instance whose renewals fail is degraded, drained and cut; the last
+	// is not after the end of the lease.
+	DegradeAtUnixMs int64 `protobuf:"varint,8,opt,name=degrade_at_unix_ms,json=degradeAtUnixMs,proto3" json:"degrade_at_unix_ms,omitempty"`
+	DrainAtUnixMs   int64 `protobuf:"varint,9,opt,name=drain_at_unix_ms,json=drainAtUnixMs,proto3" json:"drain_at_unix_ms,omitempty"`
+	CutAtUnixMs     int64 `protobuf:"varint,10,opt,name=cut_at_unix_ms,json=cutAtUnixMs,proto3" json:"cut_at_unix_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Lease) Reset() {
@@ -555,11 +560,35 @@ func (x *Lease) GetSpiffeId() string {
 	return ""
 }
 
+func (x *Lease) GetDegradeAtUnixMs() int64 {
+	if x != nil {
+		return x.DegradeAtUnixMs
+	}
+	return 0
+}
+
+func (x *Lease) GetDrainAtUnixMs() int64 {
+	if x != nil {
+		return x.DrainAtUnixMs
+	}
+	return 0
+}
+
+func (x *Lease) GetCutAtUnixMs() int64 {
+	if x != nil {
+		return x.CutAtUnixMs
+	}
+	return 0
+}
+
 type Secret struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Value         []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`                             // symmetric
 	PrivateKey    []byte                 `protobuf:"bytes,2,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"` // PKCS #8 DER
 	Certificates  [][]byte               `protobuf:"bytes,3,rep,name=certificates,proto3" json:"certificates,omitempty"`               // DER, leaf first
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`                        // from 1
+	Previous      *Secret                `protobuf:"bytes,5,opt,name=previous,proto3" json:"previous,omitempty"`                       // the version before, while the two overlap
+	PublicKey     []byte                 `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`    // PKIX DER: of key pairs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -615,19 +644,369 @@ func (x *Secret) GetCertificates() [][]byte {
 	return nil
 }
 
+func (x *Secret) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Secret) GetPrevious() *Secret {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *Secret) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+type FetchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchRequest) Reset() {
+	*x = FetchRequest{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchRequest) ProtoMessage() {}
+
+func (x *FetchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
+func (*FetchRequest) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FetchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type FetchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchResponse) Reset() {
+	*x = FetchResponse{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchResponse) ProtoMessage() {}
+
+func (x *FetchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
+func (*FetchResponse) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FetchResponse) GetSecret() *Secret {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+type UseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`             // of the secret
+	Operation     string                 `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`   // "sign", "encrypt", "decrypt", "hmac", "public", "read", "increment"
+	Input         []byte                 `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`           // at most 64 KiB; sign: the message
+	Associated    []byte                 `protobuf:"bytes,4,opt,name=associated,proto3" json:"associated,omitempty"` // encrypt, decrypt: what is authenticated with it, at most 4 KiB
+	Version       uint64                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`      // 0 is the newest
+	Hash          string                 `protobuf:"bytes,6,opt,name=hash,proto3" json:"hash,omitempty"`             // sign with RSA, ECDSA: "sha256" (default), "sha384", "sha512"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseRequest) Reset() {
+	*x = UseRequest{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseRequest) ProtoMessage() {}
+
+func (x *UseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseRequest.ProtoReflect.Descriptor instead.
+func (*UseRequest) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UseRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UseRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *UseRequest) GetInput() []byte {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+func (x *UseRequest) GetAssociated() []byte {
+	if x != nil {
+		return x.Associated
+	}
+	return nil
+}
+
+func (x *UseRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UseRequest) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+type UseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        []byte                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`    // signature, ciphertext, plaintext, MAC, or PKIX DER of the public key
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // that was used
+	Count         uint64                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`     // of a counter
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseResponse) Reset() {
+	*x = UseResponse{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseResponse) ProtoMessage() {}
+
+func (x *UseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseResponse.ProtoReflect.Descriptor instead.
+func (*UseResponse) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UseResponse) GetOutput() []byte {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *UseResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UseResponse) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type DepositRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"` // at most 64 KiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DepositRequest) Reset() {
+	*x = DepositRequest{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DepositRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DepositRequest) ProtoMessage() {}
+
+func (x *DepositRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DepositRequest.ProtoReflect.Descriptor instead.
+func (*DepositRequest) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DepositRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DepositRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type DepositResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DepositResponse) Reset() {
+	*x = DepositResponse{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DepositResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DepositResponse) ProtoMessage() {}
+
+func (x *DepositResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DepositResponse.ProtoReflect.Descriptor instead.
+func (*DepositResponse) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DepositResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // Parameters are templates; the marble renders them.
 type Parameters struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Argv          []string               `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
 	Env           map[string]string      `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Files         map[string]string      `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Reload        *Reload                `protobuf:"bytes,4,opt,name=reload,proto3" json:"reload,omitempty"` // what follows when files were replaced
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Parameters) Reset() {
 	*x = Parameters{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +1018,7 @@ func (x *Parameters) String() string {
 func (*Parameters) ProtoMessage() {}
 
 func (x *Parameters) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[9]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +1031,7 @@ func (x *Parameters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parameters.ProtoReflect.Descriptor instead.
 func (*Parameters) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{9}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Parameters) GetArgv() []string {
@@ -676,6 +1055,65 @@ func (x *Parameters) GetFiles() map[string]string {
 	return nil
 }
 
+func (x *Parameters) GetReload() *Reload {
+	if x != nil {
+		return x.Reload
+	}
+	return nil
+}
+
+type Reload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signal        string                 `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`   // "HUP", "USR1", "USR2" or empty
+	Command       []string               `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"` // argv
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reload) Reset() {
+	*x = Reload{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reload) ProtoMessage() {}
+
+func (x *Reload) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reload.ProtoReflect.Descriptor instead.
+func (*Reload) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Reload) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *Reload) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -691,7 +1129,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +1141,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[10]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +1154,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{10}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -800,7 +1238,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1250,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[11]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1263,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{11}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Hello) GetInstance() *Instance {
@@ -853,7 +1291,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1303,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[12]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1316,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{12}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Renewal) GetEvidence() *Evidence {
@@ -912,7 +1350,7 @@ type StageReport struct {
 
 func (x *StageReport) Reset() {
 	*x = StageReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1362,7 @@ func (x *StageReport) String() string {
 func (*StageReport) ProtoMessage() {}
 
 func (x *StageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[13]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1375,7 @@ func (x *StageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageReport.ProtoReflect.Descriptor instead.
 func (*StageReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{13}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StageReport) GetStage() string {
@@ -964,7 +1402,7 @@ type ProxyReport struct {
 
 func (x *ProxyReport) Reset() {
 	*x = ProxyReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1414,7 @@ func (x *ProxyReport) String() string {
 func (*ProxyReport) ProtoMessage() {}
 
 func (x *ProxyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[14]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1427,7 @@ func (x *ProxyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReport.ProtoReflect.Descriptor instead.
 func (*ProxyReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{14}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProxyReport) GetUp() bool {
@@ -1013,6 +1451,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Demand
 	//	*SessionResponse_Lease
 	//	*SessionResponse_Refusal
+	//	*SessionResponse_Revocation
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1020,7 +1459,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1471,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[15]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1484,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{15}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -1082,6 +1521,15 @@ func (x *SessionResponse) GetRefusal() *Refusal {
 	return nil
 }
 
+func (x *SessionResponse) GetRevocation() *Revocation {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Revocation); ok {
+			return x.Revocation
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -1098,11 +1546,17 @@ type SessionResponse_Refusal struct {
 	Refusal *Refusal `protobuf:"bytes,3,opt,name=refusal,proto3,oneof"` // a renewal was refused; the lease in hand still ends when it ends
 }
 
+type SessionResponse_Revocation struct {
+	Revocation *Revocation `protobuf:"bytes,4,opt,name=revocation,proto3,oneof"` // the identity is taken away; it counts no more
+}
+
 func (*SessionResponse_Demand) isSessionResponse_Message() {}
 
 func (*SessionResponse_Lease) isSessionResponse_Message() {}
 
 func (*SessionResponse_Refusal) isSessionResponse_Message() {}
+
+func (*SessionResponse_Revocation) isSessionResponse_Message() {}
 
 type Demand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1114,7 +1568,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1580,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1593,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Demand) GetNonce() []byte {
@@ -1166,7 +1620,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1632,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1645,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{17}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refusal) GetCode() string {
@@ -1206,6 +1660,59 @@ func (x *Refusal) GetProblem() []byte {
 		return x.Problem
 	}
 	return nil
+}
+
+// Revocation ends an identity before its time.
+type Revocation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`     // "INC-…"
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // for people, at most 256 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Revocation) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 var File_marble_marblepb_marble_proto protoreflect.FileDescriptor
@@ -1245,7 +1752,7 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"parameters\x18\x02 \x01(\v2\x1c.ashlar.marble.v1.ParametersR\n" +
 	"parameters\x12\x1a\n" +
 	"\bdecision\x18\x03 \x01(\tR\bdecision\x12\x16\n" +
-	"\x06serves\x18\x04 \x03(\rR\x06serves\"\xec\x02\n" +
+	"\x06serves\x18\x04 \x03(\rR\x06serves\"\xe7\x03\n" +
 	"\x05Lease\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x16\n" +
 	"\x06bundle\x18\x02 \x03(\fR\x06bundle\x12-\n" +
@@ -1253,27 +1760,62 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\x12>\n" +
 	"\asecrets\x18\x05 \x03(\v2$.ashlar.marble.v1.Lease.SecretsEntryR\asecrets\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\tR\brevision\x12\x1b\n" +
-	"\tspiffe_id\x18\a \x01(\tR\bspiffeId\x1aT\n" +
+	"\tspiffe_id\x18\a \x01(\tR\bspiffeId\x12+\n" +
+	"\x12degrade_at_unix_ms\x18\b \x01(\x03R\x0fdegradeAtUnixMs\x12'\n" +
+	"\x10drain_at_unix_ms\x18\t \x01(\x03R\rdrainAtUnixMs\x12#\n" +
+	"\x0ecut_at_unix_ms\x18\n" +
+	" \x01(\x03R\vcutAtUnixMs\x1aT\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12.\n" +
-	"\x05value\x18\x02 \x01(\v2\x18.ashlar.marble.v1.SecretR\x05value:\x028\x01\"c\n" +
+	"\x05value\x18\x02 \x01(\v2\x18.ashlar.marble.v1.SecretR\x05value:\x028\x01\"\xd2\x01\n" +
 	"\x06Secret\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\fR\x05value\x12\x1f\n" +
 	"\vprivate_key\x18\x02 \x01(\fR\n" +
 	"privateKey\x12\"\n" +
-	"\fcertificates\x18\x03 \x03(\fR\fcertificates\"\x8a\x02\n" +
+	"\fcertificates\x18\x03 \x03(\fR\fcertificates\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x124\n" +
+	"\bprevious\x18\x05 \x01(\v2\x18.ashlar.marble.v1.SecretR\bprevious\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x06 \x01(\fR\tpublicKey\"\"\n" +
+	"\fFetchRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
+	"\rFetchResponse\x120\n" +
+	"\x06secret\x18\x01 \x01(\v2\x18.ashlar.marble.v1.SecretR\x06secret\"\xa2\x01\n" +
+	"\n" +
+	"UseRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12\x14\n" +
+	"\x05input\x18\x03 \x01(\fR\x05input\x12\x1e\n" +
+	"\n" +
+	"associated\x18\x04 \x01(\fR\n" +
+	"associated\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04hash\x18\x06 \x01(\tR\x04hash\"U\n" +
+	"\vUseResponse\x12\x16\n" +
+	"\x06output\x18\x01 \x01(\fR\x06output\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\":\n" +
+	"\x0eDepositRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"+\n" +
+	"\x0fDepositResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xbc\x02\n" +
 	"\n" +
 	"Parameters\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x127\n" +
 	"\x03env\x18\x02 \x03(\v2%.ashlar.marble.v1.Parameters.EnvEntryR\x03env\x12=\n" +
-	"\x05files\x18\x03 \x03(\v2'.ashlar.marble.v1.Parameters.FilesEntryR\x05files\x1a6\n" +
+	"\x05files\x18\x03 \x03(\v2'.ashlar.marble.v1.Parameters.FilesEntryR\x05files\x120\n" +
+	"\x06reload\x18\x04 \x01(\v2\x18.ashlar.marble.v1.ReloadR\x06reload\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +
+	"\x06Reload\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x18\n" +
+	"\acommand\x18\x02 \x03(\tR\acommand\"\xf1\x01\n" +
 	"\x0eSessionRequest\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ashlar.marble.v1.HelloH\x00R\x05hello\x125\n" +
 	"\arenewal\x18\x02 \x01(\v2\x19.ashlar.marble.v1.RenewalH\x00R\arenewal\x125\n" +
@@ -1293,22 +1835,32 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"5\n" +
 	"\vProxyReport\x12\x0e\n" +
 	"\x02up\x18\x01 \x01(\bR\x02up\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb8\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf8\x01\n" +
 	"\x0fSessionResponse\x122\n" +
 	"\x06demand\x18\x01 \x01(\v2\x18.ashlar.marble.v1.DemandH\x00R\x06demand\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x17.ashlar.marble.v1.LeaseH\x00R\x05lease\x125\n" +
-	"\arefusal\x18\x03 \x01(\v2\x19.ashlar.marble.v1.RefusalH\x00R\arefusalB\t\n" +
+	"\arefusal\x18\x03 \x01(\v2\x19.ashlar.marble.v1.RefusalH\x00R\arefusal\x12>\n" +
+	"\n" +
+	"revocation\x18\x04 \x01(\v2\x1c.ashlar.marble.v1.RevocationH\x00R\n" +
+	"revocationB\t\n" +
 	"\amessage\"6\n" +
 	"\x06Demand\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"7\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\aproblem\x18\x02 \x01(\fR\aproblem2\x85\x02\n" +
+	"\aproblem\x18\x02 \x01(\fR\aproblem\"8\n" +
+	"\n" +
+	"Revocation\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason2\xe3\x03\n" +
 	"\x06Marble\x12T\n" +
 	"\tChallenge\x12\".ashlar.marble.v1.ChallengeRequest\x1a#.ashlar.marble.v1.ChallengeResponse\x12Q\n" +
 	"\bActivate\x12!.ashlar.marble.v1.ActivateRequest\x1a\".ashlar.marble.v1.ActivateResponse\x12R\n" +
-	"\aSession\x12 .ashlar.marble.v1.SessionRequest\x1a!.ashlar.marble.v1.SessionResponse(\x010\x01B/Z-github.com/ashlar-mesh/ashlar/marble/marblepbb\x06proto3"
+	"\aSession\x12 .ashlar.marble.v1.SessionRequest\x1a!.ashlar.marble.v1.SessionResponse(\x010\x01\x12H\n" +
+	"\x05Fetch\x12\x1e.ashlar.marble.v1.FetchRequest\x1a\x1f.ashlar.marble.v1.FetchResponse\x12B\n" +
+	"\x03Use\x12\x1c.ashlar.marble.v1.UseRequest\x1a\x1d.ashlar.marble.v1.UseResponse\x12N\n" +
+	"\aDeposit\x12 .ashlar.marble.v1.DepositRequest\x1a!.ashlar.marble.v1.DepositResponseB/Z-github.com/ashlar-mesh/ashlar/marble/marblepbb\x06proto3"
 
 var (
 	file_marble_marblepb_marble_proto_rawDescOnce sync.Once
@@ -1322,7 +1874,7 @@ func file_marble_marblepb_marble_proto_rawDescGZIP() []byte {
 	return file_marble_marblepb_marble_proto_rawDescData
 }
 
-var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_marble_marblepb_marble_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),  // 0: ashlar.marble.v1.ChallengeRequest
 	(*ChallengeResponse)(nil), // 1: ashlar.marble.v1.ChallengeResponse
@@ -1333,49 +1885,67 @@ var file_marble_marblepb_marble_proto_goTypes = []any{
 	(*ActivateResponse)(nil),  // 6: ashlar.marble.v1.ActivateResponse
 	(*Lease)(nil),             // 7: ashlar.marble.v1.Lease
 	(*Secret)(nil),            // 8: ashlar.marble.v1.Secret
-	(*Parameters)(nil),        // 9: ashlar.marble.v1.Parameters
-	(*SessionRequest)(nil),    // 10: ashlar.marble.v1.SessionRequest
-	(*Hello)(nil),             // 11: ashlar.marble.v1.Hello
-	(*Renewal)(nil),           // 12: ashlar.marble.v1.Renewal
-	(*StageReport)(nil),       // 13: ashlar.marble.v1.StageReport
-	(*ProxyReport)(nil),       // 14: ashlar.marble.v1.ProxyReport
-	(*SessionResponse)(nil),   // 15: ashlar.marble.v1.SessionResponse
-	(*Demand)(nil),            // 16: ashlar.marble.v1.Demand
-	(*Refusal)(nil),           // 17: ashlar.marble.v1.Refusal
-	nil,                       // 18: ashlar.marble.v1.Lease.SecretsEntry
-	nil,                       // 19: ashlar.marble.v1.Parameters.EnvEntry
-	nil,                       // 20: ashlar.marble.v1.Parameters.FilesEntry
+	(*FetchRequest)(nil),      // 9: ashlar.marble.v1.FetchRequest
+	(*FetchResponse)(nil),     // 10: ashlar.marble.v1.FetchResponse
+	(*UseRequest)(nil),        // 11: ashlar.marble.v1.UseRequest
+	(*UseResponse)(nil),       // 12: ashlar.marble.v1.UseResponse
+	(*DepositRequest)(nil),    // 13: ashlar.marble.v1.DepositRequest
+	(*DepositResponse)(nil),   // 14: ashlar.marble.v1.DepositResponse
+	(*Parameters)(nil),        // 15: ashlar.marble.v1.Parameters
+	(*Reload)(nil),            // 16: ashlar.marble.v1.Reload
+	(*SessionRequest)(nil),    // 17: ashlar.marble.v1.SessionRequest
+	(*Hello)(nil),             // 18: ashlar.marble.v1.Hello
+	(*Renewal)(nil),           // 19: ashlar.marble.v1.Renewal
+	(*StageReport)(nil),       // 20: ashlar.marble.v1.StageReport
+	(*ProxyReport)(nil),       // 21: ashlar.marble.v1.ProxyReport
+	(*SessionResponse)(nil),   // 22: ashlar.marble.v1.SessionResponse
+	(*Demand)(nil),            // 23: ashlar.marble.v1.Demand
+	(*Refusal)(nil),           // 24: ashlar.marble.v1.Refusal
+	(*Revocation)(nil),        // 25: ashlar.marble.v1.Revocation
+	nil,                       // 26: ashlar.marble.v1.Lease.SecretsEntry
+	nil,                       // 27: ashlar.marble.v1.Parameters.EnvEntry
+	nil,                       // 28: ashlar.marble.v1.Parameters.FilesEntry
 }
 var file_marble_marblepb_marble_proto_depIdxs = []int32{
 	3,  // 0: ashlar.marble.v1.Evidence.devices:type_name -> ashlar.marble.v1.Device
 	4,  // 1: ashlar.marble.v1.ActivateRequest.instance:type_name -> ashlar.marble.v1.Instance
 	2,  // 2: ashlar.marble.v1.ActivateRequest.evidence:type_name -> ashlar.marble.v1.Evidence
 	7,  // 3: ashlar.marble.v1.ActivateResponse.lease:type_name -> ashlar.marble.v1.Lease
-	9,  // 4: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
-	18, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
-	19, // 6: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
-	20, // 7: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
-	11, // 8: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
-	12, // 9: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
-	13, // 10: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
-	14, // 11: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
-	4,  // 12: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
-	2,  // 13: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
-	16, // 14: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
-	7,  // 15: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
-	17, // 16: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
-	8,  // 17: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
-	0,  // 18: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
-	5,  // 19: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
-	10, // 20: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
-	1,  // 21: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
-	6,  // 22: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
-	15, // 23: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	15, // 4: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
+	26, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
+	8,  // 6: ashlar.marble.v1.Secret.previous:type_name -> ashlar.marble.v1.Secret
+	8,  // 7: ashlar.marble.v1.FetchResponse.secret:type_name -> ashlar.marble.v1.Secret
+	27, // 8: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
+	28, // 9: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
+	16, // 10: ashlar.marble.v1.Parameters.reload:type_name -> ashlar.marble.v1.Reload
+	18, // 11: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
+	19, // 12: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
+	20, // 13: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
+	21, // 14: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
+	4,  // 15: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
+	2,  // 16: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
+	23, // 17: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
+	7,  // 18: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
+	24, // 19: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
+	25, // 20: ashlar.marble.v1.SessionResponse.revocation:type_name -> ashlar.marble.v1.Revocation
+	8,  // 21: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
+	0,  // 22: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
+	5,  // 23: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
+	17, // 24: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
+	9,  // 25: ashlar.marble.v1.Marble.Fetch:input_type -> ashlar.marble.v1.FetchRequest
+	11, // 26: ashlar.marble.v1.Marble.Use:input_type -> ashlar.marble.v1.UseRequest
+	13, // 27: ashlar.marble.v1.Marble.Deposit:input_type -> ashlar.marble.v1.DepositRequest
+	1,  // 28: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
+	6,  // 29: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
+	22, // 30: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
+	10, // 31: ashlar.marble.v1.Marble.Fetch:output_type -> ashlar.marble.v1.FetchResponse
+	12, // 32: ashlar.marble.v1.Marble.Use:output_type -> ashlar.marble.v1.UseResponse
+	14, // 33: ashlar.marble.v1.Marble.Deposit:output_type -> ashlar.marble.v1.DepositResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_marble_marblepb_marble_proto_init() }
@@ -1383,16 +1953,17 @@ func file_marble_marblepb_marble_proto_init() {
 	if File_marble_marblepb_marble_proto != nil {
 		return
 	}
-	file_marble_marblepb_marble_proto_msgTypes[10].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[17].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Renewal)(nil),
 		(*SessionRequest_Stage)(nil),
 		(*SessionRequest_Proxy)(nil),
 	}
-	file_marble_marblepb_marble_proto_msgTypes[15].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[22].OneofWrappers = []any{
 		(*SessionResponse_Demand)(nil),
 		(*SessionResponse_Lease)(nil),
 		(*SessionResponse_Refusal)(nil),
+		(*SessionResponse_Revocation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1400,7 +1971,7 @@ func file_marble_marblepb_marble_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_marble_marblepb_marble_proto_rawDesc), len(file_marble_marblepb_marble_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

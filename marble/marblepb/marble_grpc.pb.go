@@ -26,6 +26,9 @@ const (
 	Marble_Challenge_FullMethodName = "/ashlar.marble.v1.Marble/Challenge"
 	Marble_Activate_FullMethodName  = "/ashlar.marble.v1.Marble/Activate"
 	Marble_Session_FullMethodName   = "/ashlar.marble.v1.Marble/Session"
+	Marble_Fetch_FullMethodName     = "/ashlar.marble.v1.Marble/Fetch"
+	Marble_Use_FullMethodName       = "/ashlar.marble.v1.Marble/Use"
+	Marble_Deposit_FullMethodName   = "/ashlar.marble.v1.Marble/Deposit"
 )
 
 // MarbleClient is the client API for Marble service.
@@ -41,6 +44,14 @@ type MarbleClient interface {
 	// The coordinator demands fresh evidence and pushes what is new; the marble
 	// answers and reports its stage.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
+	// Fetch returns a secret that the caller may read. Like Use and Deposit it is
+	// called under the marble's leaf, and only a live instance gets an answer.
+	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (*FetchResponse, error)
+	// Use does something with a key that the caller may use and never gets, or
+	// reads or raises a counter.
+	Use(ctx context.Context, in *UseRequest, opts ...grpc.CallOption) (*UseResponse, error)
+	// Deposit gives an opaque secret a new version.
+	Deposit(ctx context.Context, in *DepositRequest, opts ...grpc.CallOption) (*DepositResponse, error)
 }
 
 type marbleClient struct {
@@ -84,6 +95,36 @@ func (c *marbleClient) Session(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Marble_SessionClient = grpc.BidiStreamingClient[SessionRequest, SessionResponse]
 
+func (c *marbleClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (*FetchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FetchResponse)
+	err := c.cc.Invoke(ctx, Marble_Fetch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *marbleClient) Use(ctx context.Context, in *UseRequest, opts ...grpc.CallOption) (*UseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UseResponse)
+	err := c.cc.Invoke(ctx, Marble_Use_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *marbleClient) Deposit(ctx context.Context, in *DepositRequest, opts ...grpc.CallOption) (*DepositResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DepositResponse)
+	err := c.cc.Invoke(ctx, Marble_Deposit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MarbleServer is the server API for Marble service.
 // All implementations must embed UnimplementedMarbleServer
 // for forward compatibility.
@@ -97,6 +138,14 @@ type MarbleServer interface {
 	// The coordinator demands fresh evidence and pushes what is new; the marble
 	// answers and reports its stage.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
+	// Fetch returns a secret that the caller may read. Like Use and Deposit it is
+	// called under the marble's leaf, and only a live instance gets an answer.
+	Fetch(context.Context, *FetchRequest) (*FetchResponse, error)
+	// Use does something with a key that the caller may use and never gets, or
+	// reads or raises a counter.
+	Use(context.Context, *UseRequest) (*UseResponse, error)
+	// Deposit gives an opaque secret a new version.
+	Deposit(context.Context, *DepositRequest) (*DepositResponse, error)
 	mustEmbedUnimplementedMarbleServer()
 }
 
@@ -115,6 +164,15 @@ func (UnimplementedMarbleServer) Activate(context.Context, *ActivateRequest) (*A
 }
 func (UnimplementedMarbleServer) Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method Session not implemented")
+}
+func (UnimplementedMarbleServer) Fetch(context.Context, *FetchRequest) (*FetchResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Fetch not implemented")
+}
+func (UnimplementedMarbleServer) Use(context.Context, *UseRequest) (*UseResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Use not implemented")
+}
+func (UnimplementedMarbleServer) Deposit(context.Context, *DepositRequest) (*DepositResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Deposit not implemented")
 }
 func (UnimplementedMarbleServer) mustEmbedUnimplementedMarbleServer() {}
 func (UnimplementedMarbleServer) testEmbeddedByValue()                {}
@@ -180,6 +238,60 @@ func _Marble_Session_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Marble_SessionServer = grpc.BidiStreamingServer[SessionRequest, SessionResponse]
 
+func _Marble_Fetch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FetchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MarbleServer).Fetch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Marble_Fetch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MarbleServer).Fetch(ctx, req.(*FetchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Marble_Use_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MarbleServer).Use(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Marble_Use_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MarbleServer).Use(ctx, req.(*UseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Marble_Deposit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DepositRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MarbleServer).Deposit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Marble_Deposit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MarbleServer).Deposit(ctx, req.(*DepositRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Marble_ServiceDesc is the grpc.ServiceDesc for Marble service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -194,6 +306,18 @@ var Marble_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Activate",
 			Handler:    _Marble_Activate_Handler,
+		},
+		{
+			MethodName: "Fetch",
+			Handler:    _Marble_Fetch_Handler,
+		},
+		{
+			MethodName: "Use",
+			Handler:    _Marble_Use_Handler,
+		},
+		{
+			MethodName: "Deposit",
+			Handler:    _Marble_Deposit_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,4 @@
+package problem
+
+// incidentCodes are raised by revocation, quarantine and break-glass.
+var incidentCodes = []Entry{}
