@@ -36,7 +36,8 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	if len(nonce) != apiv1.NonceSize || len(tlsKey) == 0 {
 		return apiv1.Statement{}, problem.New("CRD-002", "wanted a nonce of %d bytes and the key of the connection, got %d and %d bytes", apiv1.NonceSize, len(nonce), len(tlsKey))
 	}
-	s := apiv1.Statement{Root: c.authority.Load().Root(), TLSKey: bytes.Clone(tlsKey), Time: c.config.Now().UTC()}
+	a := c.authority.Load()
+	s := apiv1.Statement{Root: a.Root(), RootSteps: a.RootSteps(), TLSKey: bytes.Clone(tlsKey), Time: c.config.Now().UTC()}
 	rev, checkpoint, floors, err := c.consistent(ctx)
 	if err != nil {
 		return s, err
@@ -119,24 +120,25 @@ func (c *Coordinator) Bundle() [][]byte { return c.authority.Load().Bundle() }
 
 // ServerCertificate returns the certificate of the coordinator's listeners,
 // with the mesh CA after it. Its key is made here and stays in memory. It is
-// replaced at half of its life, and when the trust domain becomes known.
+// replaced at half of its life, when the trust domain becomes known, and when a
+// CA is replaced.
 func (c *Coordinator) ServerCertificate() (*tls.Certificate, error) {
 	c.serving.Lock()
 	defer c.serving.Unlock()
-	domain, now := c.current.Load().trustDomain(), c.config.Now()
-	if s := c.served; s != nil && c.servedFor == domain && !now.Before(s.Leaf.NotBefore) &&
+	domain, now, a := c.current.Load().trustDomain(), c.config.Now(), c.authority.Load()
+	if s := c.served; s != nil && c.servedFor == domain && c.servedBy == a && !now.Before(s.Leaf.NotBefore) &&
 		s.Leaf.NotAfter.Sub(now) > s.Leaf.NotAfter.Sub(s.Leaf.NotBefore)/2 {
 		return s, nil
 	}
-	s, err := c.newServerCertificate(domain, now)
+	s, err := c.newServerCertificate(a, domain, now)
 	if err != nil {
 		return nil, problem.Because(err, "CRD-006", "issuing the serving certificate")
 	}
-	c.served, c.servedFor = s, domain
+	c.served, c.servedFor, c.servedBy = s, domain, a
 	return s, nil
 }
 
-func (c *Coordinator) newServerCertificate(domain string, now time.Time) (*tls.Certificate, error) {
+func (c *Coordinator) newServerCertificate(a *authority.Authority, domain string, now time.Time) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), c.config.Rand)
 	if err != nil {
 		return nil, fmt.Errorf("making the key: %w", err)
@@ -145,7 +147,6 @@ func (c *Coordinator) newServerCertificate(domain string, now time.Time) (*tls.C
 	if err != nil {
 		return nil, fmt.Errorf("encoding the key: %w", err)
 	}
-	a := c.authority.Load()
 	token, err := a.PrepareServing(authority.ServingRequest{
 		TrustDomain: domain, Names: c.config.ServerNames, PublicKey: spki, NotAfter: now.Add(servingLife),
 	}, now)

@@ -48,6 +48,7 @@ type Coordinator struct {
 	serving   sync.Mutex // guards what follows
 	served    *tls.Certificate
 	servedFor string // trust domain
+	servedBy  *authority.Authority
 
 	live    live
 	health  health

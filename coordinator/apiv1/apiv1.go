@@ -18,8 +18,9 @@ type Statement struct {
 	Evidence     attest.Evidence     `json:"evidence"`
 	ClaimsBuffer []byte              `json:"claimsBuffer"` // package binding, purpose "coordinator"
 	Endorsements attest.Endorsements `json:"endorsements"`
-	Root         []byte              `json:"root"`   // root CA certificate, DER
-	TLSKey       []byte              `json:"tlsKey"` // PKIX DER of the key that serves this connection
+	Root         []byte              `json:"root"`                // root CA certificate, DER
+	RootSteps    []RootStep          `json:"rootSteps,omitempty"` // that led to the root, oldest first, at most 64
+	TLSKey       []byte              `json:"tlsKey"`              // PKIX DER of the key that serves this connection
 	TrustDomain  string              `json:"trustDomain,omitempty"`
 	Manifest     attest.Hex          `json:"manifest,omitempty"` // digest of the manifest in force; absent before the first
 	Revision     int                 `json:"revision"`           // 0 before the first manifest

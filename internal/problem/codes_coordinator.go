@@ -3,7 +3,8 @@ package problem
 // coordinatorCodes are raised by the core: requests (CRD-002 to CRD-009),
 // manifests (CRD-010 and up), challenges (CRD-020 and up), identities (CRD-030
 // and up), users (CRD-040 and up), decisions (CRD-050 and up), what needs
-// attention (CRD-060 and up), plans and floors (CRD-062 and up).
+// attention (CRD-060 and up), plans and floors (CRD-062 and up), CAs (CRD-080 and
+// up).
 var coordinatorCodes = []Entry{
 	{"CRD-001", Internal, "unexpected failure", "report it with the request id and the coordinator's log"},
 	{"CRD-002", Usage, "malformed request", "send the request in the form that is named"},
@@ -50,4 +51,7 @@ var coordinatorCodes = []Entry{
 	{"CRD-068", Invalid, "what the plan assumes cannot be judged", "correct the endorsements or the time that are named"},
 	{"CRD-069", Usage, "the request does not say which floor it replaces", "send If-Match with the digest of the floor in force"},
 	{"CRD-070", Invalid, "malformed floor", "correct the field that is named"},
+	{"CRD-080", Usage, "no such CA", "name mesh or root"},
+	{"CRD-081", NotPermitted, "the user may not replace a CA", "ask a user with a role that has the action rotateCA"},
+	{"CRD-082", Busy, "too many roots are still trusted", "wait until the overlap of an older root has ended"},
 }

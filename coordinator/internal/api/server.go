@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -151,11 +150,10 @@ func connState(c net.Conn, state http.ConnState) {
 	}
 }
 
-// serving is what connections are served with until the certificate changes or
-// the trust anchor does.
+// serving is what connections are served with until the certificate changes,
+// which it does with every CA.
 type serving struct {
 	cert   *tls.Certificate
-	root   []byte
 	key    []byte // of the certificate, PKIX DER
 	config *tls.Config
 }
@@ -171,10 +169,9 @@ func servingConfig(c *coordinator.Coordinator, protocols []string, auth tls.Clie
 		if err != nil {
 			return nil, err
 		}
-		root := c.Bundle()[0]
 		s := current.Load()
-		if s == nil || s.cert != cert || !bytes.Equal(s.root, root) {
-			s = &serving{cert: cert, root: root, key: cert.Leaf.RawSubjectPublicKeyInfo, config: base.Clone()}
+		if s == nil || s.cert != cert {
+			s = &serving{cert: cert, key: cert.Leaf.RawSubjectPublicKeyInfo, config: base.Clone()}
 			s.config.Certificates = []tls.Certificate{*cert}
 			if auth == tls.VerifyClientCertIfGiven {
 				// Not for users: their certificates are pinned, and a hint at CAs would

@@ -1,6 +1,7 @@
 // Package authority is the only one that holds CA private keys. It owns the
-// root (P-384, made once) and the mesh CA (P-256, rotated under the same root),
-// the profiles of the certificates that they sign, and the way to a signature:
+// root (P-384) and the mesh CA under it (P-256), the way from one root to the
+// next, the profiles of the certificates that they sign, and the way to a
+// signature:
 //
 //	template → encoded, unsigned → lint → the same bytes signed by the mesh CA,
 //	once → judged by a second function
@@ -27,6 +28,8 @@ import (
 	"log/slog"
 	"math/big"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 )
 
 // Lifetimes.
@@ -74,26 +77,36 @@ type ca struct {
 type Authority struct {
 	root   ca
 	mesh   ca
+	older  []older          // roots that are trusted beside the root, newest first
+	steps  []apiv1.RootStep // all that led to the root, oldest first
 	random io.Reader
 }
 
 // New makes a root and a mesh CA that are valid from at on.
 func New(at time.Time, random io.Reader) (*Authority, error) {
+	root, err := newRoot(at, random)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authority{root: root, random: random}
+	return a.Rotated(at)
+}
+
+func newRoot(at time.Time, random io.Reader) (ca, error) {
 	rootKey, err := newKey(elliptic.P384(), random)
 	if err != nil {
-		return nil, fmt.Errorf("making the root key: %w", err)
+		return ca{}, fmt.Errorf("making the root key: %w", err)
 	}
 	tmpl, err := caTemplate("Ashlar Root CA", at, RootLife, random)
 	if err != nil {
-		return nil, fmt.Errorf("making the root: %w", err)
+		return ca{}, fmt.Errorf("making the root: %w", err)
 	}
-	tmpl.MaxPathLen, tmpl.SignatureAlgorithm = 1, x509.ECDSAWithSHA384
+	tmpl.MaxPathLen, tmpl.SignatureAlgorithm = -1, x509.ECDSAWithSHA384
 	cert, err := signCA(tmpl, rootKey.signer.Public(), ca{cert: tmpl, key: rootKey}, random)
 	if err != nil {
-		return nil, fmt.Errorf("signing the root: %w", err)
+		return ca{}, fmt.Errorf("signing the root: %w", err)
 	}
-	a := &Authority{root: ca{cert: cert, key: rootKey}, random: random}
-	return a.Rotated(at)
+	return ca{cert: cert, key: rootKey}, nil
 }
 
 // Rotated returns an authority with the same root and a new mesh CA, valid from
@@ -130,13 +143,22 @@ func (a *Authority) RotateDue(at time.Time) bool {
 // Root returns the root certificate, DER. The caller must not change it.
 func (a *Authority) Root() []byte { return a.root.cert.Raw }
 
-// Bundle returns the trust anchors, DER.
-func (a *Authority) Bundle() [][]byte { return [][]byte{a.root.cert.Raw} }
+// Bundle returns the trust anchors, DER, the root first.
+func (a *Authority) Bundle() [][]byte {
+	all := [][]byte{a.root.cert.Raw}
+	for _, o := range a.older {
+		all = append(all, o.root.Raw)
+	}
+	return all
+}
 
 // Roots returns the trust anchors as a new pool.
 func (a *Authority) Roots() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(a.root.cert)
+	for _, o := range a.older {
+		p.AddCert(o.root)
+	}
 	return p
 }
 
@@ -147,8 +169,9 @@ type CAInfo struct {
 }
 
 // MeshCA describes the mesh CA in use.
-func (a *Authority) MeshCA() CAInfo {
-	c := a.mesh.cert
+func (a *Authority) MeshCA() CAInfo { return describe(a.mesh.cert) }
+
+func describe(c *x509.Certificate) CAInfo {
 	return CAInfo{Serial: Serial(c), NotBefore: c.NotBefore, NotAfter: c.NotAfter}
 }
 
@@ -164,12 +187,23 @@ type State struct {
 }
 
 type stateJSON struct {
-	Root, RootKey, Mesh, MeshKey []byte // certificates DER, keys PKCS #8 DER
+	Root, RootKey, Mesh, MeshKey []byte           // certificates DER, keys PKCS #8 DER
+	Older                        []olderJSON      `json:",omitempty"`
+	Steps                        []apiv1.RootStep `json:",omitempty"`
+}
+
+// olderJSON keeps no key: a root that was replaced signs nothing any more.
+type olderJSON struct {
+	Root, Cross []byte // DER
+	Until       time.Time
 }
 
 // State returns what Restore needs.
 func (a *Authority) State() (State, error) {
-	s := stateJSON{Root: a.root.cert.Raw, Mesh: a.mesh.cert.Raw}
+	s := stateJSON{Root: a.root.cert.Raw, Mesh: a.mesh.cert.Raw, Steps: a.steps}
+	for _, o := range a.older {
+		s.Older = append(s.Older, olderJSON{Root: o.root.Raw, Cross: o.cross.Raw, Until: o.until})
+	}
 	var err error
 	if s.RootKey, err = x509.MarshalPKCS8PrivateKey(a.root.key.signer); err != nil {
 		return State{}, fmt.Errorf("encoding the root key: %w", err)
@@ -211,7 +245,8 @@ func Restore(state []byte, random io.Reader) (*Authority, error) {
 	if err := mesh.cert.CheckSignatureFrom(root.cert); err != nil {
 		return nil, fmt.Errorf("restoring the mesh CA: not signed by the root: %w", err)
 	}
-	return &Authority{root: root, mesh: mesh, random: random}, nil
+	a := &Authority{root: root, mesh: mesh, steps: s.Steps, random: random}
+	return a, a.restoreOlder(s.Older)
 }
 
 func restoreCA(certDER, keyDER []byte) (ca, error) {

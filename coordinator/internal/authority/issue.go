@@ -32,7 +32,7 @@ func (t *Token) NotAfter() time.Time { return t.profile.notAfter }
 
 // Issued is a signed certificate with the chain below the root.
 type Issued struct {
-	Certificates [][]byte // DER, leaf first, then the mesh CA
+	Certificates [][]byte // DER, leaf first, then the mesh CA, then what leads to older roots
 	Leaf         *x509.Certificate
 	Serial       string
 }
@@ -127,7 +127,7 @@ func (a *Authority) Issue(t *Token) (Issued, error) {
 	if err != nil {
 		return Issued{}, fmt.Errorf("the signed %s certificate is refused: %w", t.profile.kind, err)
 	}
-	return Issued{Certificates: [][]byte{der, a.mesh.cert.Raw}, Leaf: leaf, Serial: t.serial}, nil
+	return Issued{Certificates: a.chain(der), Leaf: leaf, Serial: t.serial}, nil
 }
 
 // ecdsaWithSHA256 is the algorithm identifier of RFC 5758, section 3.2.
