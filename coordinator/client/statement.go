@@ -73,7 +73,7 @@ func (v Verified) Remembered() Remembered {
 //
 // A refusal is a *problem.Error of kind Refused: CRD-100 with the verdict, in
 // which each binding is a step; CRD-101 contradiction, CRD-102 manifest, CRD-103
-// rollback or fork, CRD-104 another root.
+// rollback or fork, CRD-104 a root that the remembered one does not lead to.
 func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	verdict := judge(s, in)
 	if !verdict.OK() {
@@ -94,6 +94,9 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 		return Verified{}, err
 	}
 	if in.Remembered != nil {
+		if _, err := FollowRoots(in.Remembered.Root, apiv1.Roots{Root: s.Root, Steps: s.RootSteps}, in.At); err != nil {
+			return Verified{}, err
+		}
 		if err := newer(*in.Remembered, v.Remembered()); err != nil {
 			return Verified{}, err
 		}
@@ -204,11 +207,10 @@ func checkChain(root *x509.Certificate, in VerifyInput) error {
 	return nil
 }
 
-// newer compares what a coordinator shows now with what was seen before.
+// newer compares what a coordinator shows now with what was seen before; roots
+// are FollowRoots'.
 func newer(old, now Remembered) error {
 	switch {
-	case !bytes.Equal(old.Root, now.Root):
-		return problem.New("CRD-104", "remembered root %s, this one is %s", short(old.Root), short(now.Root))
 	case now.Checkpoint.Size < old.Checkpoint.Size:
 		return problem.New("CRD-103", "its log has %d records, and %d were seen before", now.Checkpoint.Size, old.Checkpoint.Size)
 	case now.Checkpoint.Size == old.Checkpoint.Size && !bytes.Equal(now.Checkpoint.Hash, old.Checkpoint.Hash):

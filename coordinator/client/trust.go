@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // The files of a trust folder.
 const (
-	BundleFile   = "bundle.pem"    // the root CA certificate, for any TLS client
+	BundleFile   = "bundle.pem"    // the root CA certificate, and after it older ones that are still trusted, for any TLS client
 	EvidenceFile = "evidence.json" // the statement, to be judged again
 	TrustFile    = "trust.json"    // Trust: what to hold later statements against
 )
@@ -44,6 +45,9 @@ func WriteTrust(dir string, v Verified) error {
 	old, err := LoadTrust(dir)
 	switch {
 	case err == nil:
+		if _, err := FollowRoots(old.Root, apiv1.Roots{Root: v.Statement.Root, Steps: v.Statement.RootSteps}, v.At); err != nil {
+			return err
+		}
 		if err := newer(old.Remembered, v.Remembered()); err != nil {
 			return err
 		}
@@ -61,12 +65,16 @@ func WriteTrust(dir string, v Verified) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return problem.Because(err, "CRD-109", "making %s", dir)
 	}
+	var bundle []byte
+	for _, der := range anchors(v.Statement, v.At) {
+		bundle = append(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
 	files := []struct {
 		name string
 		data []byte
 	}{
 		{EvidenceFile, append(evidence, '\n')},
-		{BundleFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: v.Root.Raw})},
+		{BundleFile, bundle},
 		{TrustFile, append(trust, '\n')},
 	}
 	for _, f := range files {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -75,7 +76,7 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 		c.add("CRD-102", "manifest.inForce", in.Manifest.String(), orNone(s.Manifest), checkWanted(in.Manifest, s.Manifest))
 	}
 	c.add("CRD-123", "manifest.bytes", orNone(s.Manifest), "the same", checkManifest(b))
-	v.Accepted = c.log(b, in.Remembered)
+	v.Accepted = c.log(b, in)
 	if v.Floors, err = readFloors(s); err != nil {
 		c.add("CRD-101", "floors", "floors of platforms", "", err)
 	}
@@ -105,7 +106,8 @@ func (c checks) add(code problem.Code, field, want, got string, err error) {
 
 // log checks the proof of the manifest's acceptance, and the log against the
 // one that the reader remembers.
-func (c checks) log(b Bundle, old *Remembered) *Accepted {
+func (c checks) log(b Bundle, in BundleInput) *Accepted {
+	old := in.Remembered
 	now := Verified{Statement: b.Statement}.Remembered()
 	var forked error
 	compare := func(size uint64, hash []byte) {
@@ -123,11 +125,8 @@ func (c checks) log(b Bundle, old *Remembered) *Accepted {
 	if old == nil {
 		return accepted
 	}
-	var other error
-	if !bytes.Equal(old.Root, now.Root) {
-		other = problem.New("CRD-104", "remembered root %s, this one is %s", short(old.Root), short(now.Root))
-	}
-	c.add("CRD-104", "remembered.root", old.Root.String(), "the same", other)
+	_, other := FollowRoots(old.Root, apiv1.Roots{Root: b.Statement.Root, Steps: b.Statement.RootSteps}, in.At)
+	c.add("CRD-104", "remembered.root", old.Root.String(), "leads to the root", other)
 	if other == nil {
 		c.add("CRD-103", "remembered.log", "the log that was seen before", "no fork of it", forked)
 	}
