@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -57,7 +58,11 @@ func (a *Authority) PrepareServing(r ServingRequest, at time.Time) (*Token, erro
 
 // PrepareSecret builds and lints the certificate of a secret.
 func (a *Authority) PrepareSecret(r SecretRequest, at time.Time) (*Token, error) {
-	return a.prepare(a.secretProfile(r, at))
+	p, err := a.secretProfile(r, at)
+	if err != nil {
+		return nil, fmt.Errorf("preparing a secret's certificate: %w", err)
+	}
+	return a.prepare(p)
 }
 
 func (a *Authority) prepare(p profile) (*Token, error) {
@@ -176,6 +181,10 @@ func judge(t *Token, der []byte, issuer *x509.Certificate) (*x509.Certificate, e
 		return nil, errors.New("it could sign certificates")
 	case p.uri == "" && len(ids) != 0 || p.uri != "" && (len(ids) != 1 || ids[0] != p.uri):
 		return nil, fmt.Errorf("identities %q, want %q alone", ids, p.uri)
+	case cert.Subject.CommonName != p.subject || !alike(cert.Subject.Organization, p.organization):
+		return nil, fmt.Errorf("subject %q, want the common name %q and the organization %q", cert.Subject, p.subject, p.organization)
+	case !slices.Equal(cert.ExtKeyUsage, p.eku):
+		return nil, errors.New("other uses than requested")
 	case len(cert.DNSNames) != len(p.dns) || len(cert.IPAddresses) != len(p.ips) || len(cert.EmailAddresses) != 0:
 		return nil, errors.New("other names than requested")
 	case cert.NotAfter.After(p.notAfter) || cert.NotAfter.After(issuer.NotAfter):

@@ -84,10 +84,17 @@ func lintKey(p profile, c, _ *x509.Certificate) error {
 }
 
 func lintSubject(p profile, c, _ *x509.Certificate) error {
-	if n := c.Subject.Names; len(n) > 1 || c.Subject.CommonName != p.subject {
-		return fmt.Errorf("got %q, want the common name %q alone", c.Subject, p.subject)
+	names := len(p.organization) + min(len(p.subject), 1) + min(len(p.instance), 1)
+	if len(c.Subject.Names) != names || c.Subject.CommonName != p.subject || c.Subject.SerialNumber != p.instance ||
+		!alike(c.Subject.Organization, p.organization) {
+		return fmt.Errorf("got %q, want the common name %q, the organization %q and the serial number %q alone", c.Subject, p.subject, p.organization, p.instance)
 	}
 	return nil
+}
+
+// alike compares lists whatever their order: DER sorts the names of one kind.
+func alike(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 func lintURI(p profile, c, _ *x509.Certificate) error {

@@ -23,8 +23,10 @@ const (
 	MaxDNSName     = 253 // bytes (RFC 1035)
 	MaxNames       = 100 // DNS names and IPs of one certificate
 	serialSize     = 16  // bytes
-	maxLeafLife    = 25 * time.Hour
-	maxSecretLife  = 366 * 24 * time.Hour
+	// maxOrganizations is how many a subject has.
+	maxOrganizations = 4
+	maxLeafLife      = 25 * time.Hour
+	maxSecretLife    = 366 * 24 * time.Hour
 )
 
 // SPIFFEID returns the identity of a marble.
@@ -37,31 +39,36 @@ const CoordinatorPath = "ashlar/coordinator"
 // profile says what a kind of certificate must be: lint and judge hold the
 // result against it.
 type profile struct {
-	kind      string
-	serial    SerialNumber // the zero one lets template draw one
-	uri       string       // "" for none
-	dns       []string
-	ips       []net.IP
-	eku       []x509.ExtKeyUsage
-	subject   string
-	spki      []byte // PKIX DER of the requested key
-	public    crypto.PublicKey
-	onlyP256  bool
-	extension []byte // value of apiv1.LeafOID; nil for none
-	notAfter  time.Time
-	maxLife   time.Duration
-	at        time.Time
+	kind         string
+	serial       SerialNumber // the zero one lets template draw one
+	uri          string       // "" for none
+	dns          []string
+	ips          []net.IP
+	eku          []x509.ExtKeyUsage
+	subject      string // common name
+	instance     string // serialNumber of the subject; "" for none
+	organization []string
+	spki         []byte // PKIX DER of the requested key
+	public       crypto.PublicKey
+	onlyP256     bool
+	extension    []byte // value of apiv1.LeafOID; nil for none
+	notAfter     time.Time
+	maxLife      time.Duration
+	at           time.Time
 }
 
 // LeafRequest asks for a marble's leaf. All names come from the manifest.
 type LeafRequest struct {
 	TrustDomain string
 	Marble      string
-	DNSNames    []string
-	PublicKey   []byte    // PKIX DER, ECDSA P-256: all that the marble chose
-	NotAfter    time.Time // the end of lease and evidence; the chain may end earlier
-	Facts       apiv1.LeafFacts
-	Serial      SerialNumber // from NewSerial; the zero one lets Prepare draw one
+	// Instance is what the instance calls itself: it tells the leaves of one
+	// instance from those of its siblings, and grants nothing.
+	Instance  string
+	DNSNames  []string
+	PublicKey []byte    // PKIX DER, ECDSA P-256: all else that the marble chose
+	NotAfter  time.Time // the end of lease and evidence; the chain may end earlier
+	Facts     apiv1.LeafFacts
+	Serial    SerialNumber // from NewSerial; the zero one lets Prepare draw one
 }
 
 // ServingRequest asks for the certificate of the coordinator's own listeners.
@@ -74,10 +81,14 @@ type ServingRequest struct {
 
 // SecretRequest asks for the certificate of a secret.
 type SecretRequest struct {
-	CommonName string
-	DNSNames   []string
-	PublicKey  []byte // PKIX DER
-	NotAfter   time.Time
+	CommonName   string
+	Organization []string
+	DNSNames     []string
+	IPAddresses  []string
+	// ExtendedKeyUsages are "serverAuth" and "clientAuth"; both if empty.
+	ExtendedKeyUsages []string
+	PublicKey         []byte // PKIX DER
+	NotAfter          time.Time
 }
 
 func (a *Authority) leafProfile(r LeafRequest, at time.Time) (profile, error) {
@@ -86,7 +97,7 @@ func (a *Authority) leafProfile(r LeafRequest, at time.Time) (profile, error) {
 		return profile{}, err
 	}
 	p := profile{
-		kind: "leaf", serial: r.Serial, subject: r.Marble, uri: SPIFFEID(r.TrustDomain, r.Marble), dns: r.DNSNames, spki: r.PublicKey, onlyP256: true,
+		kind: "leaf", serial: r.Serial, subject: r.Marble, instance: r.Instance, uri: SPIFFEID(r.TrustDomain, r.Marble), dns: r.DNSNames, spki: r.PublicKey, onlyP256: true,
 		eku:       []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		extension: ext, notAfter: a.within(r.NotAfter), maxLife: maxLeafLife, at: at,
 	}
@@ -112,13 +123,33 @@ func (a *Authority) servingProfile(r ServingRequest, at time.Time) (profile, err
 	return p, checkTrustDomain(r.TrustDomain)
 }
 
-func (a *Authority) secretProfile(r SecretRequest, at time.Time) profile {
-	return profile{
-		kind: "secret", subject: r.CommonName, dns: r.DNSNames, spki: r.PublicKey,
-		eku:      []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+func (a *Authority) secretProfile(r SecretRequest, at time.Time) (profile, error) {
+	p := profile{
+		kind: "secret", subject: r.CommonName, organization: r.Organization, dns: r.DNSNames, spki: r.PublicKey,
 		notAfter: a.within(r.NotAfter), maxLife: maxSecretLife, at: at,
 	}
+	for _, text := range r.IPAddresses {
+		ip := net.ParseIP(text)
+		if ip == nil {
+			return p, fmt.Errorf("%.80q is no IP address", text)
+		}
+		p.ips = append(p.ips, ip)
+	}
+	for _, usage := range r.ExtendedKeyUsages {
+		eku, ok := usages[usage]
+		if !ok {
+			return p, fmt.Errorf("unknown extended key usage %.80q", usage)
+		}
+		p.eku = append(p.eku, eku)
+	}
+	if len(p.eku) == 0 {
+		p.eku = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	return p, nil
 }
+
+// usages are the extended key usages that a secret's certificate may have.
+var usages = map[string]x509.ExtKeyUsage{"serverAuth": x509.ExtKeyUsageServerAuth, "clientAuth": x509.ExtKeyUsageClientAuth}
 
 // within returns the earlier of t and the end of the chain, in whole seconds.
 func (a *Authority) within(t time.Time) time.Time {
@@ -141,7 +172,7 @@ func (p *profile) template(a *Authority) (*x509.Certificate, error) {
 		}
 	}
 	t := &x509.Certificate{
-		SerialNumber: serial.n, Subject: pkix.Name{CommonName: p.subject},
+		SerialNumber: serial.n, Subject: pkix.Name{CommonName: p.subject, SerialNumber: p.instance, Organization: p.organization},
 		NotBefore: p.at.Add(-Backdate).UTC().Truncate(time.Second), NotAfter: p.notAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: p.eku, BasicConstraintsValid: true,
 		DNSNames: p.dns, IPAddresses: p.ips, SignatureAlgorithm: x509.ECDSAWithSHA256,
@@ -170,6 +201,17 @@ func (p *profile) check() error {
 	if len(p.subject) > 64 {
 		return fmt.Errorf("common name of %d bytes, at most 64", len(p.subject))
 	}
+	if p.instance != "" && !instanceID.MatchString(p.instance) {
+		return fmt.Errorf("instance %.80q is not 1 to 64 letters, digits and dashes", p.instance)
+	}
+	if len(p.organization) > maxOrganizations {
+		return fmt.Errorf("%d organizations, at most %d", len(p.organization), maxOrganizations)
+	}
+	for _, o := range p.organization {
+		if o == "" || len(o) > 4*64 { // X.520 allows 64 characters
+			return fmt.Errorf("organization of %d bytes, wanted 1 to 64 characters", len(o))
+		}
+	}
 	if !p.notAfter.After(p.at) {
 		return fmt.Errorf("nothing left to certify: lease, evidence or chain ends at %s", p.notAfter.Format(time.RFC3339))
 	}
@@ -186,6 +228,7 @@ func (p *profile) check() error {
 
 var (
 	errNotP256 = errors.New("the key is not ECDSA P-256")
+	instanceID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
 	segment    = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
 	dnsName    = regexp.MustCompile(`^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 )
