@@ -25,6 +25,7 @@ type Change struct {
 	Path string `json:"path"`
 	Old  string `json:"old,omitempty"`
 	New  string `json:"new,omitempty"`
+	Line int    `json:"line,omitempty"` // of the new manifest, and of the old one for what is removed; Demands fills it in
 }
 
 // Diff is what lies between two manifests: the places, and what they do to a
@@ -126,9 +127,9 @@ func (d *Diff) whole(op, path string, n *jsonpos.Node) {
 
 func (d *Diff) item(op, path string, n *jsonpos.Node) {
 	if op == Added {
-		d.add(op, path, "", identity(path, n))
+		d.add(op, path, "", shown(path, n))
 	} else {
-		d.add(op, path, identity(path, n), "")
+		d.add(op, path, shown(path, n), "")
 	}
 }
 
@@ -182,16 +183,26 @@ func identities(path string, n *jsonpos.Node) map[string]*jsonpos.Node {
 // whose order matters.
 func identity(path string, n *jsonpos.Node) string {
 	switch {
-	case strings.HasSuffix(path, ".argv"):
+	case strings.HasSuffix(path, ".argv"), strings.HasSuffix(path, ".command"):
 		return ""
 	case n.Kind == jsonpos.Object && n.Get("marble") != nil && n.Get("port") != nil:
 		return strconv.Quote(n.Get("marble").Text + ":" + n.Get("port").Text)
 	case n.Kind == jsonpos.Object && n.Get("from") != nil && n.Get("to") != nil:
 		return strconv.Quote(n.Get("from").Text + " → " + n.Get("to").Text)
+	case n.Kind == jsonpos.Object && n.Get("ask") != nil:
+		return strconv.Quote(n.Get("ask").Text)
 	case n.Kind == jsonpos.String:
-		return brief(path, n)
+		return strconv.Quote(n.Text)
 	}
 	return ""
+}
+
+// shown is an item for people.
+func shown(path string, n *jsonpos.Node) string {
+	if n.Kind == jsonpos.String {
+		return brief(path, n)
+	}
+	return identity(path, n)
 }
 
 func unionKeys(a, b *jsonpos.Node) []string {

@@ -127,7 +127,7 @@ func TestCompareFirst(t *testing.T) {
 }
 
 func TestDiffRenderNamesRisks(t *testing.T) {
-	d := Diff{Changes: []Change{{"-", "secrets.legacyKey", "{…}", ""}, {"~", "packages.pay.tdx.rtmr1", "77f9…", "3be0…"}}, Effects: []Effect{{"pay", "must attest again", ""}, {"legacyKey", "is destroyed", RiskDropSecrets}}}
+	d := Diff{Changes: []Change{{Op: "-", Path: "secrets.legacyKey", Old: "{…}"}, {Op: "~", Path: "packages.pay.tdx.rtmr1", Old: "77f9…", New: "3be0…"}}, Effects: []Effect{{"pay", "must attest again", ""}, {"legacyKey", "is destroyed", RiskDropSecrets}}}
 	var b strings.Builder
 	d.Render(&b, false)
 	want := `  - secrets.legacyKey       {…}
