@@ -56,7 +56,7 @@ var layers = [][]string{
 	{"attest"},
 	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/eventlog", "attest/tdx", "attest/snp", "attest/tpm", "attest/azure", "attest/gcp", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
 		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/services", "attest/sim/platform", "attest/attesttest",
-		"manifest", "manifest/importer", "ratls", "transparency",
+		"manifest", "manifest/importer", "ratls", "transparency", "transparency/logtest",
 		"coordinator/apiv1", "coordinator/internal/recovery", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
 	{"coordinator"},
