@@ -206,7 +206,7 @@ func (p parted) demand(other parted, path string, lines [2]*locator) (Demand, bo
 	if !differ(was, is) && !noted && !moved {
 		return Demand{}, false
 	}
-	dots := dotted(pathSteps(path))
+	dots := dotted(pathSteps(strings.TrimSuffix(strings.TrimSuffix(path, NotesPath), "/")))
 	var d Diff
 	switch {
 	case was != nil || is != nil:
@@ -237,6 +237,9 @@ func textNode(s string) *jsonpos.Node { return &jsonpos.Node{Kind: jsonpos.Strin
 // pathSteps are the names of a path: section, entry, field.
 func pathSteps(path string) place {
 	var steps place
+	if path == "" {
+		return nil
+	}
 	for _, name := range strings.Split(path, "/") {
 		steps = append(steps, name)
 	}
