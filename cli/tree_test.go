@@ -162,6 +162,7 @@ var elsewhere = map[string]string{
 	"status": "integration", "marble list": "integration", "marble show": "integration", "verify": "integration",
 	"manifest set": "integration", "manifest get": "integration", "dev up": "integration", "dev down": "integration",
 	"plan": "integration", "forecast": "integration", "floor show": "integration", "floor raise": "integration",
+	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",
 }

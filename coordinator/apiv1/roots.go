@@ -34,3 +34,8 @@ type CAState struct {
 	// Next is when it is replaced, or for an older root when it stops to be trusted.
 	Next time.Time `json:"next"`
 }
+
+// RotateCA is the body of POST /v1/ca/rotate.
+type RotateCA struct {
+	CA string `json:"ca"` // "mesh" or "root"
+}

@@ -60,6 +60,18 @@ type Verified struct {
 	Accepted *Accepted
 }
 
+// Roots returns the deployment's trust anchors as a new pool: the root, and older
+// ones that were still trusted then.
+func (v Verified) Roots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, der := range anchors(v.Statement, v.At) {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			pool.AddCert(c)
+		}
+	}
+	return pool
+}
+
 // Remembered returns what to hold a later statement against.
 func (v Verified) Remembered() Remembered {
 	root := sha256.Sum256(v.Statement.Root)

@@ -50,6 +50,9 @@ var operations = map[string]operation{
 	"GET /v1/endorsements/bundle":           {"All documents in one file, for machines that reach no vendor. For users of the manifest.", nil, "application/json", []int{401}},
 	"PUT /v1/endorsements/bundle":           {"Import a bundle. Each document must be signed by its vendor, of its platform, and not older than the one at hand; the answer says what was refused. Needs the right manageEndorsements.", apiv1.ImportedEndorsements{}, "", []int{400, 401, 403, 404, 413, 415, 422, 429}},
 	"GET /v1/audit":                         {"Records of the audit log in order.", apiv1.Audit{}, "", []int{400}},
+	"GET /v1/ca":                            {"The CAs in use, and when they are replaced.", apiv1.CAs{}, "", nil},
+	"POST /v1/ca/rotate":                    {"Replace a CA before its time. Needs the right rotateCA.", apiv1.CAs{}, "", []int{400, 401, 403, 413, 415, 429}},
+	"GET /v1/roots":                         {"The root, and the signed steps that lead to it from the roots before it.", apiv1.Roots{}, "", nil},
 	"GET /v1/bundle":                        {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
 	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
 	"GET /v1/openapi.json":                  {"This document.", nil, "application/json", nil},
@@ -65,6 +68,7 @@ var requests = map[string]struct {
 	"PUT /v1/manifest":            {"the manifest, at most 4 MiB", nil, "digest of the manifest in force, in quotes; absent only for the first", true},
 	"PUT /v1/endorsements/bundle": {"a bundle of endorsements, at most 8 MiB", nil, "", false},
 	"POST /v1/plan":               {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
+	"POST /v1/ca/rotate":          {"which CA", apiv1.RotateCA{}, "", false},
 	"PUT /v1/floors/{platform}":   {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
 }
 
