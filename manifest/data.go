@@ -8,7 +8,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxRendered is the size limit of one rendered template, in bytes.
@@ -62,10 +64,13 @@ type MarbleData struct {
 
 // SecretData is one secret's value.
 type SecretData struct {
-	Value       Private  // symmetric
-	PrivateKey  Private  // PKCS #8 DER
-	Certificate [][]byte // the certificate, DER
-	Chain       [][]byte // with intermediates, DER
+	Value       Private     // symmetric, opaque
+	PrivateKey  Private     // PKCS #8 DER
+	PublicKey   []byte      // PKIX DER: of key pairs
+	Certificate [][]byte    // the certificate, DER
+	Chain       [][]byte    // with intermediates, DER
+	Version     uint64      // from 1
+	Previous    *SecretData // the version before, while the two overlap; nil renders as the empty string
 }
 
 // Render renders a template of a marble's parameters: text with {{ actions }},
@@ -118,7 +123,7 @@ func (p part) render(data TemplateData) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(p.calls) == 0 && v.blobs != nil {
+	if len(p.calls) == 0 && len(v.blobs) > 0 {
 		return "", fmt.Errorf("it is not text and needs a function")
 	}
 	for _, call := range p.calls {
@@ -143,6 +148,11 @@ func (v value) apply(call string) (string, error) {
 	case "base64url":
 		return base64.RawURLEncoding.EncodeToString(all), nil
 	case "raw":
+		return string(all), nil
+	case "text":
+		if !utf8.Valid(all) || bytes.IndexByte(all, 0) >= 0 {
+			return "", fmt.Errorf("it is not text: it holds a zero byte, or is not UTF-8")
+		}
 		return string(all), nil
 	}
 	if v.label == "" {
@@ -189,17 +199,37 @@ func (d TemplateData) lookup(field []string) (value, error) {
 	if !ok {
 		return value{}, fmt.Errorf("the marble did not get this secret")
 	}
-	switch {
-	case len(field) == 2 && len(s.Value.b) == 0:
-		return value{}, fmt.Errorf("the secret is not symmetric")
-	case len(field) == 2:
-		return value{blobs: [][]byte{s.Value.b}}, nil
-	case field[2] == "PrivateKey":
-		return privateKey(s.PrivateKey)
-	case field[2] == "Chain":
-		return certificates(s.Chain)
+	part, previous := secretPart(field)
+	if previous && s.Previous == nil {
+		return value{label: "NONE", blobs: [][]byte{}}, nil
 	}
-	return certificates(s.Certificate)
+	if previous {
+		s = *s.Previous
+	}
+	return s.part(part)
+}
+
+// part returns a part of a secret; "" is its bytes.
+func (s SecretData) part(name string) (value, error) {
+	switch name {
+	case "PrivateKey":
+		return privateKey(s.PrivateKey)
+	case "PublicKey":
+		if len(s.PublicKey) == 0 {
+			return value{}, fmt.Errorf("there is no public key")
+		}
+		return value{label: "PUBLIC KEY", blobs: [][]byte{s.PublicKey}}, nil
+	case "Chain":
+		return certificates(s.Chain)
+	case "Certificate":
+		return certificates(s.Certificate)
+	case "Version":
+		return value{text: strconv.FormatUint(s.Version, 10)}, nil
+	}
+	if len(s.Value.b) == 0 {
+		return value{}, fmt.Errorf("the secret is neither symmetric nor opaque")
+	}
+	return value{blobs: [][]byte{s.Value.b}}, nil
 }
 
 func certificates(ders [][]byte) (value, error) {

@@ -44,8 +44,8 @@ type valueKind int
 
 const (
 	textValue   valueKind = iota // prints as it is
-	bytesValue                   // a symmetric secret: needs hex, base64, base64url or raw
-	objectValue                  // certificates or a private key: also pem
+	bytesValue                   // a symmetric or opaque secret: needs hex, base64, base64url, raw or text
+	objectValue                  // certificates or a key: pem, and all of those but text
 	binaryValue                  // what raw gives
 )
 
@@ -60,8 +60,12 @@ var functions = map[string]struct {
 	"base64":    {[]valueKind{bytesValue, objectValue}, textValue},
 	"base64url": {[]valueKind{bytesValue, objectValue}, textValue},
 	"raw":       {[]valueKind{bytesValue, objectValue}, binaryValue},
+	"text":      {[]valueKind{bytesValue}, textValue},
 	"json":      {[]valueKind{textValue}, textValue},
 }
+
+// functionNames are the functions, in the order in which they are offered.
+var functionNames = []string{"pem", "hex", "base64", "base64url", "raw", "text", "json"}
 
 var fields = map[string]valueKind{
 	"Marble.Name": textValue, "Marble.SPIFFEID": textValue, "Marble.Instance": textValue,
@@ -138,7 +142,7 @@ func compilePipe(pipe *parse.PipeNode) (part, *templateError) {
 		args := cmd.Args
 		if name, ok := args[0].(*parse.IdentifierNode); ok {
 			if _, known := functions[name.Ident]; !known {
-				return part{}, &templateError{text: fmt.Sprintf("there is no function %q", clip(name.Ident)), suggest: "use one of pem, hex, base64, base64url, raw, json"}
+				return part{}, &templateError{text: fmt.Sprintf("there is no function %q", clip(name.Ident)), suggest: "use one of " + strings.Join(functionNames, ", ")}
 			}
 			args = args[1:]
 			p.calls = append(p.calls, name.Ident)
@@ -188,7 +192,7 @@ func (t *template) add(p part, secrets map[string]Secret) *templateError {
 
 func fits(kinds []valueKind) string {
 	var names []string
-	for _, name := range []string{"pem", "hex", "base64", "base64url", "raw", "json"} {
+	for _, name := range functionNames {
 		if slices.ContainsFunc(functions[name].takes, func(k valueKind) bool { return slices.Contains(kinds, k) }) {
 			names = append(names, name)
 		}
@@ -205,7 +209,7 @@ func (t *template) kinds(field []string, secrets map[string]Secret) ([]valueKind
 	if kind, ok := fields[name]; ok {
 		return []valueKind{kind}, nil
 	}
-	if field[0] != "Secrets" || len(field) < 2 || len(field) > 3 {
+	if field[0] != "Secrets" || len(field) < 2 || len(field) > 4 {
 		return nil, &templateError{text: fmt.Sprintf("there is no value %s", strconv.Quote("."+clip(name))), suggest: "use one of " + fieldNames}
 	}
 	secret, known := secrets[field[1]]
@@ -213,17 +217,69 @@ func (t *template) kinds(field []string, secrets map[string]Secret) ([]valueKind
 		return nil, &templateError{text: fmt.Sprintf("there is no secret %q", clip(field[1])), unknownSecret: field[1]}
 	}
 	t.secrets = append(t.secrets, field[1])
-	isCert := len(field) == 3
-	if isCert && !slices.Contains([]string{"Certificate", "Chain", "PrivateKey"}, field[2]) {
-		return nil, &templateError{text: fmt.Sprintf("a secret has no %q", clip(field[2])), suggest: "certificate secrets have Certificate, Chain and PrivateKey"}
-	}
+	part, _ := secretPart(field)
+	kind, known := secretKinds[part]
 	switch {
-	case secrets != nil && secret.Type != "" && isCert && secret.Type == Symmetric:
-		return nil, &templateError{text: fmt.Sprintf("secret %q is symmetric and has no %s", field[1], field[2]), suggest: "write .Secrets." + field[1]}
-	case secrets != nil && secret.Type != "" && !isCert && secret.Type != Symmetric:
-		return nil, &templateError{text: fmt.Sprintf("secret %q has parts: name one", field[1]), suggest: fmt.Sprintf("write .Secrets.%s.Certificate, .Chain or .PrivateKey", field[1])}
-	case isCert:
-		return []valueKind{objectValue}, nil
+	case !known:
+		return nil, &templateError{text: fmt.Sprintf("a secret has no %q", clip(part)), suggest: "secrets have PrivateKey, PublicKey, Certificate, Chain, Version and Previous"}
+	case secrets == nil || secret.Type == "" || slices.Contains(secretParts(secret), part):
+		return []valueKind{kind}, nil
 	}
-	return []valueKind{bytesValue}, nil
+	return nil, noPart(field[1], part, secret)
+}
+
+// secretPart returns which part of a secret a field names, "" for its bytes, and
+// whether it is that of the version before.
+func secretPart(field []string) (part string, previous bool) {
+	rest := field[2:]
+	if len(rest) > 0 && rest[0] == "Previous" {
+		previous, rest = true, rest[1:]
+	}
+	return strings.Join(rest, "."), previous
+}
+
+// secretKinds are what templates may name of secrets.
+var secretKinds = map[string]valueKind{
+	"": bytesValue, "PrivateKey": objectValue, "PublicKey": objectValue, "Certificate": objectValue, "Chain": objectValue, "Version": textValue,
+}
+
+// secretParts are the parts that a secret has: of a use-only key, none that is secret.
+func secretParts(s Secret) []string {
+	switch {
+	case s.Type == Counter:
+		return nil
+	case s.Type == Opaque, s.Type == Symmetric && len(s.Operations) == 0:
+		return []string{"", "Version"}
+	case s.Type == Symmetric:
+		return []string{"Version"}
+	}
+	all := []string{"PublicKey", "Version"}
+	if s.Type.Certified() {
+		all = append([]string{"Certificate", "Chain"}, all...)
+	}
+	if len(s.Operations) == 0 {
+		all = append(all, "PrivateKey")
+	}
+	return all
+}
+
+// noPart says why a template cannot have a part of a secret, and what it can.
+func noPart(name, part string, s Secret) *templateError {
+	e := &templateError{text: fmt.Sprintf("secret %q is %s and has no %s", name, s.Type, part)}
+	switch {
+	case s.Type == Counter:
+		e.text, e.suggest = fmt.Sprintf("secret %q is a counter, and no template holds one", name), "ask for it through the agent's socket"
+		return e
+	case len(s.Operations) > 0 && (part == "" || part == "PrivateKey"):
+		e.text, e.suggest = fmt.Sprintf("secret %q is use-only: no reader ever gets the key", name), "use it through the agent's socket, or remove operations"
+		return e
+	case part == "":
+		e.text = fmt.Sprintf("secret %q has parts: name one", name)
+	}
+	var can []string
+	for _, p := range secretParts(s) {
+		can = append(can, strings.TrimSuffix(".Secrets."+name+"."+p, "."))
+	}
+	e.suggest = "write " + strings.Join(can, " or ")
+	return e
 }

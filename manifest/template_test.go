@@ -18,8 +18,10 @@ func templateData() TemplateData {
 		},
 		Root: [][]byte{[]byte("root")}, Bundle: [][]byte{[]byte("root"), []byte("root2")},
 		Secrets: map[string]SecretData{
-			"key": {Value: NewPrivate([]byte{0xfb, 0xff, 0x00})},
-			"tls": {PrivateKey: NewPrivate([]byte("tls key")), Certificate: [][]byte{[]byte("tls cert")}, Chain: [][]byte{[]byte("tls cert"), []byte("ca")}},
+			"key":  {Value: NewPrivate([]byte{0xfb, 0xff, 0x00})},
+			"pair": {PrivateKey: NewPrivate([]byte("new key")), PublicKey: []byte("new public"), Version: 2, Previous: &SecretData{PrivateKey: NewPrivate([]byte("old key")), PublicKey: []byte("old public"), Version: 1}},
+			"word": {Value: NewPrivate([]byte("pass word")), Version: 1},
+			"tls":  {PrivateKey: NewPrivate([]byte("tls key")), Certificate: [][]byte{[]byte("tls cert")}, Chain: [][]byte{[]byte("tls cert"), []byte("ca")}},
 		},
 	}
 }
@@ -49,6 +51,12 @@ func TestRenderTemplate(t *testing.T) {
 		{"{{ raw .Root }}", "root"},
 		{"{{ base64 .Secrets.tls.Certificate }}", base64.StdEncoding.EncodeToString([]byte("tls cert"))},
 		{"{{ pem .Secrets.tls.Chain }}", block("CERTIFICATE", "tls cert", "ca")},
+		{"{{ text .Secrets.word }}", "pass word"},
+		{"{{ .Secrets.word | text | json }}", `"pass word"`},
+		{"{{ pem .Secrets.pair.PublicKey }}", block("PUBLIC KEY", "new public")},
+		{"{{ .Secrets.pair.Version }} {{ .Secrets.pair.Previous.Version }}", "2 1"},
+		{"{{ pem .Secrets.pair.PrivateKey }}{{ pem .Secrets.pair.Previous.PrivateKey }}", block("PRIVATE KEY", "new key") + block("PRIVATE KEY", "old key")},
+		{"{{ hex .Secrets.key.Previous }}.{{ text .Secrets.word.Previous }}.{{ .Secrets.word.Previous.Version }}.{{ pem .Secrets.tls.Previous.Chain }}.{{ pem .Secrets.tls.Previous.PrivateKey | json }}", `....""`},
 		{`{"key": {{ pem .Secrets.tls.PrivateKey | json }}}`, `{"key": "-----BEGIN PRIVATE KEY-----\ndGxzIGtleQ==\n-----END PRIVATE KEY-----\n"}`},
 	} {
 		t.Run(c.text, func(t *testing.T) {
@@ -82,7 +90,12 @@ func TestRenderTemplateRefuses(t *testing.T) {
 		{"{{ template \"x\" }}", `no "template`},
 		{"{{ $x := .Marble.Name }}", "no variables"},
 		{"{{ hex .Secrets.none }}", "did not get"},
-		{"{{ hex .Secrets.tls }}", "not symmetric"},
+		{"{{ hex .Secrets.tls }}", "neither symmetric nor opaque"},
+		{"{{ text .Secrets.key }}", "is not text"},
+		{"{{ text .Secrets.tls.PrivateKey }}", "does not fit"},
+		{"{{ .Secrets.pair.Previous }}", "is not text"},
+		{"{{ pem .Secrets.tls.PublicKey }}", "no public key"},
+		{"{{ hex .Secrets.key.Previous.Previous }}", `no "Previous"`},
 		{"{{ pem .Secrets.key.Certificate }}", "no certificate"},
 		{"{{ pem .Secrets.key.PrivateKey }}", "no private key"},
 		{"{{ pem .Secrets.tls.Keys }}", `no "Keys"`},
@@ -121,8 +134,8 @@ func TestPrivateIsRedacted(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "data", data, "key", data.Marble.PrivateKey)
-	for _, s := range []string{string(encoded), log.String(), fmt.Sprint(data), fmt.Sprintf("%+v %#v %x %s %d", data, data, data, data.Marble.PrivateKey, data.Marble.PrivateKey)} {
-		for _, secret := range []string{"marble key", "tls key", "251 255", fmt.Sprintf("%x", "marble key"), base64.StdEncoding.EncodeToString([]byte("marble key"))} {
+	for _, s := range []string{string(encoded), log.String(), fmt.Sprint(data), fmt.Sprintf("%+v %#v %x %s %d", data, data, any(data), data.Marble.PrivateKey, data.Marble.PrivateKey)} {
+		for _, secret := range []string{"marble key", "tls key", "old key", "pass word", "251 255", fmt.Sprintf("%x", "marble key"), base64.StdEncoding.EncodeToString([]byte("marble key"))} {
 			if strings.Contains(s, secret) {
 				t.Errorf("%q is shown in %s", secret, s)
 			}
