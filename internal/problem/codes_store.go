@@ -21,4 +21,5 @@ var storeCodes = []Entry{
 	{"STO-018", Conflict, "another writer changed the state", "let only one coordinator write to it, then restart this one"},
 	{"STO-019", Unavailable, "gave up while waiting to write", "retry; nothing was written"},
 	{"STO-020", NotFound, "no such decision in the log", "list recent decisions to see their ids"},
+	{"STO-021", Refused, "no platform opens this state: it is sealed with the mode none", "recover it with the holders' shares: ashlar recover status"},
 }

@@ -19,6 +19,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -48,50 +49,120 @@ type document struct {
 	Version int    `json:"version"`
 	Source  string `json:"source"`
 	Info    []byte `json:"info,omitempty"`
-	KeyID   string `json:"keyID"`   // Key.ID of the data key
-	Wrapped []byte `json:"wrapped"` // 12-byte nonce, AES-256-GCM of the data key
+	KeyID   string `json:"keyID"` // Key.ID of the data key
+	// Wrapped is a 12-byte nonce and AES-256-GCM of the data key; null where
+	// Source is None.
+	Wrapped []byte `json:"wrapped"`
 }
 
 // Create makes a random data key, wraps it and writes it to path, replacing
 // what is there: callers make sure that it is nothing of value.
 func Create(ctx context.Context, path string, source Source, random io.Reader) (Key, error) {
-	wrapping, info, err := source.Key(ctx, nil)
-	if err != nil {
-		return Key{}, sourceFailed(source, err)
-	}
 	data, err := RandomKey(random)
 	if err != nil {
 		return Key{}, err
 	}
-	d := document{Version: formatVersion, Source: source.Name(), Info: info, KeyID: data.ID()}
-	nonce := make([]byte, nonceSize)
-	if _, err := io.ReadFull(random, nonce); err != nil {
-		return Key{}, fmt.Errorf("reading random bytes: %w", err)
-	}
-	gcm, err := d.cipher(wrapping)
+	d, err := wrap(ctx, data, source, random)
 	if err != nil {
 		return Key{}, err
 	}
-	d.Wrapped = gcm.Seal(nonce, nonce, data.Reveal(), d.associated())
-	text, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return Key{}, fmt.Errorf("encoding seal.json: %w", err)
-	}
-	if err := durable.WriteFile(path, append(text, '\n'), 0o600); err != nil {
-		return Key{}, problem.Because(err, "STO-007", "storing the sealed key")
-	}
-	return data, nil
+	return data, d.write(path)
 }
 
-// Open reads the data key from path. The errors are STO-002 (missing), STO-013
-// (no sealing key), STO-014 (damaged) and STO-015 (sealed elsewhere).
-func Open(ctx context.Context, path string, source Source) (Key, error) {
+// wrap wraps the data key under the source's newest key, and finds out whether
+// the source gives that key again.
+func wrap(ctx context.Context, data Key, source Source, random io.Reader) (document, error) {
+	d := document{Version: formatVersion, Source: source.Name(), KeyID: data.ID()}
+	if d.Source == None {
+		return d, nil
+	}
+	wrapping, info, err := source.Key(ctx, nil)
+	if err != nil {
+		return d, sourceFailed(source, err)
+	}
+	d.Info = info
+	nonce := make([]byte, nonceSize)
+	if _, err := io.ReadFull(random, nonce); err != nil {
+		return d, fmt.Errorf("reading random bytes: %w", err)
+	}
+	gcm, err := d.cipher(wrapping)
+	if err != nil {
+		return d, err
+	}
+	d.Wrapped = gcm.Seal(nonce, nonce, data.Reveal(), d.associated())
+	again, err := d.unwrap(ctx, source)
+	if err == nil && again.ID() != d.KeyID {
+		err = problem.New("STO-013", "source %s does not give the same key again", source.Name())
+	}
+	return d, err
+}
+
+func (d document) write(path string) error {
+	text, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding seal.json: %w", err)
+	}
+	if err := durable.WriteFile(path, append(text, '\n'), 0o600); err != nil {
+		return problem.Because(err, "STO-007", "storing the sealed key")
+	}
+	return nil
+}
+
+// SourceOf returns the name of the source that path is sealed by.
+func SourceOf(path string) (string, error) {
+	d, err := read(path)
+	return d.Source, err
+}
+
+// Rewrap seals the data key by source and replaces path, unless it is sealed by
+// the newest key of that source already. Whatever fails or crashes, path opens as
+// it did before or by the new source: a file that does not open is never written.
+func Rewrap(ctx context.Context, path string, data Key, source Source, random io.Reader) (changed bool, err error) {
+	old, err := read(path)
+	if err != nil {
+		return false, err
+	}
+	d, err := wrap(ctx, data, source, random)
+	if err != nil {
+		return false, err
+	}
+	if old.Source == d.Source && old.KeyID == d.KeyID && bytes.Equal(old.Info, d.Info) {
+		if again, err := old.unwrap(ctx, source); d.Source == None || err == nil && again.ID() == d.KeyID {
+			return false, nil
+		}
+	}
+	return true, d.write(path)
+}
+
+// Open reads the data key from path with the source that it is sealed by. The
+// errors are STO-002 (missing), STO-013 (no sealing key), STO-014 (damaged),
+// STO-015 (sealed elsewhere) and STO-021 (sealed by nothing).
+func Open(ctx context.Context, path string, sources ...Source) (Key, error) {
 	d, err := read(path)
 	if err != nil {
 		return Key{}, err
 	}
-	if d.Source != source.Name() {
-		return Key{}, problem.New("STO-015", "wanted source %s, got %.64q", source.Name(), d.Source)
+	if d.Source == None {
+		return Key{}, problem.New("STO-021", "%s holds no key: it was sealed with the mode none", path)
+	}
+	var names []string
+	for _, source := range sources {
+		if source.Name() != d.Source {
+			names = append(names, source.Name())
+			continue
+		}
+		key, err := d.unwrap(ctx, source)
+		if err == nil && key.ID() != d.KeyID {
+			err = problem.New("STO-014", "%s holds another key than it names", path)
+		}
+		return key, err
+	}
+	return Key{}, problem.New("STO-015", "wanted source %s, got %.64q", strings.Join(names, " or "), d.Source)
+}
+
+func (d document) unwrap(ctx context.Context, source Source) (Key, error) {
+	if len(d.Wrapped) == 0 {
+		return Key{}, nil
 	}
 	wrapping, _, err := source.Key(ctx, d.Info)
 	if err != nil {
@@ -105,11 +176,7 @@ func Open(ctx context.Context, path string, source Source) (Key, error) {
 	if err != nil {
 		return Key{}, problem.New("STO-015", "the sealing key of %s does not open it: other software, another platform or a changed file", source.Name())
 	}
-	key, err := NewKey(plain)
-	if err != nil || key.ID() != d.KeyID {
-		return Key{}, problem.New("STO-014", "%s holds another key than it names", path)
-	}
-	return key, nil
+	return NewKey(plain)
 }
 
 func read(path string) (document, error) {
@@ -146,7 +213,11 @@ func parse(text []byte) (document, error) {
 	if d.Version != formatVersion {
 		return d, problem.New("STO-014", "wanted version %d, got %d", formatVersion, d.Version)
 	}
-	if want := nonceSize + KeySize + 16; len(d.Wrapped) != want {
+	want := nonceSize + KeySize + 16
+	if d.Source == None {
+		want = 0
+	}
+	if len(d.Wrapped) != want {
 		return d, problem.New("STO-014", "wanted %d wrapped bytes, got %d", want, len(d.Wrapped))
 	}
 	return d, nil

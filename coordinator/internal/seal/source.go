@@ -1,10 +1,13 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -58,4 +61,61 @@ func (p platform) Key(ctx context.Context, info []byte) (Key, []byte, error) {
 	}
 	wrapping, err := NewKey(k)
 	return wrapping, newInfo, err
+}
+
+// None is the name of NoSource.
+const None = "none"
+
+// NoSource seals by nothing: what is wrapped by it is opened by recovery alone.
+func NoSource() Source { return noSource{} }
+
+type noSource struct{}
+
+func (noSource) Name() string { return None }
+
+func (noSource) Key(context.Context, []byte) (Key, []byte, error) {
+	return Key{}, nil, problem.New("STO-021", "the mode none has no key")
+}
+
+// Both is the source that needs a and b: neither opens without the other.
+func Both(a, b Source) Source { return both{a, b} }
+
+type both struct{ a, b Source }
+
+// bothInfo is what both keep, as JSON.
+type bothInfo struct {
+	A []byte `json:"a,omitempty"`
+	B []byte `json:"b,omitempty"`
+}
+
+func (s both) Name() string { return s.a.Name() + "+" + s.b.Name() }
+
+func (s both) Key(ctx context.Context, info []byte) (Key, []byte, error) {
+	var old, next bothInfo
+	if info != nil {
+		d := json.NewDecoder(bytes.NewReader(info))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&old); err != nil {
+			return Key{}, nil, problem.Because(err, "STO-014", "what %s keeps", s.Name())
+		}
+	}
+	a, infoA, err := s.a.Key(ctx, old.A)
+	if err != nil {
+		return Key{}, nil, sourceFailed(s.a, err)
+	}
+	b, infoB, err := s.b.Key(ctx, old.B)
+	if err != nil {
+		return Key{}, nil, sourceFailed(s.b, err)
+	}
+	next.A, next.B = infoA, infoB
+	kept, err := json.Marshal(next)
+	if err != nil {
+		return Key{}, nil, fmt.Errorf("encoding what %s keeps: %w", s.Name(), err)
+	}
+	k, err := hkdf.Key(sha256.New, append(a.Reveal(), b.Reveal()...), nil, "ashlar both seal v1 "+s.Name(), KeySize)
+	if err != nil {
+		return Key{}, nil, problem.Because(err, "STO-013", "deriving the key of %s", s.Name())
+	}
+	key, err := NewKey(k)
+	return key, kept, err
 }
