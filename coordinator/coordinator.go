@@ -103,6 +103,8 @@ type SetManifestRequest struct {
 	IfMatch string
 	// Principal is the authenticated user, nil for nobody.
 	Principal *Principal
+	Accept    []string // risks that are accepted, by name
+	DryRun    bool     // judge it, and write nothing but a refusal
 }
 
 // Principal is an authenticated user of the manifest in force.

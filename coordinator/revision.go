@@ -84,13 +84,3 @@ func (c *Coordinator) readRevision(ctx context.Context, record revisionRecord) (
 	}
 	return newRevision(record, m)
 }
-
-// governable reports whether any user may set the next manifest.
-func (r *revision) governable() bool {
-	for name := range r.m.Users {
-		if r.m.May(name, manifest.UpdateManifest) {
-			return true
-		}
-	}
-	return false
-}

@@ -22,9 +22,6 @@ import (
 // First is who set a manifest that anybody could have set.
 const First = "first"
 
-// maxEffects bounds the effects of one answer.
-const maxEffects = 1000
-
 // Manifest returns the manifest in force; CRD-010 before the first.
 func (c *Coordinator) Manifest(ctx context.Context) (apiv1.Manifest, error) {
 	if err := ctx.Err(); err != nil {
@@ -43,8 +40,12 @@ func (c *Coordinator) Manifest(ctx context.Context) (apiv1.Manifest, error) {
 // the digest of the manifest that it replaces. The same manifest again changes
 // nothing and succeeds.
 //
+// Where the manifest in force wants more users than the one who asks, the
+// result is a proposal, which Approve puts in force.
+//
 // Errors are those of manifest.Parse, CRD-012 and CRD-013 (IfMatch), CRD-014
-// (trust domain), CRD-015 to CRD-017 (rights), CRD-019 (a name of the
+// (trust domain), CRD-015 to CRD-017 and GOV-001 (rights), GOV-002 (nobody can),
+// GOV-003 (too many proposals), GOV-009 (risks), CRD-019 (a name of the
 // coordinator's).
 func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (apiv1.SetResult, error) {
 	done, err := c.begin(ctx)
@@ -67,33 +68,42 @@ func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (
 	defer c.setting.Unlock()
 	old := c.current.Load()
 	if old.m != nil && old.m.Digest() == m.Digest() {
-		return apiv1.SetResult{Digest: old.record.Digest, Revision: old.record.Number, Effects: []string{"nothing changes: this manifest is in force"}}, nil
+		return apiv1.SetResult{Digest: old.record.Digest, Revision: old.record.Number, Effects: []string{"nothing changes: this manifest is in force"}, Risks: []string{}}, nil
 	}
 	if err := errors.Join(c.maySet(old, req), replaces(old, m, req.IfMatch)); err != nil {
 		return apiv1.SetResult{}, c.refuseSet(ctx, req, problem.From(err))
 	}
-	return c.put(ctx, old, m, req)
+	result, err := c.decide(ctx, old, m, req)
+	if err != nil {
+		return apiv1.SetResult{}, c.refuseSet(ctx, req, err)
+	}
+	return result, nil
 }
 
-// put makes m the manifest in force. The caller holds c.setting.
-func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manifest, req SetManifestRequest) (apiv1.SetResult, error) {
+// put makes m the manifest in force; also writes what goes with it in the same
+// Update, if it is not nil. The caller holds c.setting.
+func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manifest, by origin, also func(*store.Tx) error) (apiv1.SetResult, error) {
 	digest := m.Digest()
 	next, err := newRevision(revisionRecord{
-		Number: old.record.Number + 1, Digest: digest[:], Previous: old.record.Digest, SetAt: c.config.Now().UTC(),
-		SetBy: First, Open: req.Principal == nil,
+		Number: old.record.Number + 1, Digest: digest[:], Previous: old.record.Digest, SetAt: by.at,
+		SetBy: by.user, Open: by.open, ApprovedBy: by.agreed, Accepted: by.accepted, Proposal: by.proposal,
 	}, m)
 	if err != nil {
 		return apiv1.SetResult{}, err
 	}
-	if req.Principal != nil {
-		next.record.SetBy = req.Principal.Name
-	}
-	result := apiv1.SetResult{Digest: digest[:], Revision: next.record.Number, OpenFirstSet: next.record.Open, Effects: effects(old.m, m)}
-	result.Effects = append(result.Effects, floorEffects(*c.floors.Load(), old, next)...)
-	if !next.governable() {
-		result.Effects = append(result.Effects, "mesh: immutable: no user may set another manifest, so this one stays")
-	}
-	err = c.update(ctx, func(tx *store.Tx) error { return c.commitRevision(tx, next, req.Raw) })
+	result := c.consequences(old, next)
+	result.OpenFirstSet = next.record.Open
+	err = c.update(ctx, func(tx *store.Tx) error {
+		if also != nil {
+			if err := also(tx); err != nil {
+				return err
+			}
+		}
+		if err := c.endStale(tx, by.at); err != nil {
+			return err
+		}
+		return c.commitRevision(tx, next, m.Raw())
+	})
 	if err != nil {
 		return apiv1.SetResult{}, err
 	}
@@ -121,7 +131,11 @@ func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) e
 	if dropped := secrets.Update(tx, next.m); len(dropped) > 0 {
 		details["droppedSecrets"] = strings.Join(dropped, " ")
 	}
+	details = next.record.origin().details(details)
 	text := fmt.Sprintf("manifest %s is revision %d, set by %s", next.m.Digest().Short(), next.record.Number, next.record.SetBy)
+	if next.record.ApprovedBy != nil {
+		text += ", approved by " + strings.Join(next.record.ApprovedBy, ", ")
+	}
 	if next.record.Open {
 		details["open"] = "true"
 		text += "; ANYBODY who reached the coordinator could have set it"
@@ -153,8 +167,8 @@ func (c *Coordinator) maySet(old *revision, req SetManifestRequest) error {
 		return nil // it is there already: nothing to permit
 	case p == nil:
 		return problem.New("CRD-015", "manifest %s is in force, and the request is nobody's", old.m.Digest().Short())
-	case !old.m.May(p.Name, manifest.UpdateManifest):
-		return problem.New("CRD-016", "%s has no role with the action %s", p.Name, manifest.UpdateManifest)
+	case !old.mayPropose(p.Name):
+		return problem.New("CRD-016", "%s has no role with the action %s, nor one for a part of the manifest", p.Name, manifest.UpdateManifest)
 	}
 	return nil
 }
@@ -220,21 +234,11 @@ func covers(name, host string) bool {
 	return name == host
 }
 
-func effects(old, m *manifest.Manifest) []string {
-	texts := []string{}
-	all := manifest.Compare(old, m).Effects
-	for i, e := range all {
-		if i == maxEffects {
-			texts = append(texts, fmt.Sprintf("and %d more effects", len(all)-i))
-			break
-		}
-		texts = append(texts, e.Subject+": "+e.Text)
-	}
-	return texts
-}
-
-// refuseSet records a refusal and returns it.
+// refuseSet records a refusal and returns it. A medium that fails is none.
 func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, refusal error) error {
+	if strings.HasPrefix(string(problem.CodeOf(refusal)), "STO-") {
+		return refusal
+	}
 	digest := manifest.DigestOf(req.Raw)
 	return c.refuseUser(ctx, req.Principal, audit.Record{
 		Kind: audit.ManifestRefused, Subject: hex.EncodeToString(digest[:]), Details: map[string]string{"ifMatch": req.IfMatch},

@@ -140,7 +140,7 @@ func TestLaterManifests(t *testing.T) {
 		t.Error(err)
 	}
 	immutable := shop(t, func(m object) { delete(m, "users"); delete(m, "roles") })
-	last, err := d.SetManifest(t.Context(), SetManifestRequest{Raw: immutable, Principal: who, IfMatch: res.Digest.String()})
+	last, err := d.SetManifest(t.Context(), SetManifestRequest{Raw: immutable, Principal: who, IfMatch: res.Digest.String(), Accept: []string{"lock-out"}})
 	if err != nil || !strings.Contains(strings.Join(last.Effects, "\n"), "immutable") {
 		t.Errorf("got %+v, %v", last, err)
 	}

@@ -42,6 +42,16 @@ type revisionRecord struct {
 	Open     bool       `json:"open,omitempty"` // anybody could have set it
 	Place    uint64     `json:"place"`          // in the log of manifests
 	Record   uint64     `json:"record"`         // in the audit log: its acceptance
+	// ApprovedBy are who signed it, where one user was not enough; Proposal is the
+	// id that they signed. Accepted are risks.
+	ApprovedBy []string   `json:"approvedBy,omitempty"`
+	Proposal   attest.Hex `json:"proposal,omitempty"`
+	Accepted   []string   `json:"accepted,omitempty"`
+}
+
+// origin is on whose word the revision is in force.
+func (r revisionRecord) origin() origin {
+	return origin{user: r.SetBy, at: r.SetAt, agreed: r.ApprovedBy, accepted: r.Accepted, proposal: r.Proposal}
 }
 
 // instanceRecord is one instance with a lease.

@@ -20,7 +20,7 @@ func (c *Coordinator) Tick(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	return errors.Join(c.prune(ctx), c.sweep(ctx), c.rotateDue(ctx), c.log.Flush(ctx, c.config.Now(), false))
+	return errors.Join(c.prune(ctx), c.sweep(ctx), c.rotateDue(ctx), c.expire(ctx), c.log.Flush(ctx, c.config.Now(), false))
 }
 
 // prune removes instances whose lease has ended, in Updates of a bounded size.

@@ -51,11 +51,19 @@ type Acceptance struct {
 	After  []byte `json:"after"`  // leaf hashes of the records after it, 32 bytes each, at most 4 MiB
 }
 
-// SetResult answers PUT /v1/manifest.
+// SetResult answers PUT /v1/manifest: with 200 if the manifest is in force, with
+// 202 if it waits for approvals.
 type SetResult struct {
 	Digest   attest.Hex `json:"digest"`
-	Revision int        `json:"revision"`
+	Revision int        `json:"revision"` // the manifest's, or the one that it would have
 	Effects  []string   `json:"effects"`
+	// Risks are what the effects demand to be accepted by name.
+	Risks []string `json:"risks"`
+	// Proposal is what waits for approvals: nobody has signed it yet, the one who
+	// asked included. Absent if the manifest is in force.
+	Proposal *Proposal `json:"proposal,omitempty"`
+	// DryRun says that nothing was written. Proposal then is what would be.
+	DryRun bool `json:"dryRun,omitempty"`
 	// OpenFirstSet says that this was the first manifest and that anybody who
 	// reached the coordinator could have set it.
 	OpenFirstSet bool `json:"openFirstSet"`
