@@ -101,7 +101,7 @@ func (a *app) rendered(d manifest.Diff) string {
 }
 
 // risks are the values of --accept.
-var risks = []string{manifest.RiskDropSecrets, manifest.RiskLockOut, manifest.RiskNewIdentities}
+var risks = manifest.AllRisks()
 
 type setFlags struct {
 	user   userFlags

@@ -59,6 +59,8 @@ func newDemand(path string, changes []Change) Demand {
 	return Demand{Path: path, Rights: []string{UpdateManifest + ":" + path}, Changes: changes}
 }
 
+var manifestType = reflect.TypeFor[Manifest]()
+
 // split are the sections whose entries are parts of their own; the type is that
 // of entries whose fields are parts again.
 var split = map[string]reflect.Type{
@@ -77,7 +79,7 @@ type parted struct {
 // partsOf takes a manifest apart.
 func partsOf(m *Manifest) parted {
 	p := parted{values: make(map[string]*jsonpos.Node), notes: make(map[string]string), whole: make(map[string]bool), order: make(map[string]int)}
-	for i, name := range fieldsOf(reflect.TypeFor[Manifest]()) {
+	for i, name := range fieldsOf(manifestType) {
 		p.order[name] = i
 	}
 	for _, section := range plainTree(m).Members {

@@ -12,10 +12,20 @@ import (
 
 // Risks that a change can have; somebody has to accept each by its name.
 const (
-	RiskDropSecrets   = "drop-secrets"   // values are destroyed and can't be recovered
-	RiskLockOut       = "lock-out"       // nobody may set the next manifest any more
-	RiskNewIdentities = "new-identities" // every marble gets another SPIFFE ID
+	RiskDropSecrets    = "drop-secrets"    // values are destroyed and can't be recovered
+	RiskDropMarbles    = "drop-marbles"    // running instances lose their identity
+	RiskLockOut        = "lock-out"        // a part of the manifest can be changed by nobody any more
+	RiskNewIdentities  = "new-identities"  // every marble gets another SPIFFE ID
+	RiskLowerApprovals = "lower-approvals" // fewer people suffice for what took more
+	RiskLowerFloors    = "lower-floors"    // older firmware or software is accepted again
+	RiskWeakenRecovery = "weaken-recovery" // fewer shares open the state, or none does
+	RiskDropWitnesses  = "drop-witnesses"  // the log is co-signed by fewer
 )
+
+// AllRisks are the names of all risks, sorted.
+func AllRisks() []string {
+	return []string{RiskDropMarbles, RiskDropSecrets, RiskDropWitnesses, RiskLockOut, RiskLowerApprovals, RiskLowerFloors, RiskNewIdentities, RiskWeakenRecovery}
+}
 
 // Effect is what a change does to a running deployment.
 type Effect struct {
@@ -31,8 +41,8 @@ func (d *Diff) effect(subject, risk, format string, args ...any) {
 // first sums a first manifest up.
 func (d *Diff) first(b *Manifest) {
 	d.effect("mesh", "", "first manifest: trust domain %s, %s, %s", b.TrustDomain, plural(len(b.Marbles), "marble"), plural(len(Edges(b)), "allowed call"))
-	if owners := updaters(b); len(owners) > 0 {
-		d.effect("mesh", "", "%s may set the next one", strings.Join(owners, ", "))
+	if who := owners(b); who != "" {
+		d.effect("mesh", "", "%s", who)
 	} else {
 		d.effect("mesh", "", "nobody may set the next one: this one stays")
 	}
@@ -41,6 +51,9 @@ func (d *Diff) first(b *Manifest) {
 func (d *Diff) effects(a, b *Manifest) {
 	if a.TrustDomain != b.TrustDomain {
 		d.effect("mesh", RiskNewIdentities, "every SPIFFE ID changes from %s to %s; all marbles have to attest again", a.TrustDomain, b.TrustDomain)
+	}
+	for _, name := range union(a.Packages, b.Packages) {
+		d.packageEffects(name, a, b)
 	}
 	for _, name := range union(a.Platforms, b.Platforms) {
 		d.platformEffects(name, a, b)
@@ -55,9 +68,7 @@ func (d *Diff) effects(a, b *Manifest) {
 	for _, name := range union(a.Users, b.Users) {
 		d.userEffects(name, a, b)
 	}
-	if len(updaters(a)) > 0 && len(updaters(b)) == 0 {
-		d.effect("mesh", RiskLockOut, "nobody may set the next manifest: this one stays")
-	}
+	d.governanceEffects(a, b)
 }
 
 func (d *Diff) marbleEffects(name string, a, b *Manifest) {
@@ -68,7 +79,7 @@ func (d *Diff) marbleEffects(name string, a, b *Manifest) {
 		d.effect(name, "", "new marble: may join once its evidence meets package %s", now.Package)
 		return
 	case !is:
-		d.effect(name, "", "no marble any more: running instances are refused at their next renewal (≤ %s)", within(old))
+		d.effect(name, RiskDropMarbles, "no marble any more: running instances are refused at their next renewal (≤ %s), and have no identity after %s", within(old), short(time.Duration(old.Lease)))
 		return
 	}
 	pa, _ := a.PolicyFor(name)
@@ -84,6 +95,9 @@ func (d *Diff) marbleEffects(name string, a, b *Manifest) {
 	}
 	if limit(now) < limit(old) {
 		d.effect(name, "", "may have %s at most; further ones are refused", plural(limit(now), "instance"))
+	}
+	if old.Renewal != now.Renewal {
+		d.effect(name, "", "instances whose renewals fail are degraded, drained and cut at other times, from their next renewal on")
 	}
 	if !reflect.DeepEqual(old.Parameters, now.Parameters) {
 		d.effect(name, "", "gets the new parameters when it starts the next time")
@@ -140,93 +154,6 @@ func allowed(routes []string) string {
 		return "everything"
 	}
 	return clip(strings.Join(routes, ", ")) + " only"
-}
-
-func (d *Diff) secretEffects(name string, a, b *Manifest) {
-	old, was := a.Secrets[name]
-	now, is := b.Secrets[name]
-	switch {
-	case !was:
-		return
-	case !is:
-		d.effect(name, RiskDropSecrets, "is destroyed and cannot be recovered")
-		return
-	case old.Type != now.Type || old.Bits != now.Bits || old.Scope != now.Scope:
-		d.effect(name, RiskDropSecrets, "is destroyed and made anew: its type, size or scope changes")
-	case now.OnUpdate != "keep" && now.OnUpdate != "":
-		d.effect(name, "", "gets a new value, as onUpdate %s says", now.OnUpdate)
-	case old.CommonName != now.CommonName || old.Validity != now.Validity || !slices.Equal(old.DNSNames, now.DNSNames):
-		d.effect(name, "", "gets a new certificate for the same key")
-	}
-	for _, r := range now.Readers {
-		if !slices.Contains(old.Readers, r) {
-			d.effect(name, "", "may be read by %s", r)
-		}
-	}
-	for _, r := range old.Readers {
-		if !slices.Contains(now.Readers, r) {
-			d.effect(name, "", "is released to %s no more; what it has already stays with it", r)
-		}
-	}
-}
-
-func (d *Diff) userEffects(name string, a, b *Manifest) {
-	old, was := a.Users[name]
-	now, is := b.Users[name]
-	switch {
-	case !was:
-		d.effect(name, "", "new user with role %s", strings.Join(now.Roles, ", "))
-	case !is:
-		d.effect(name, "", "is no user any more")
-	case old.Certificate != now.Certificate:
-		d.effect(name, "", "has another certificate; the old one is refused")
-	}
-	if was && is && mayUpdate(a, old) != mayUpdate(b, now) {
-		verb := "may"
-		if mayUpdate(a, old) {
-			verb = "may no longer"
-		}
-		d.effect(name, "", "%s set manifests", verb)
-	}
-	before, after := floorsOf(a, old), floorsOf(b, now)
-	for _, platform := range after {
-		if !slices.Contains(before, platform) {
-			d.effect(name, "", "may raise the floor of platform %s", platform)
-		}
-	}
-	for _, platform := range before {
-		if is && !slices.Contains(after, platform) {
-			d.effect(name, "", "may no longer raise the floor of platform %s", platform)
-		}
-	}
-}
-
-// floorsOf lists the platforms whose floor a user may raise, sorted; "*" is all.
-func floorsOf(m *Manifest, u User) []string {
-	var all []string
-	for _, role := range u.Roles {
-		for _, action := range m.Roles[role].Actions {
-			if platform, ok := strings.CutPrefix(action, RaiseFloor); ok {
-				all = append(all, platform)
-			}
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-func mayUpdate(m *Manifest, u User) bool {
-	return slices.ContainsFunc(u.Roles, func(r string) bool { return slices.Contains(m.Roles[r].Actions, UpdateManifest) })
-}
-
-func updaters(m *Manifest) []string {
-	var names []string
-	for _, name := range sortedKeys(m.Users) {
-		if mayUpdate(m, m.Users[name]) {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // union returns the keys of both maps, sorted.

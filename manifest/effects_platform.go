@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -18,12 +19,30 @@ func (d *Diff) platformEffects(name string, a, b *Manifest) {
 	before, floor := old.Floor(), now.Floor()
 	before.SNP = d.products(subject, old.SNP, now.SNP)
 	for _, lower := range floor.Lowers(before) {
-		d.effect(subject, "", "demands less: %s", lower)
+		d.effect(subject, RiskLowerFloors, "demands less: %s", lower)
 	}
 	ended, ends := graces(old), graces(now)
 	for _, part := range sortedKeys(ends) {
 		if until := ends[part]; until.After(ended[part]) {
 			d.effect(subject, "", "%s: accepts less until %s", part, until.UTC().Format(time.RFC3339))
+		}
+	}
+}
+
+// packageEffects names least security versions that sink.
+func (d *Diff) packageEffects(name string, a, b *Manifest) {
+	old, was := a.Packages[name]
+	now, is := b.Packages[name]
+	if !was || !is {
+		return
+	}
+	before, after := minimums(&old), minimums(&now)
+	if !reflect.DeepEqual(old, now) {
+		return // other software: its versions have nothing to do with those before
+	}
+	for i := range after {
+		if after[i] < before[i] {
+			d.effect("package "+name, RiskLowerFloors, "accepts security version %d again; at least %d was demanded", after[i], before[i])
 		}
 	}
 }

@@ -26,14 +26,18 @@ func covers(action, right string) bool {
 	if !scoped || above == "*" {
 		return true
 	}
-	names, wanted := strings.Split(above, "/"), strings.Split(path, "/")
-	if len(wanted) < len(names) {
-		return false
-	}
-	for i, name := range names {
-		if name != "*" && name != wanted[i] {
+	for {
+		name, deeper, more := strings.Cut(above, "/")
+		wanted, below, further := strings.Cut(path, "/")
+		if name != "*" && name != wanted {
 			return false
 		}
+		if !more {
+			return true
+		}
+		if !further {
+			return false
+		}
+		above, path = deeper, below
 	}
-	return true
 }

@@ -246,12 +246,10 @@ var secretKinds = map[string]valueKind{
 // secretParts are the parts that a secret has: of a use-only key, none that is secret.
 func secretParts(s Secret) []string {
 	switch {
-	case s.Type == Counter:
+	case s.Type == Counter, s.Type == Symmetric && len(s.Operations) > 0:
 		return nil
-	case s.Type == Opaque, s.Type == Symmetric && len(s.Operations) == 0:
+	case s.Type == Opaque, s.Type == Symmetric:
 		return []string{"", "Version"}
-	case s.Type == Symmetric:
-		return []string{"Version"}
 	}
 	all := []string{"PublicKey", "Version"}
 	if s.Type.Certified() {
@@ -270,7 +268,7 @@ func noPart(name, part string, s Secret) *templateError {
 	case s.Type == Counter:
 		e.text, e.suggest = fmt.Sprintf("secret %q is a counter, and no template holds one", name), "ask for it through the agent's socket"
 		return e
-	case len(s.Operations) > 0 && (part == "" || part == "PrivateKey"):
+	case len(s.Operations) > 0 && (s.Type == Symmetric || part == "" || part == "PrivateKey"):
 		e.text, e.suggest = fmt.Sprintf("secret %q is use-only: no reader ever gets the key", name), "use it through the agent's socket, or remove operations"
 		return e
 	case part == "":
