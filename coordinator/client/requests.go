@@ -26,21 +26,6 @@ func (c *Client) Manifest(ctx context.Context) (apiv1.Manifest, error) {
 	return get[apiv1.Manifest](ctx, c, "/v1/manifest", nil)
 }
 
-// SetManifest puts raw in force. ifMatch is the digest of the manifest that it
-// replaces, empty only for the first.
-func (c *Client) SetManifest(ctx context.Context, raw []byte, ifMatch attest.Hex) (apiv1.SetResult, error) {
-	var out apiv1.SetResult
-	header := http.Header{"Content-Type": {"application/json"}}
-	if len(ifMatch) > 0 {
-		header.Set("If-Match", `"`+ifMatch.String()+`"`)
-	}
-	body, err := c.do(ctx, call{method: http.MethodPut, path: "/v1/manifest", header: header, body: raw})
-	if err != nil {
-		return out, err
-	}
-	return out, decode(body, &out)
-}
-
 // Plan asks who would lose or get an identity if what req says were so. Any user
 // of the manifest may.
 func (c *Client) Plan(ctx context.Context, req apiv1.PlanRequest) (apiv1.Plan, error) {

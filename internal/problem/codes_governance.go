@@ -15,4 +15,5 @@ var governanceCodes = []Entry{
 	{"GOV-010", NotFound, "the user has not approved that", "ashlar manifest proposals shows who has"},
 	{"GOV-012", Usage, "the request does not say which proposal it is about", "send the proposal's id as If-Match"},
 	{"GOV-013", NotFound, "no such revision", "ashlar manifest history"},
+	{"GOV-014", Refused, "the coordinator showed another proposal than was asked for", "sign nothing: something between you and the coordinator, or the coordinator, changes what it says"},
 }

@@ -34,7 +34,7 @@ type operation struct {
 var operations = map[string]operation{
 	"GET /v1/attestation":                   {"The coordinator's statement about itself, with evidence that binds the nonce, the key of this connection, the root, the manifest and the log.", apiv1.Statement{}, "", []int{400, 429, 503}},
 	"GET /v1/manifest":                      {"The manifest in force, with the bytes that were uploaded. ETag is its digest.", apiv1.Manifest{}, "", []int{404}},
-	"PUT /v1/manifest":                      {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
+	"PUT /v1/manifest":                      {"Put a manifest in force. The body is the manifest. Without a manifest in force anybody may set the first; later ones need a user's client certificate and If-Match with the digest in force. Where the manifest in force wants more users to agree, the answer is 202 with a proposal, which nobody has signed yet.", apiv1.SetResult{}, "", []int{400, 401, 403, 409, 413, 415, 422, 429}},
 	"GET /v1/manifest/acceptance":           {"What leads from the audit record of the manifest in force to the checkpoint of a statement.", apiv1.Acceptance{}, "", []int{400, 404, 413, 429}},
 	"GET /v1/status":                        {"The state of the deployment. The size of the answer is bounded.", apiv1.Status{}, "", nil},
 	"GET /v1/marbles":                       {"Marbles with their live instances, ordered by name.", apiv1.Marbles{}, "", []int{400}},
@@ -56,6 +56,14 @@ var operations = map[string]operation{
 	"GET /v1/bundle":                        {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
 	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
 	"GET /v1/openapi.json":                  {"This document.", nil, "application/json", nil},
+
+	"GET /v1/manifest/history":                {"Manifests that are or were in force, in order, linked by their digests.", apiv1.History{}, "", []int{400}},
+	"GET /v1/proposals":                       {"Changes that wait for approvals, oldest first. For users of the manifest.", apiv1.Proposals{}, "", []int{401, 404}},
+	"GET /v1/proposals/{digest}":              {"One change that waits for approvals. ETag is its id. For users of the manifest.", apiv1.Proposal{}, "", []int{401, 404}},
+	"DELETE /v1/proposals/{digest}":           {"End a proposal: its proposer withdraws it, who has a say in it rejects it.", apiv1.Proposal{}, "", []int{400, 401, 404, 409}},
+	"GET /v1/proposals/{digest}/document":     {"The bytes of what is proposed, which have the digest: a manifest, or an action. For users of the manifest.", nil, "application/json", []int{401, 404}},
+	"POST /v1/proposals/{digest}/approvals":   {"Approve a proposal with a signature of the key of the user's certificate (docs/wire.md). The one that settles the last demand puts the change in force.", apiv1.ApproveResult{}, "", []int{400, 401, 403, 404, 409, 413, 415}},
+	"DELETE /v1/proposals/{digest}/approvals": {"Withdraw one's own approval of a proposal.", apiv1.Proposal{}, "", []int{400, 401, 404, 409}},
 }
 
 // requests describes what operations that are no GET take.
@@ -70,7 +78,14 @@ var requests = map[string]struct {
 	"POST /v1/plan":               {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
 	"POST /v1/ca/rotate":          {"which CA", apiv1.RotateCA{}, "", false},
 	"PUT /v1/floors/{platform}":   {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
+
+	"DELETE /v1/proposals/{digest}":           {"", nil, "id of the proposal, in quotes", false},
+	"POST /v1/proposals/{digest}/approvals":   {"the signature, at most 4 KiB", apiv1.ApproveRequest{}, "id of the proposal, in quotes", false},
+	"DELETE /v1/proposals/{digest}/approvals": {"", nil, "id of the proposal, in quotes", false},
 }
+
+// queries are the parameters of operations that are no GET.
+var queries = map[string][]string{"PUT /v1/manifest": {"accept", "dryRun"}}
 
 var parameterDocs = map[string]object{
 	"nonce":  {"description": "32 random bytes, hexadecimal, never used before", "required": true, "schema": object{"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}},
@@ -79,6 +94,10 @@ var parameterDocs = map[string]object{
 	"limit":  {"description": "entries of a page", "schema": object{"type": "integer", "minimum": 1, "maximum": maxPage}},
 	"size":   {"description": "number of records under the checkpoint, as in the statement", "required": true, "schema": object{"type": "integer", "minimum": 1}},
 	"from":   {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
+
+	"revision": {"description": "this revision in place of the manifest in force", "schema": object{"type": "integer", "minimum": 1}},
+	"accept":   {"description": "risks that are accepted, by name, with commas between them: drop-secrets, lock-out", "schema": object{"type": "string"}},
+	"dryRun":   {"description": "judge the manifest and say what would become of it, but write nothing", "schema": object{"type": "boolean"}},
 }
 
 // schemas collects the JSON schemas of Go types.
@@ -189,6 +208,9 @@ func describeOperation(t *testing.T, r route, method string, op operation, all s
 		body["schema"] = all.of(reflect.TypeOf(op.result))
 	}
 	responses := object{"200": object{"description": "OK", "content": object{content: body}}}
+	if method+" "+r.path == "PUT /v1/manifest" {
+		responses["202"] = object{"description": "It waits for approvals", "content": object{content: body}}
+	}
 	problemBody := object{"application/problem+json": object{"schema": object{"$ref": "#/components/schemas/Problem"}}}
 	for _, status := range op.problems {
 		code, _ := json.Marshal(status)
@@ -200,18 +222,21 @@ func describeOperation(t *testing.T, r route, method string, op operation, all s
 		params = append(params, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})
 	}
 	out := object{"summary": op.summary, "responses": responses}
+	names := queries[method+" "+r.path]
 	if method == "GET" {
-		for _, q := range r.query {
-			p := object{"name": q, "in": "query"}
-			for k, v := range parameterDocs[q] {
-				p[k] = v
-			}
-			if len(p) == 2 {
-				t.Fatalf("parameter %s is not described", q)
-			}
-			params = append(params, p)
+		names = r.query
+	}
+	for _, q := range names {
+		p := object{"name": q, "in": "query"}
+		for k, v := range parameterDocs[q] {
+			p[k] = v
 		}
-	} else {
+		if len(p) == 2 {
+			t.Fatalf("parameter %s is not described", q)
+		}
+		params = append(params, p)
+	}
+	if method != "GET" {
 		in := requests[method+" "+r.path]
 		if in.ifMatch != "" {
 			params = append(params, object{"name": "If-Match", "in": "header", "description": in.ifMatch, "schema": object{"type": "string"}})
@@ -220,7 +245,9 @@ func describeOperation(t *testing.T, r route, method string, op operation, all s
 		if in.document != nil {
 			schema["schema"] = all.of(reflect.TypeOf(in.document))
 		}
-		out["requestBody"] = object{"required": true, "description": in.body, "content": object{"application/json": schema}}
+		if in.body != "" {
+			out["requestBody"] = object{"required": true, "description": in.body, "content": object{"application/json": schema}}
+		}
 		out["security"] = []object{{"user": []string{}}}
 		if in.open {
 			out["security"] = []object{{}, {"user": []string{}}}

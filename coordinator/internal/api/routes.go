@@ -35,7 +35,12 @@ type handler func(s *clientAPI, w http.ResponseWriter, r *http.Request) error
 
 var routes = []route{
 	{"/v1/attestation", map[string]handler{"GET": (*clientAPI).attestation}, []string{"nonce"}},
-	{"/v1/manifest", map[string]handler{"GET": (*clientAPI).manifest, "PUT": (*clientAPI).setManifest}, nil},
+	{"/v1/manifest", map[string]handler{"GET": (*clientAPI).manifest, "PUT": (*clientAPI).setManifest}, []string{"revision"}},
+	{"/v1/manifest/history", map[string]handler{"GET": (*clientAPI).history}, []string{"from", "limit"}},
+	{"/v1/proposals", map[string]handler{"GET": (*clientAPI).proposals}, nil},
+	{"/v1/proposals/{digest}", map[string]handler{"GET": (*clientAPI).proposal, "DELETE": (*clientAPI).endProposal}, nil},
+	{"/v1/proposals/{digest}/document", map[string]handler{"GET": (*clientAPI).proposedDocument}, nil},
+	{"/v1/proposals/{digest}/approvals", map[string]handler{"POST": (*clientAPI).approve, "DELETE": (*clientAPI).withdrawApproval}, nil},
 	{"/v1/manifest/acceptance", map[string]handler{"GET": (*clientAPI).acceptance}, []string{"size"}},
 	{"/v1/status", map[string]handler{"GET": (*clientAPI).status}, nil},
 	{"/v1/marbles", map[string]handler{"GET": (*clientAPI).marbles}, []string{"after", "limit"}},
@@ -57,13 +62,15 @@ var routes = []route{
 	{"/v1/openapi.json", map[string]handler{"GET": (*clientAPI).openAPI}, nil},
 }
 
-func answer(w http.ResponseWriter, v any) error {
+func answer(w http.ResponseWriter, v any) error { return answerWith(w, http.StatusOK, v) }
+
+func answerWith(w http.ResponseWriter, status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	write(w, http.StatusOK, body)
+	write(w, status, body)
 	return nil
 }
 
@@ -92,8 +99,15 @@ func (s *clientAPI) attestation(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *clientAPI) manifest(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
+	q, err := query(r, "revision")
+	if err != nil {
 		return err
+	}
+	if n, err := number(q, "revision", 0, 1<<31-1); err != nil || q.Has("revision") {
+		if err != nil {
+			return err
+		}
+		return s.revision(w, r, n)
 	}
 	m, err := s.c.Manifest(r.Context())
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 // setManifest refuses what can be refused before the body is read: its size,
 // its type, a malformed If-Match, and nobody who wants to replace a manifest.
 func (s *clientAPI) setManifest(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
 	req, err := s.preconditions(r)
+	if err == nil {
+		err = setOptions(r, &req)
+	}
 	if err == nil {
 		req.Raw, err = s.body(w, r)
 	}
@@ -29,7 +29,13 @@ func (s *clientAPI) setManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("ETag", etag(result.Digest))
+	if result.Proposal != nil && !result.DryRun {
+		w.Header().Set("Location", "/v1/proposals/"+result.Digest.String())
+		return answerWith(w, http.StatusAccepted, result)
+	}
+	if !result.DryRun {
+		w.Header().Set("ETag", etag(result.Digest))
+	}
 	return answer(w, result)
 }
 
