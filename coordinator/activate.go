@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -137,6 +137,9 @@ func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *
 		if !r.verdict.OK() {
 			return grant{}, c.refuse(ctx, r, nil)
 		}
+		if bar := r.bar(); bar != nil {
+			return grant{}, c.refuse(ctx, r, bar)
+		}
 		g, err := c.admit(ctx, r, peer)
 		var denial *problem.Error
 		if errors.As(err, &denial) && denial.Kind() == problem.Refused {
@@ -146,7 +149,7 @@ func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *
 			return g, err
 		}
 		c.awaitManifest()
-		if err := c.loadFloors(ctx); err != nil {
+		if err := errors.Join(c.loadFloors(ctx), c.syncIncidents(ctx)); err != nil {
 			return grant{}, err
 		}
 	}
@@ -167,7 +170,8 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if err != nil {
 		return grant{}, err
 	}
-	s := settlement{ruling: r, peer: peer, serial: serial.String(), end: end, marble: mb, names: r.rev.m.SecretsOf(r.asked.info.Marble)}
+	times := lapseOf(renewAfter(r.at, end, serial.String()), end, mb.Renewal)
+	s := settlement{ruling: r, peer: peer, serial: serial.String(), times: times, end: times.cut, marble: mb, names: r.released()}
 	if s.made, err = c.makeSecrets(ctx, a, s); err != nil {
 		return grant{}, err
 	}
@@ -177,9 +181,12 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if err := c.update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
 		return grant{}, err
 	}
-	issued, err := issue(a, r, serial, s)
+	issued, err := c.issue(a, r, serial, s)
 	if err != nil {
 		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
+	}
+	if err := c.recheck(ctx, r); err != nil {
+		return grant{}, err
 	}
 	if r.raises {
 		if err := c.marks.load(context.WithoutCancel(ctx), c.store); err != nil {
@@ -194,8 +201,8 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	return grant{
 		lease: Lease{
 			Certificates: issued.Certificates, Bundle: a.Bundle(), NotAfter: issued.Leaf.NotAfter,
-			RenewAfter: s.record.RenewAfter,
-			Secrets:    s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
+			RenewAfter: s.record.RenewAfter, DegradeAt: s.record.DegradeAt, DrainAt: s.record.DrainAt,
+			Secrets: s.values, Revision: r.rev.digest(), SPIFFEID: authority.SPIFFEID(r.rev.m.TrustDomain, r.asked.info.Marble),
 		},
 		parameters: mb.Parameters, serves: servedPorts(mb), decision: r.id, moved: s.moved,
 	}, nil
@@ -216,6 +223,9 @@ func leaseEnd(r *ruling, mb manifest.Marble, a *authority.Authority) (time.Time,
 	end, why := r.at.Add(time.Duration(mb.Lease)), "the lease"
 	if v := r.verdict.Claims.TCB.ValidUntil(); !v.IsZero() && v.Before(end) {
 		end, why = v, "what the evidence rests on"
+	}
+	if v := r.excusedUntil(); !v.IsZero() && v.Before(end) {
+		end, why = v, "break-glass"
 	}
 	if ca := a.MeshCA().NotAfter; ca.Before(end) {
 		end, why = ca, "the mesh CA"
@@ -242,18 +252,20 @@ type settlement struct {
 	*ruling
 	peer   *Peer
 	serial string
-	end    time.Time
+	times  lapse
+	end    time.Time // of the leaf: the cut
 	marble manifest.Marble
 	names  []string
 	made   map[string]secrets.Made
 	packed []byte // what the ruling was made from
 
 	// Written by settle.
-	record instanceRecord
-	values map[string]secrets.Value
-	place  uint64   // of the audit record
-	ended  []string // instances that made room
-	moved  bool
+	record  instanceRecord
+	values  map[string]secrets.Value
+	secrets []string // as the log has them: "name@version"
+	entry   audit.Entry
+	ended   []string // instances that made room
+	moved   bool
 }
 
 func (s *settlement) key() string { return instanceKey(s.asked.info.Marble, s.asked.info.ID) }
@@ -276,7 +288,7 @@ func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s
 		return err
 	})
 	if err != nil {
-		return nil, problem.Because(err, "CRD-037", "looking for the secrets of %s", s.asked.info.Marble)
+		return nil, secretError(err, "looking for the secrets of %s", s.asked.info.Marble)
 	}
 	return c.maker.Make(ctx, a, missing, s.at)
 }
@@ -286,14 +298,16 @@ func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s
 func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 	head, _ := heads.Get(tx, keyCurrent)
 	floors, _ := floorsTable.Get(tx, keyCurrent)
-	if head.Number != s.rev.record.Number || floors.Version != s.floors.Version {
+	happened, _ := incidentHeads.Get(tx, keyCurrent)
+	if head.Number != s.rev.record.Number || floors.Version != s.floors.Version || happened.Version != s.incidents.head.Version {
 		return errAgain
 	}
 	old, exists := instances.Get(tx, s.key())
 	s.record = instanceRecord{
 		Address: s.asked.info.Address, Loopback: s.asked.info.Loopback, TEE: s.asked.evidence.TEE, TCBStatus: string(s.verdict.TCBStatus),
-		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), RenewAfter: renewAfter(s.at, s.end, s.serial).UTC(), NotAfter: s.end,
-		Serial: s.serial, Decision: s.id,
+		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), NotAfter: s.end,
+		RenewAfter: s.times.due.UTC(), DegradeAt: s.times.degrade.UTC(), DrainAt: s.times.drain.UTC(),
+		Serial: s.serial, Decision: s.id, Origin: s.origin(), Evidence: s.evidenceDigest(), Provenances: provenances(old.Provenances, provenanceOf(s.verdict.Claims, s.end), s.at),
 	}
 	if s.peer != nil {
 		var err error
@@ -306,7 +320,7 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 		}
 	}
 	s.moved = len(s.marble.Serves)+len(s.marble.Calls) > 0 &&
-		(!exists || !s.at.Before(old.NotAfter) || old.Address != s.record.Address || old.Loopback != s.record.Loopback)
+		(!exists || old.lapse().phase(s.at) >= isDrained || old.Address != s.record.Address || old.Loopback != s.record.Loopback)
 	if !exists {
 		if err := c.count(tx, s); err != nil {
 			return err
@@ -322,21 +336,21 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 			return err
 		}
 	}
-	if err := instances.Put(tx, s.key(), s.record); err != nil {
+	if complete, err = c.release(tx, s); err != nil {
 		return err
-	}
-	if s.values, complete, err = secrets.Settle(tx, s.request(), s.made); err != nil {
-		return problem.Because(err, "CRD-037", "releasing the secrets of %s", s.asked.info.Marble)
 	}
 	if !complete {
 		return errAgain
 	}
+	if err := instances.Put(tx, s.key(), s.record); err != nil {
+		return err
+	}
 	details := map[string]string{"serial": s.serial, "notAfter": stamp(s.end)}
-	if len(s.values) > 0 {
-		details["secrets"] = strings.Join(slices.Sorted(maps.Keys(s.values)), " ")
+	if len(s.secrets) > 0 {
+		details["secrets"] = strings.Join(s.secrets, " ")
 	}
 	entry, err := c.log.Append(tx, s.ruling.record(details))
-	s.place = entry.Seq
+	s.entry = entry
 	return err
 }
 
@@ -377,13 +391,13 @@ func remove(tx *store.Tx, key string) {
 }
 
 // issue prepares, lints, signs and judges the leaf.
-func issue(a *authority.Authority, r *ruling, serial authority.SerialNumber, s settlement) (authority.Issued, error) {
+func (c *Coordinator) issue(a *authority.Authority, r *ruling, serial authority.SerialNumber, s settlement) (authority.Issued, error) {
 	facts := apiv1.LeafFacts{
 		Evidence: r.asked.evidence.Digest(), Verdict: r.verdictDigest(), TEE: attest.TEE(r.asked.evidence.TEE),
-		Manifest: r.rev.m.Digest(), Record: s.place,
+		Manifest: r.rev.m.Digest(), Log: c.signer.Promise(s.entry.Seq, [32]byte(s.entry.Hash)),
 	}
 	token, err := a.PrepareLeaf(authority.LeafRequest{
-		TrustDomain: r.rev.m.TrustDomain, Marble: r.asked.info.Marble, DNSNames: s.marble.DNSNames,
+		TrustDomain: r.rev.m.TrustDomain, Marble: r.asked.info.Marble, Instance: r.asked.info.ID, DNSNames: s.marble.DNSNames,
 		PublicKey: r.asked.publicKey, NotAfter: s.end, Facts: facts, Serial: serial,
 	}, r.at)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 const (
@@ -28,6 +29,7 @@ type Coordinator struct {
 	config  Config
 	store   *store.Store
 	log     *audit.Log
+	signer  *transparency.Signer // of the log
 	maker   *secrets.Maker
 	nonces  *nonces       // of activations: anybody spends these
 	demands *nonces       // of renewals: live instances alone
@@ -40,10 +42,15 @@ type Coordinator struct {
 	setting   sync.Mutex // held while a manifest is set or a floor raised, until it is published
 	current   atomic.Pointer[revision]
 	floors    atomic.Pointer[floorsRecord]
+	incidents atomic.Pointer[incidents]
+	behind    atomic.Pointer[behindRecord] // the state is an older one; nil while that is not known
+	unsealed  atomic.Pointer[unsealed]     // sealing failed; nil if it did not
+	widened   widened
 	marks     marks
 	planning  chan struct{} // one token for each plan that is being made
 	rotating  sync.Mutex    // held while the mesh CA is rotated
 	authority atomic.Pointer[authority.Authority]
+	secret    *secretKeeping
 
 	serving   sync.Mutex // guards what follows
 	served    *tls.Certificate
@@ -71,9 +78,16 @@ func Create(ctx context.Context, s *store.Store, config Config) (*Coordinator, e
 	if err != nil {
 		return nil, fmt.Errorf("creating the coordinator: %w", err)
 	}
+	seed, err := newLogKey(config.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("creating the coordinator: %w", err)
+	}
 	err = s.Update(ctx, func(tx *store.Tx) error {
 		if _, exists := keys.Get(tx, keyCA); exists {
 			return problem.New("STO-001", "the store holds a coordinator already")
+		}
+		if err := keys.Put(tx, keyLog, keyRecord{State: seed}); err != nil {
+			return err
 		}
 		return keys.Put(tx, keyCA, keyRecord{State: state.Reveal()})
 	})
@@ -91,10 +105,13 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 		return nil, err
 	}
 	c := &Coordinator{
-		config: config, store: s, log: audit.New(s), maker: secrets.NewMaker(config.Rand),
+		config: config, store: s, log: audit.New(s, config.Rand), maker: secrets.NewMaker(config.Rand),
 		quotes: make(chan struct{}, maxQuotes), planning: make(chan struct{}, maxPlans), started: config.Now(), live: newLive(),
 	}
 	var err error
+	if c.secret, err = newSecretKeeping(config); err != nil {
+		return nil, err
+	}
 	if c.nonces, err = newNonces(config.Rand); err != nil {
 		return nil, err
 	}
@@ -104,6 +121,10 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 	if err := c.load(ctx); err != nil {
 		return nil, fmt.Errorf("opening the coordinator: %w", err)
 	}
+	if err := c.enter(ctx); err != nil {
+		return nil, fmt.Errorf("opening the coordinator: %w", err)
+	}
+	_ = c.reseal(ctx) // it is noted, and tried again by Tick
 	if err := c.announce(ctx); err != nil {
 		return nil, fmt.Errorf("opening the coordinator: %w", err)
 	}
@@ -139,6 +160,9 @@ func (c *Coordinator) load(ctx context.Context) error {
 			return err
 		}
 		c.authority.Store(a)
+		if c.signer, err = logSigner(tx); err != nil {
+			return err
+		}
 		head, _ = heads.Get(tx, keyCurrent)
 		for key, r := range instances.All(tx) {
 			c.live.put(key, r)
@@ -153,7 +177,7 @@ func (c *Coordinator) load(ctx context.Context) error {
 		return err
 	}
 	c.current.Store(rev)
-	if err := errors.Join(c.loadFloors(ctx), c.marks.load(ctx, c.store)); err != nil {
+	if err := errors.Join(c.loadFloors(ctx), c.loadIncidents(ctx), c.marks.load(ctx, c.store)); err != nil {
 		return err
 	}
 	return c.loadRefusals(ctx)
@@ -185,8 +209,8 @@ func (c *Coordinator) open(ctx context.Context) error {
 func (c *Coordinator) begin(ctx context.Context) (done func(), err error) {
 	c.closing.Lock()
 	defer c.closing.Unlock()
-	if err := c.open(ctx); err != nil {
-		return nil, err
+	if err := errors.Join(c.open(ctx), c.refuseBehind()); err != nil {
+		return nil, problem.From(err)
 	}
 	c.work.Add(1)
 	return c.work.Done, nil
@@ -199,12 +223,15 @@ func (c *Coordinator) Close() error {
 	err := c.become(Stopping)
 	c.closing.Unlock()
 	c.work.Wait()
-	return errors.Join(err, c.log.Flush(context.Background(), c.config.Now(), true))
+	return errors.Join(err, c.flushUses(context.Background()), c.log.Flush(context.Background(), c.config.Now(), true))
 }
 
 // Ready reports whether requests can be answered, and where the coordinator
 // stands. One that waits for its first manifest is ready: to be set one.
 func (c *Coordinator) Ready() (ok bool, stage, reason string) {
+	if b := c.behind.Load(); b != nil {
+		return false, "behind", b.Text
+	}
 	switch s := c.State(); s {
 	case Serving:
 		return true, s.String(), ""

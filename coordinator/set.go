@@ -93,11 +93,18 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 	}
 	result := c.consequences(old, next)
 	result.OpenFirstSet = next.record.Open
+	change, err := c.prepareKeys(ctx, m)
+	if err != nil {
+		return apiv1.SetResult{}, err
+	}
 	err = c.update(ctx, func(tx *store.Tx) error {
 		if also != nil {
 			if err := also(tx); err != nil {
 				return err
 			}
+		}
+		if err := c.commitKeys(tx, change, m); err != nil {
+			return err
 		}
 		if err := c.endStale(tx, by.at); err != nil {
 			return err
@@ -105,14 +112,17 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 		return c.commitRevision(tx, next, m.Raw())
 	})
 	if err != nil {
+		change.Abort()
 		return apiv1.SetResult{}, err
 	}
-	c.current.Store(next)
+	result.Recovery = c.followKeys(ctx, change)
+	c.current.Store(next.without(c.incidents.Load()))
 	c.live.keepMarbles(m)
 	if err := c.become(Serving); err != nil {
 		return apiv1.SetResult{}, err
 	}
 	c.changed()
+	c.followManifest(ctx)
 	return result, nil
 }
 
@@ -128,8 +138,11 @@ func (c *Coordinator) commitRevision(tx *store.Tx, next *revision, raw []byte) e
 		return err
 	}
 	details := map[string]string{"revision": fmt.Sprint(next.record.Number), "previous": next.record.Previous.String()}
-	if dropped := secrets.Update(tx, next.m); len(dropped) > 0 {
-		details["droppedSecrets"] = strings.Join(dropped, " ")
+	changed := secrets.Update(tx, next.m)
+	for key, names := range map[string][]string{"droppedSecrets": changed.Dropped, "staleSecrets": changed.Stale} {
+		if len(names) > 0 {
+			details[key] = strings.Join(names, " ")
+		}
 	}
 	details = next.record.origin().details(details)
 	text := fmt.Sprintf("manifest %s is revision %d, set by %s", next.m.Digest().Short(), next.record.Number, next.record.SetBy)

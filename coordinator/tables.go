@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 )
 
 // What the store holds. Everything is sealed by it.
 var (
-	// keys has one record, under "ca": the authority with its private keys.
+	// keys has two records: under "ca" the authority with its private keys, under
+	// "log" the seed of the log's Ed25519 key.
 	keys = store.NewTable[keyRecord]("authority")
 	// heads has one record, under "current": the revision in force.
 	heads = store.NewTable[revisionRecord]("manifest")
@@ -63,7 +65,9 @@ type instanceRecord struct {
 	ActivatedAt time.Time  `json:"activatedAt"`
 	AttestedAt  time.Time  `json:"attestedAt"`
 	RenewAfter  time.Time  `json:"renewAfter,omitzero"`
-	NotAfter    time.Time  `json:"notAfter"` // of the newest leaf
+	DegradeAt   time.Time  `json:"degradeAt,omitzero"`
+	DrainAt     time.Time  `json:"drainAt,omitzero"`
+	NotAfter    time.Time  `json:"notAfter"` // of the newest leaf: the cut
 	Serial      string     `json:"serial"`   // of the newest leaf
 	// Previous is the leaf that the newest one renewed; it counts until it
 	// ends, in case the newest one was lost on its way.
@@ -71,11 +75,22 @@ type instanceRecord struct {
 	PreviousNotAfter time.Time `json:"previousNotAfter,omitzero"`
 	Decision         string    `json:"decision"`
 	Basis            basis     `json:"basis,omitzero"` // what the newest leaf was given for
+	// Origin and Evidence are what lineage has of the instance; Released are the
+	// versions of secrets that came with the newest leaf.
+	Origin   secrets.Origin    `json:"origin,omitzero"`
+	Evidence attest.Hex        `json:"evidence,omitempty"`
+	Released map[string]uint64 `json:"released,omitempty"`
+
+	touchedAt time.Time // when something is released now; not kept
+	// Provenances are of the newest leaf, then of older ones that came from
+	// elsewhere and have not ended.
+	Provenances []provenance `json:"provenances,omitempty"`
 }
 
 func instanceKey(marble, id string) string { return marble + "/" + id }
 
 const (
 	keyCA      = "ca"
+	keyLog     = "log"
 	keyCurrent = "current"
 )

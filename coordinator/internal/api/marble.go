@@ -50,6 +50,7 @@ type MarbleServer struct {
 	statements  *rate
 	refusals    *rate // that are logged
 	activations chan struct{}
+	secrets     secretLimits
 
 	grpc     *grpc.Server
 	stopping chan struct{} // closed by Stop: sessions end
@@ -66,7 +67,8 @@ func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 		statements:  newRate(statementRate, statementBurst, c.Now),
 		refusals:    newRate(refusalRate, refusalBurst, c.Now),
 		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{}),
-		sessions: map[coordinator.Peer]*live{}}
+		sessions: map[coordinator.Peer]*live{}, secrets: newSecretLimits(c)}
+	c.Coordinator.WatchSecrets(s.refreshSecrets)
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(servingConfig(c.Coordinator, []string{"h2"}, tls.VerifyClientCertIfGiven))),
 		grpc.ConnectionTimeout(s.times.Handshake),
@@ -314,13 +316,15 @@ func instance(i *marblepb.Instance) coordinator.InstanceInfo {
 
 func lease(l coordinator.Lease) *marblepb.Lease {
 	out := &marblepb.Lease{Certificates: l.Certificates, Bundle: l.Bundle, RenewAfterUnixMs: l.RenewAfter.UnixMilli(),
+		DegradeAtUnixMs: l.DegradeAt.UnixMilli(), DrainAtUnixMs: l.DrainAt.UnixMilli(), CutAtUnixMs: l.NotAfter.UnixMilli(),
 		NotAfterUnixMs: l.NotAfter.UnixMilli(), Revision: l.Revision, SpiffeId: l.SPIFFEID, Secrets: make(map[string]*marblepb.Secret, len(l.Secrets))}
 	for name, v := range l.Secrets {
-		out.Secrets[name] = &marblepb.Secret{Value: v.Bytes, PrivateKey: v.PrivateKey, Certificates: v.Certificates}
+		out.Secrets[name] = secret(v)
 	}
 	return out
 }
 
 func parameters(p manifest.Parameters) *marblepb.Parameters {
-	return &marblepb.Parameters{Argv: p.Argv, Env: p.Env, Files: p.Files}
+	return &marblepb.Parameters{Argv: p.Argv, Env: p.Env, Files: p.Files,
+		Reload: &marblepb.Reload{Signal: p.Reload.Signal, Command: p.Reload.Command}}
 }

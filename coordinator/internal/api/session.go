@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
@@ -23,13 +22,6 @@ const (
 	reportsPerSec = 5
 	reportsBurst  = 50
 	renewalsBurst = 10
-)
-
-// A marble offers a renewal by itself at half its leaf's life. The coordinator
-// demands one where none came by three fifths of it.
-const (
-	demandNumerator   = 3
-	demandDenominator = 5
 )
 
 // Session implements marblepb.MarbleServer. It lasts until the leaf ends, the
@@ -53,7 +45,7 @@ func (s *MarbleServer) Session(stream grpc.BidiStreamingServer[marblepb.SessionR
 		return err
 	}
 	l := &live{s: s, sess: sess, peer: p, in: make(chan *marblepb.SessionRequest), out: make(chan *marblepb.SessionResponse, sendQueue),
-		lost: make(chan struct{}), superseded: make(chan struct{}), reports: newRate(reportsPerSec, reportsBurst, s.now), renewals: newRate(1/minRetry.Seconds(), renewalsBurst, s.now), conn: g}
+		lost: make(chan struct{}), superseded: make(chan struct{}), refresh: make(chan struct{}, 1), reports: newRate(reportsPerSec, reportsBurst, s.now), renewals: newRate(1/minRetry.Seconds(), renewalsBurst, s.now), conn: g}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	s.running.Add(2)
@@ -66,14 +58,7 @@ func (s *MarbleServer) Session(stream grpc.BidiStreamingServer[marblepb.SessionR
 	defer s.metrics.sessions.Dec()
 	l.join()
 	defer l.leave()
-	return l.run(ctx, demandAt(leaf))
-}
-
-// demandAt counts from when the leaf was issued: that it counts from before,
-// for clocks that are behind, is no part of its life.
-func demandAt(leaf *x509.Certificate) time.Time {
-	issued := leaf.NotBefore.Add(authority.Backdate)
-	return issued.Add(leaf.NotAfter.Sub(issued) * demandNumerator / demandDenominator)
+	return l.run(ctx, s.c.DemandAt(p))
 }
 
 // live is one session. All but receive and send run in the handler's goroutine.
@@ -87,11 +72,16 @@ type live struct {
 	lost chan struct{} // closed by receive when the marble is gone
 	// superseded is closed when the instance opens another session.
 	superseded chan struct{}
-	reports    *rate
-	renewals   *rate
+	// refresh has a token when secrets of the marble may have other versions.
+	refresh  chan struct{}
+	reports  *rate
+	renewals *rate
 
 	demanded bool // a demand is unanswered
 	refusals int  // in a row
+	// sent are the versions of secrets that were pushed under this leaf; nil
+	// before.
+	sent map[string]uint64
 }
 
 // join makes this the session of its instance, and ends an older one: after a
@@ -104,6 +94,7 @@ func (l *live) join() {
 		close(old.superseded)
 	}
 	l.s.sessions[key] = l
+	l.refresh <- struct{}{} // what changed since the leaf was issued
 }
 
 // leave reports the end of the session, unless a newer one has begun.
@@ -210,6 +201,10 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 			demand.Reset(answerTime)
 		case <-end.C:
 			return problem.New("CRD-033", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
+		case <-l.refresh:
+			if err := l.pushSecrets(ctx); err != nil {
+				return err
+			}
 		case <-l.lost:
 			return ctx.Err()
 		case <-l.superseded:
@@ -297,7 +292,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 		}
 		return l.retry(), nil
 	}
-	l.refusals = 0
+	l.refusals, l.sent = 0, nil
 	leaf, err := x509.ParseCertificate(next.Certificates[0])
 	if err != nil {
 		return 0, err
@@ -308,7 +303,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 	if err := l.queue(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Lease{Lease: lease(next)}}); err != nil {
 		return 0, err
 	}
-	return max(minRetry, demandAt(leaf).Sub(l.s.now())), nil
+	return max(minRetry, l.s.c.DemandAt(l.peer).Sub(l.s.now())), nil
 }
 
 // retry returns when to demand evidence after a refusal: an eighth of what is

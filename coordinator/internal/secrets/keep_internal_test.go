@@ -8,9 +8,13 @@ import (
 
 // TestKeptSecretsPrintNothing checks that no verb prints what the tables hold.
 func TestKeptSecretsPrintNothing(t *testing.T) {
-	r := record{Shape: "s", Bytes: []byte("topsecret"), PrivateKey: []byte("topsecret")}
-	m := Missing{Name: "session", keep: []byte("topsecret")}
-	for _, v := range []any{r, &r, m, &m, []record{r}, map[string]Missing{"a": m}, Made{r}} {
+	v := version{Bytes: []byte("topsecret"), PrivateKey: []byte("topsecret")}
+	r := record{Shape: "s", Now: &v, Before: &v}
+	m := Missing{Name: "session", keep: &v}
+	u := Usage{Name: "session", Input: []byte("topsecret")}
+	g := Grasp{usage: u, versions: []*version{&v}}
+	in := Supply{Name: "session", Value: []byte("topsecret")}
+	for _, v := range []any{r, &r, v, &v, m, &m, []record{r}, map[string]Missing{"a": m}, Made{v: v}, u, &u, g, &g, in, &in, []Supply{in}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q"} {
 			got := fmt.Sprintf(verb, v)
 			for _, leak := range []string{"topsecret", fmt.Sprintf("%x", "topsecret"), fmt.Sprint([]byte("topsecret"))} {

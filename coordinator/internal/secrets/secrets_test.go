@@ -51,7 +51,7 @@ func newKeeper(t testing.TB) *keeper {
 func (k *keeper) release(m *manifest.Manifest, who Asker, at time.Time, names ...string) (map[string]Value, error) {
 	var missing []Missing
 	err := k.store.View(k.Context(), func(tx *store.Tx) (err error) {
-		_, missing, err = Find(tx, Request{m, who, names, at})
+		_, missing, err = Find(tx, Request{Manifest: m, Asker: who, Names: names, At: at})
 		return err
 	})
 	if err != nil {
@@ -65,7 +65,7 @@ func (k *keeper) release(m *manifest.Manifest, who Asker, at time.Time, names ..
 	err = k.store.Update(k.Context(), func(tx *store.Tx) error {
 		var complete bool
 		var err error
-		if values, complete, err = Settle(tx, Request{m, who, names, at}, made); err == nil && !complete {
+		if values, complete, err = Settle(tx, Request{Manifest: m, Asker: who, Names: names, At: at}, made); err == nil && !complete {
 			err = errors.New("incomplete")
 		}
 		return err
@@ -166,7 +166,7 @@ func TestReaders(t *testing.T) {
 			t.Errorf("%+v got %q: %d values, %v", c.who, c.name, len(values), err)
 		}
 		err = k.store.Update(t.Context(), func(tx *store.Tx) error {
-			values, _, err := Settle(tx, Request{m, c.who, []string{c.name}, start}, map[string]Made{c.name: {}})
+			values, _, err := Settle(tx, Request{Manifest: m, Asker: c.who, Names: []string{c.name}, At: start}, map[string]Made{c.name: {}})
 			if len(values) != 0 {
 				t.Errorf("%+v got %q from Settle", c.who, c.name)
 			}
@@ -243,13 +243,13 @@ func TestUpdate(t *testing.T) {
 	delete(next.Secrets, "gone")
 	next.Secrets["size"] = manifest.Secret{Type: manifest.Symmetric, Readers: reader, Bits: 512}
 	next.Secrets["scope"] = manifest.Secret{Type: manifest.Symmetric, Readers: reader}
-	var dropped []string
-	err := k.store.Update(t.Context(), func(tx *store.Tx) error { dropped = Update(tx, next); return nil })
+	var changed Updated
+	err := k.store.Update(t.Context(), func(tx *store.Tx) error { changed = Update(tx, next); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"discard", "gone", "rederive", "scope", "size"}; !slices.Equal(dropped, want) {
-		t.Errorf("dropped %v, want %v", dropped, want)
+	if want := []string{"discard", "gone", "scope", "size"}; !slices.Equal(changed.Dropped, want) || !slices.Equal(changed.Stale, []string{"rederive"}) {
+		t.Errorf("dropped %v and stale %v, want %v and rederive", changed.Dropped, changed.Stale, want)
 	}
 	for name := range next.Secrets {
 		stays := string(k.mustRelease(next, web, start, name).Bytes) == before[name]
@@ -289,7 +289,7 @@ func TestMakeHonoursContext(t *testing.T) {
 
 func TestValuesPrintNothing(t *testing.T) {
 	v := Value{Bytes: []byte("hunter2hunter2"), PrivateKey: []byte("hunter2hunter2"), Certificates: [][]byte{[]byte("hunter2hunter2")}}
-	made := Made{r: record{Bytes: v.Bytes}}
+	made := Made{v: version{Bytes: v.Bytes}}
 	for _, x := range []any{v, &v, made, map[string]Value{"s": v}, struct{ V Value }{v}} {
 		asJSON, _ := json.Marshal(x)
 		for _, s := range []string{fmt.Sprint(x), fmt.Sprintf("%+v", x), fmt.Sprintf("%#v", x), fmt.Sprintf("%x", x), fmt.Sprintf("%q", x), string(asJSON), slog.AnyValue(x).Resolve().String()} {
