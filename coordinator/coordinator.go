@@ -14,6 +14,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -32,6 +33,9 @@ const (
 // Endorser finds the endorsements that a piece of evidence has to be judged
 // with. It honours ctx and is safe for concurrent use.
 type Endorser func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
+
+// Quoter asks the hardware for evidence.
+type Quoter func(ctx context.Context, b attest.Binding) (attest.Evidence, error)
 
 // Session is the transport session that a request came over.
 type Session struct {
@@ -81,7 +85,9 @@ type Lease struct {
 	Certificates [][]byte // DER, leaf first, then the mesh CA
 	Bundle       [][]byte // DER trust anchors
 	RenewAfter   time.Time
-	NotAfter     time.Time
+	DegradeAt    time.Time // when an instance whose renewals fail is shown as degraded
+	DrainAt      time.Time // when it gets no new requests any more
+	NotAfter     time.Time // when it is cut: its leaf ends
 	Secrets      map[string]secrets.Value
 	Revision     string
 	SPIFFEID     string
@@ -117,12 +123,18 @@ type View struct {
 	TrustDomain string
 	Manifest    *manifest.Manifest // nil before the first
 	Instances   []ViewInstance     // with a live lease, ordered by marble and id
+	// Barred are those who may call nobody, and whom nobody may call, ordered.
+	Barred []BarredPeer
 }
+
+// BarredPeer is one instance, or every instance of a marble if Instance is "".
+type BarredPeer struct{ Marble, Instance string }
 
 // ViewInstance is one live instance.
 type ViewInstance struct {
 	Marble, ID        string
 	Address, Loopback string
+	Drained           bool // gets no new requests: its renewal is overdue
 }
 
 // ProxyEvent is something that a proxy did with what it was sent.
@@ -147,6 +159,10 @@ type Config struct {
 	ServerNames []string          // DNS names and IPs of the serving certificate
 	Owner       *x509.Certificate // who alone may set the first manifest; nil leaves it open
 	Version     string
+	// Keeper keeps what opens the state in step with the manifest; nil keeps
+	// nothing. Opening says how the state came to be open.
+	Keeper  *recovery.Keeper
+	Opening Opening
 	// Warnings are what else needs attention; nil for nothing. It must not block.
 	Warnings func() []apiv1.Attention
 }

@@ -44,7 +44,14 @@ type floorRecord struct {
 // policyFor returns what a marble's evidence is judged by: its package, and its
 // platform with the floor in force.
 func (f floorsRecord) policyFor(rev *revision, marble string) (attest.Policy, bool) {
+	return f.policyWith(rev, marble, nil)
+}
+
+// policyWith is policyFor while break-glass has the platform accept more TCB
+// statuses than the manifest does; floors count all the same.
+func (f floorsRecord) policyWith(rev *revision, marble string, more []attest.TCBStatus) (attest.Policy, bool) {
 	p, ok := rev.policyFor(marble)
+	p.Platform = accepting(p.Platform, more)
 	if floor, raised := f.Platforms[p.PlatformName]; ok && raised {
 		p.Platform, _ = p.Platform.Raise(floor.Floor)
 	}

@@ -74,6 +74,8 @@ func (q *question) check() error {
 	return nil
 }
 
+func (q *question) renews() bool { return q.purpose == binding.Renew }
+
 // expected are the claims that the evidence must bind in this session.
 func (q *question) expected() binding.Claims {
 	return binding.Claims{
@@ -95,13 +97,18 @@ type ruling struct {
 	floors  *floorsRecord // in force at the time
 	behind  []attest.Step // failed checks of the marks
 	raises  bool          // accepted, it raises the marks
+
+	incidents *incidents         // that stood at the time
+	excused   []attest.TCBStatus // that break-glass has the platform accept
 }
 
 // judge makes the one decision about a question under a revision. An error
 // means that none could be made.
 func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ruling, error) {
 	floors := c.floors.Load()
-	policy, ok := floors.policyFor(rev, q.info.Marble)
+	standing, at := c.incidents.Load(), c.config.Now()
+	excused := standing.statusesFor(rev, q.info.Marble, at)
+	policy, ok := floors.policyWith(rev, q.info.Marble, excused)
 	if !ok {
 		return nil, unknownMarble(rev, q.info.Marble)
 	}
@@ -113,7 +120,7 @@ func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ru
 	if err != nil {
 		return nil, err
 	}
-	r := &ruling{rev: rev, at: c.config.Now(), asked: q, floors: floors}
+	r := &ruling{rev: rev, at: at, asked: q, floors: floors, incidents: standing, excused: excused}
 	r.matter = matter{evidence: q.evidence, claims: claims, expected: q.expected(), endorsements: endorsements, policy: policy, at: r.at}
 	r.behind, r.raises = c.marks.compare(endorsements, r.at)
 	r.verdict = withSteps(r.matter.judge(c.config.Verifiers), r.behind)

@@ -72,20 +72,22 @@ func (m matter) judge(v attest.Verifiers) attest.Verdict {
 
 // kept is the stored form of a matter. Policy and endorsements are elsewhere.
 type kept struct {
-	Decision string          `json:"decision"`
-	At       time.Time       `json:"at"`
-	Revision int             `json:"revision"`         // of the manifest
-	Floors   int             `json:"floors,omitempty"` // version
-	Evidence attest.Evidence `json:"evidence"`
-	Claims   []byte          `json:"claims"`          // claims buffer, as it came
-	Expected []byte          `json:"expected"`        // claims buffer as this session demanded it
-	Steps    []attest.Step   `json:"steps,omitempty"` // failed checks of marks, which move on
+	Decision string    `json:"decision"`
+	At       time.Time `json:"at"`
+	Revision int       `json:"revision"`         // of the manifest
+	Floors   int       `json:"floors,omitempty"` // version
+	// Excused are TCB statuses that break-glass had the platform accept.
+	Excused  []attest.TCBStatus `json:"excused,omitempty"`
+	Evidence attest.Evidence    `json:"evidence"`
+	Claims   []byte             `json:"claims"`          // claims buffer, as it came
+	Expected []byte             `json:"expected"`        // claims buffer as this session demanded it
+	Steps    []attest.Step      `json:"steps,omitempty"` // failed checks of marks, which move on
 }
 
 // pack encodes what a ruling was made from. Call it outside of an Update.
 func (r *ruling) pack() ([]byte, error) {
 	b, err := json.Marshal(kept{
-		Decision: r.id, At: r.at.UTC(), Revision: r.rev.record.Number, Floors: r.floors.Version,
+		Decision: r.id, At: r.at.UTC(), Revision: r.rev.record.Number, Floors: r.floors.Version, Excused: r.excused,
 		Evidence: r.matter.evidence, Claims: r.matter.claims.Encode(), Expected: r.matter.expected.Encode(), Steps: r.behind,
 	})
 	if err != nil {

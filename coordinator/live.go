@@ -37,6 +37,7 @@ type live struct {
 	refusals map[string]*apiv1.Decision // newest per marble, while newer than its acceptance
 	recent   []string                   // marbles in refusals, newest last, at most maxAttention
 	refusing []string                   // instance keys whose proxy refuses, newest last, at most maxAttention
+	lapsing  lapsing
 }
 
 // leafOf says whose leaf a serial number is of.
@@ -48,14 +49,18 @@ type leafOf struct {
 // run is what one instance reported.
 type run struct {
 	serial, previous string
+	begun            string // serial that times is of
+	times            lapse
+	phase            phase // as far as it was noticed
 	stage, reason    string
 	refused          time.Time // when a refusal was last recorded
 	proxy            apiv1.Proxy
+	provenances      []provenance
 	connected        string // serial that the proxy's stream was opened under; streams outlive leaves
 }
 
 func newLive() live {
-	return live{serials: map[string]leafOf{}, runs: map[string]*run{}, refusals: map[string]*apiv1.Decision{}}
+	return live{serials: map[string]leafOf{}, runs: map[string]*run{}, refusals: map[string]*apiv1.Decision{}, lapsing: newLapsing()}
 }
 
 // put takes a durable instance record in: its serials count from now on, and
@@ -68,8 +73,9 @@ func (l *live) put(key string, r instanceRecord) {
 	}
 	delete(l.serials, old.serial)
 	delete(l.serials, old.previous)
-	old.serial, old.previous = r.Serial, r.Previous
+	old.serial, old.previous, old.provenances = r.Serial, r.Previous, r.Provenances
 	l.serials[r.Serial] = leafOf{key, r.NotAfter}
+	l.begin(key, old, r)
 	if r.Previous != "" {
 		l.serials[r.Previous] = leafOf{key, r.PreviousNotAfter}
 	}
@@ -98,6 +104,7 @@ func (l *live) drop(key string) {
 	}
 	delete(l.serials, r.serial)
 	delete(l.serials, r.previous)
+	l.forget(key, r)
 	l.disconnect(r)
 	l.refusing = without(l.refusing, key)
 	delete(l.runs, key)
@@ -120,6 +127,11 @@ func (l *live) keepMarbles(m *manifest.Manifest) {
 			l.recent = without(l.recent, name)
 		}
 	}
+	for name := range l.lapsing.cuts {
+		if _, ok := m.Marbles[name]; !ok {
+			l.forgetCut(name)
+		}
+	}
 }
 
 // refuse remembers the newest refusal of a marble; accept forgets it.
@@ -133,6 +145,7 @@ func (l *live) refuse(d *apiv1.Decision) {
 func (l *live) accept(marble string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.forgetCut(marble)
 	if _, ok := l.refusals[marble]; ok {
 		delete(l.refusals, marble)
 		l.recent = without(l.recent, marble)
@@ -188,13 +201,27 @@ func (l *live) mayRecord(key string, at time.Time) bool {
 	return true
 }
 
-// stage notes what an instance says of itself, if it lives.
-func (l *live) stage(p Peer, stage, reason string) {
+// stage notes what an instance says of itself, if it lives. It reports whether
+// that is new: that it is stopping, so that it gets no new requests.
+func (l *live) stage(p Peer, stage, reason string) (leaves bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r := l.runs[instanceKey(p.Marble, p.Instance)]; r != nil && r.has(p.Serial) {
-		r.stage, r.reason = clip(stage, 64), clip(reason, maxReason)
+	key := instanceKey(p.Marble, p.Instance)
+	r := l.runs[key]
+	if r == nil || !r.has(p.Serial) {
+		return false
 	}
+	_, leaving := l.lapsing.leaving[key]
+	if leaving && stage == stageDisconnected {
+		return false
+	}
+	r.stage, r.reason = clip(stage, 64), clip(reason, maxReason)
+	if stage != stageStopping || leaving {
+		return false
+	}
+	l.lapsing.leaving[key] = struct{}{}
+	l.lapsing.overdue = without(l.lapsing.overdue, key)
+	return true
 }
 
 func (r *run) has(serial string) bool {
@@ -269,13 +296,16 @@ func (r *run) proxyType(e ProxyEvent, at time.Time) {
 }
 
 // Report notes what an instance says of its stage. It is kept in memory, for as
-// long as the instance lives.
+// long as the instance lives. One that says that it is stopping gets no new
+// requests.
 func (c *Coordinator) Report(_ context.Context, p Peer, stage, reason string) {
-	c.live.stage(p, stage, reason)
+	if c.live.stage(p, stage, reason) {
+		c.changed()
+	}
 }
 
 // Disconnected notes that an instance's session has ended.
-func (c *Coordinator) Disconnected(p Peer) { c.live.stage(p, "disconnected", "its session ended") }
+func (c *Coordinator) Disconnected(p Peer) { c.live.stage(p, stageDisconnected, "its session ended") }
 
 // ProxyEvent notes what the proxy of an instance did.
 func (c *Coordinator) ProxyEvent(e ProxyEvent) { c.live.event(e, c.config.Now()) }
@@ -299,6 +329,11 @@ func clip(s string, n int) string {
 		s = s[:n]
 	}
 	return strings.ToValidUTF8(s, "")
+}
+
+func marbleOf(key string) string {
+	marble, _, _ := strings.Cut(key, "/")
+	return marble
 }
 
 // short returns marble/instance with the instance cut to 8 characters.

@@ -169,7 +169,7 @@ func (p *planner) assumeFloors() error {
 
 // policy is what a marble would be judged by.
 func (p *planner) policy(marble string) (attest.Policy, bool) {
-	policy, ok := p.floors.policyFor(p.next, marble)
+	policy, ok := p.floors.policyWith(p.next, marble, p.c.incidents.Load().statusesFor(p.next, marble, p.at))
 	for _, name := range []string{policy.PlatformName, anyPlatform} {
 		if floor, assumed := p.assumed[name]; assumed {
 			policy.Platform, _ = policy.Platform.Raise(floor)

@@ -28,6 +28,9 @@ func (p *planner) rule(it *planItem, m matter, policyFor func(string) (attest.Po
 	}
 	m.policy = policy
 	r := ruled{verdict: m.judge(p.c.config.Verifiers)}
+	if bar := p.bar(it, r.verdict); r.verdict.OK() && bar != nil {
+		r.denial = bar
+	}
 	if end := r.verdict.Claims.TCB.ValidUntil(); r.verdict.OK() && !end.IsZero() && end.Sub(m.at) < minLife {
 		r.denial = problem.New("CRD-032", "what the evidence rests on ends at %s", stamp(end))
 	}
@@ -41,7 +44,9 @@ func (p *planner) compare(it *planItem, is, next matter, behind []attest.Step) {
 	would.verdict = withSteps(would.verdict, behind)
 	was := would
 	if p.hypothesis {
-		was = p.rule(it, is, func(marble string) (attest.Policy, bool) { return p.floors.policyFor(p.rev, marble) })
+		was = p.rule(it, is, func(marble string) (attest.Policy, bool) {
+			return p.floors.policyWith(p.rev, marble, p.c.incidents.Load().statusesFor(p.rev, marble, p.now))
+		})
 	}
 	e := &apiv1.PlanEffect{Marble: it.marble, Instance: it.instance, Decision: it.record.Decision, TEE: is.evidence.TEE}
 	switch {

@@ -87,7 +87,7 @@ func (c *Coordinator) recall(ctx context.Context, id string) (kept, matter, erro
 	if err != nil {
 		return k, m, err
 	}
-	policy, ok := floors.policyFor(rev, marble)
+	policy, ok := floors.policyWith(rev, marble, k.Excused)
 	if !ok {
 		return k, m, problem.New("CRD-062", "revision %d of the manifest has no marble %s", k.Revision, marble)
 	}

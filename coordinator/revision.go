@@ -21,6 +21,7 @@ type revision struct {
 	marbles  []string                 // names, sorted
 	packages map[string]attest.Policy // to find the nearest one
 	users    map[[32]byte]user        // by SHA-256 of the certificate
+	outcasts map[[32]byte]user        // those who are revoked, likewise
 }
 
 type user struct {

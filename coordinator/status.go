@@ -28,25 +28,33 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	var live int
 	var rev *revision
 	err := c.store.View(ctx, func(tx *store.Tx) error {
-		s.Checkpoint = checkpoint(c.log.Checkpoint(tx))
 		live = instances.Len(tx)
 		rev = c.current.Load()
-		return nil
+		at, err := c.log.Checkpoint(tx)
+		s.Checkpoint = shown(at)
+		return err
 	})
 	if err != nil {
 		return s, err
+	}
+	if c.behind.Load() != nil {
+		s.State = "behind"
 	}
 	ca := c.authority.Load().MeshCA()
 	s.CA = apiv1.CA{Serial: ca.Serial, NotAfter: ca.NotAfter}
 	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
 	s.Marbles, s.Instances = len(rev.marbles), live
 	s.Floors = c.Floors().Floors
-	s.Attention = append(s.Attention, c.health.attention()...)
+	s.Attention = append(s.Attention, slices.Concat(c.behindAttention(), c.sealingAttention(), c.health.attention())...)
 	if c.config.Warnings != nil {
 		s.Attention = append(s.Attention, c.config.Warnings()...)
 	}
+	s.Attention = append(s.Attention, c.incidentAttention()...)
 	refused, refusing, proxies := c.live.attention()
 	s.Proxies = proxies
+	lapses := c.Lapses()
+	s.Degraded, s.Drained = lapses.Degraded, lapses.Drained
+	s.Attention = append(s.Attention, c.live.lapseAttention()...)
 	for _, d := range refused {
 		s.Attention = append(s.Attention, apiv1.Attention{
 			Code: d.Code, Subject: d.Marble, Text: d.Redacted().Reason, Next: "ashlar explain " + d.ID, Since: d.Time,
@@ -123,11 +131,11 @@ func (c *Coordinator) marble(tx *store.Tx, rev *revision, name string) apiv1.Mar
 		}
 		_, id, _ := strings.Cut(key, "/")
 		run := c.live.report(key)
-		m.Instances = append(m.Instances, apiv1.Instance{
+		m.Instances = append(m.Instances, c.showBar(rev, key, r, run.lapsed(apiv1.Instance{
 			ID: id, TEE: r.TEE, Address: r.Address, SPIFFEID: authority.SPIFFEID(rev.m.TrustDomain, name),
 			Stage: run.stage, Reason: run.reason, TCBStatus: r.TCBStatus, ActivatedAt: r.ActivatedAt, AttestedAt: r.AttestedAt,
 			NotAfter: r.NotAfter, Serial: r.Serial, Decision: r.Decision, Proxy: run.proxy,
-		})
+		}, now)))
 	}
 	return m
 }
@@ -138,7 +146,7 @@ func (c *Coordinator) View(ctx context.Context) (*View, error) {
 	v := &View{}
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		rev := c.current.Load()
-		v.Revision, v.TrustDomain, v.Manifest = rev.digest(), rev.trustDomain(), rev.m
+		v.Revision, v.TrustDomain, v.Manifest = rev.digest(), rev.trustDomain(), c.hops(rev)
 		now := c.config.Now()
 		for key, r := range instances.All(tx) {
 			marble, id, _ := strings.Cut(key, "/")
@@ -146,9 +154,11 @@ func (c *Coordinator) View(ctx context.Context) (*View, error) {
 				continue
 			}
 			if _, ok := rev.m.Marbles[marble]; ok {
-				v.Instances = append(v.Instances, ViewInstance{Marble: marble, ID: id, Address: r.Address, Loopback: r.Loopback})
+				v.Instances = append(v.Instances, ViewInstance{Marble: marble, ID: id, Address: r.Address, Loopback: r.Loopback,
+					Drained: r.lapse().phase(now) >= isDrained || c.live.isLeaving(key)})
 			}
 		}
+		c.bar(tx, rev, v)
 		return nil
 	})
 	slices.SortFunc(v.Instances, func(a, b ViewInstance) int {

@@ -31,6 +31,9 @@ func (c *Coordinator) Authenticate(certs []*x509.Certificate) (*Principal, error
 	} else if u, ok := rev.users[sha256.Sum256(cert.Raw)]; ok {
 		name = u.name
 	}
+	if u, ok := rev.outcasts[sha256.Sum256(cert.Raw)]; ok && name == "" {
+		return nil, refusalOf(c.incidents.Load().barred(suspect{user: u.name}))
+	}
 	if name == "" {
 		sum := sha256.Sum256(cert.Raw)
 		return nil, problem.New("CRD-041", "no user has the certificate with SHA-256 %x", sum[:8])

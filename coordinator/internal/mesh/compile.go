@@ -17,17 +17,24 @@ import (
 // concurrent use; what it returns is never changed again.
 type compiler struct {
 	view      *coordinator.View
-	callers   map[hop][]caller             // who may call a served port, ordered by marble
-	clusters  map[hop]*discovery.Resource  // shared by all callers of a port
+	callers   map[hop][]caller             // who may call a served port, ordered by marble; barred ones too
+	barred    map[string][]string          // instances by marble, ordered; everyInstance first
+	clusters  map[edge]*discovery.Resource // shared by all instances of a caller
 	endpoints map[hop]*discovery.Resource  // likewise
 	doors     map[door]*discovery.Resource // by where callers find a port
 	groups    map[string]Group             // endpoints by calling marble
-	addresses map[string][]netip.Addr      // of a marble's instances, ordered
+	addresses map[string][]netip.Addr      // of a marble's instances that take requests, ordered
 	checked   map[string]error             // by marble and loopback address: no other part of an instance matters
 }
 
 // hop names a served port.
 type hop struct{ marble, port string }
+
+// edge is a call of a hop.
+type edge struct {
+	from string
+	to   hop
+}
 
 // caller is a marble that may call a hop.
 type caller struct {
@@ -39,7 +46,7 @@ type caller struct {
 func newCompiler(v *coordinator.View) *compiler {
 	c := &compiler{
 		view: v, callers: map[hop][]caller{}, addresses: map[string][]netip.Addr{},
-		clusters: map[hop]*discovery.Resource{}, endpoints: map[hop]*discovery.Resource{}, groups: map[string]Group{},
+		clusters: map[edge]*discovery.Resource{}, barred: barredOf(v), endpoints: map[hop]*discovery.Resource{}, groups: map[string]Group{},
 		doors: map[door]*discovery.Resource{}, checked: map[string]error{},
 	}
 	if v.Manifest == nil {
@@ -55,7 +62,7 @@ func newCompiler(v *coordinator.View) *compiler {
 		slices.SortStableFunc(c.callers[h], func(a, b caller) int { return cmp.Compare(a.marble, b.marble) })
 	}
 	for _, in := range v.Instances {
-		if a, err := peerAddress(in); err == nil {
+		if a, err := peerAddress(in); err == nil && !in.Drained && !c.out(in) {
 			c.addresses[in.Marble] = append(c.addresses[in.Marble], a)
 		}
 	}
@@ -122,6 +129,9 @@ func (c *compiler) fixed(in coordinator.ViewInstance) (*Resources, error) {
 		return nil, err
 	}
 	res := &Resources{Cluster: Group{}, Listener: Group{}, Route: Group{}}
+	if c.out(in) {
+		return res, nil
+	}
 	for _, name := range sortedKeys(m.Serves) {
 		in := inbound{c: c, hop: hop{in.Marble, name}, port: m.Serves[name], at: at, lease: leaseOf(m)}
 		if err := in.compile(res); err != nil {
@@ -132,7 +142,10 @@ func (c *compiler) fixed(in coordinator.ViewInstance) (*Resources, error) {
 		if name, taken := servedOn(m, call.Listen); taken {
 			return nil, problem.New("MSH-011", "%s: the call of %s/%s listens on %d, where the program serves %q", in.Marble, call.Marble, call.Port, call.Listen, name)
 		}
-		if err := c.outboundTo(call, at, res); err != nil {
+		if c.shut(call.Marble) {
+			continue
+		}
+		if err := c.outboundTo(in.Marble, call, at, res); err != nil {
 			return nil, err
 		}
 	}

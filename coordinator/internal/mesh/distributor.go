@@ -147,8 +147,13 @@ func (d *Distributor) push(ctx context.Context) error {
 		subs = append(subs, s)
 	}
 	d.mu.Unlock()
-	for _, s := range subs {
-		s.update(n.sets[s.key])
+	// Who accepted an instance learns that it is gone before the instance does.
+	for _, gone := range []bool{false, true} {
+		for _, s := range subs {
+			if to := n.sets[s.key]; (to == nil) == gone {
+				s.update(to)
+			}
+		}
 	}
 	return nil
 }

@@ -175,6 +175,7 @@ func clientManager(name string, logs []*accesslog.AccessLog) (*listener.Filter, 
 	m.CommonHttpProtocolOptions.MaxConnectionDuration = nil
 	m.HttpProtocolOptions = &core.Http1ProtocolOptions{AcceptHttp_10: true, DefaultHostForHttp_10: "localhost"}
 	m.AccessLog = logs
+	m.LocalReplyConfig = nobodyThere(name)
 	retry := &route.RetryPolicy{
 		RetryOn:    "connect-failure,refused-stream,reset-before-request",
 		NumRetries: wrapperspb.UInt32(2),

@@ -8,7 +8,6 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -37,13 +36,22 @@ type inbound struct {
 // name is that of the listener, the route configuration and the local cluster.
 func (in inbound) name() string { return "in/" + in.hop.port }
 
-func (in inbound) callers() []caller { return in.c.callers[in.hop] }
+// callers are those who may call now.
+func (in inbound) callers() []caller {
+	var may []caller
+	for _, from := range in.c.callers[in.hop] {
+		if !in.c.shut(from.marble) {
+			may = append(may, from)
+		}
+	}
+	return may
+}
 
 // life bounds a connection: it ends with the shortest lease of those who may
-// be at either end.
+// be at either end. Barred ones count: nobody's connections end for them.
 func (in inbound) life() time.Duration {
 	life := in.lease
-	for _, from := range in.callers() {
+	for _, from := range in.c.callers[in.hop] {
 		life = min(life, from.lease)
 	}
 	return life
@@ -51,26 +59,20 @@ func (in inbound) life() time.Duration {
 
 // compile adds the listener for peers and what it leads to.
 func (in inbound) compile(res *Resources) error {
-	var filters []*listener.Filter
-	var alpn []string
+	var chains []*listener.FilterChain
 	var err error
 	switch in.port.Protocol {
 	case manifest.HTTP:
-		alpn = []string{"h2", "http/1.1"}
-		filters, err = in.httpFilters(res)
+		chains, err = in.httpChains(res)
 	case manifest.TCP, "":
-		filters, err = in.tcpFilters(res)
+		chains, err = in.tcpChains(res)
 	default:
 		err = problem.New("MSH-011", "%s/%s: protocol %q", in.hop.marble, in.hop.port, in.port.Protocol)
 	}
 	if err != nil {
 		return err
 	}
-	var peers []string
-	for _, from := range in.callers() {
-		peers = append(peers, in.c.spiffeID(from.marble))
-	}
-	socket, err := acceptTLS(peers, alpn...)
+	inspect, err := inspectTLS()
 	if err != nil {
 		return err
 	}
@@ -85,41 +87,38 @@ func (in inbound) compile(res *Resources) error {
 	return res[Listener].put(in.name(), &listener.Listener{
 		Name: in.name(), Address: address(in.at.peers, in.port.Port),
 		TrafficDirection: core.TrafficDirection_INBOUND,
-		FilterChains: []*listener.FilterChain{{
-			Name: in.name(), Filters: filters, TransportSocket: socket,
-			TransportSocketConnectTimeout: durationpb.New(handshakeTimeout),
-		}},
+		ListenerFilters:  []*listener.ListenerFilter{inspect}, ListenerFiltersTimeout: durationpb.New(handshakeTimeout),
+		FilterChains:                  chains,
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
 		EnableReusePort:               wrapperspb.Bool(false),
 		AccessLog:                     logs,
 	})
 }
 
-// tcpFilters authorises a connection once, then passes it on.
-func (in inbound) tcpFilters(res *Resources) ([]*listener.Filter, error) {
+// tcpChains authorise a connection once, then pass it on.
+func (in inbound) tcpChains(res *Resources) ([]*listener.FilterChain, error) {
 	for _, from := range in.callers() {
 		if from.routes != nil {
 			return nil, problem.New("MSH-013", "%s limits its call of %s/%s to routes, but that is not an http port", from.marble, in.hop.marble, in.hop.port)
 		}
 	}
-	rules, err := in.c.policies(in.callers())
-	if err != nil {
-		return nil, err
-	}
-	gate, err := filter("envoy.filters.network.rbac", &netrbac.RBAC{StatPrefix: in.name(), Rules: rules})
-	if err != nil {
+	if err := in.localCluster(res, in.name(), false); err != nil {
 		return nil, err
 	}
 	pass, err := tcpProxy(in.name(), in.name(), in.life(), nil)
 	if err != nil {
 		return nil, err
 	}
-	return []*listener.Filter{gate, pass}, in.localCluster(res, in.name(), false)
+	return in.chains(nil, func(callers []caller) ([]*listener.Filter, error) {
+		gate, err := in.gate(callers)
+		return []*listener.Filter{gate, pass}, err
+	})
 }
 
-// httpFilters authorises each request; the rules travel in the route
-// configuration, so that a change bites on live connections.
-func (in inbound) httpFilters(res *Resources) ([]*listener.Filter, error) {
+// httpChains authorise each request; the rules travel in the route
+// configuration, so that a change bites with the next request of a live
+// connection, before its filter chain has ended.
+func (in inbound) httpChains(res *Resources) ([]*listener.FilterChain, error) {
 	if err := in.putRoutes(res); err != nil {
 		return nil, err
 	}
@@ -130,7 +129,16 @@ func (in inbound) httpFilters(res *Resources) ([]*listener.Filter, error) {
 	if err := in.localCluster(res, in.name(), false); err != nil {
 		return nil, err
 	}
-	return []*listener.Filter{hcm}, in.localCluster(res, in.name()+"/h2", true)
+	if err := in.localCluster(res, in.name()+"/h2", true); err != nil {
+		return nil, err
+	}
+	return in.chains([]string{"h2", "http/1.1"}, func(callers []caller) ([]*listener.Filter, error) {
+		if !in.c.anyBarred(callers) {
+			return []*listener.Filter{hcm}, nil
+		}
+		gate, err := in.gate(callers)
+		return []*listener.Filter{gate, hcm}, err
+	})
 }
 
 // localCluster is the program itself, on loopback.

@@ -22,7 +22,7 @@ func (h hop) outboundName() string { return "out/" + h.marble + "/" + h.port }
 
 // outboundTo adds what one call needs: a listener on the caller's loopback, and
 // the cluster that leads to the callee and to nobody else.
-func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) error {
+func (c *compiler) outboundTo(from string, call manifest.Call, at place, res *Resources) error {
 	h := hop{call.Marble, call.Port}
 	callee, err := c.marble(call.Marble)
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *compiler) outboundTo(call manifest.Call, at place, res *Resources) erro
 		return problem.New("MSH-010", "marble %q serves no port %q", call.Marble, call.Port)
 	}
 	name := h.outboundName()
-	if res[Cluster][name], err = c.sharedCluster(h, port); err != nil {
+	if res[Cluster][name], err = c.sharedCluster(edge{from, h}, port); err != nil {
 		return err
 	}
 	on := call.Listen
@@ -76,7 +76,7 @@ func (c *compiler) sharedListener(h hop, port manifest.Port, at netip.AddrPort) 
 	r, err := newResource(name, &listener.Listener{
 		Name: name, Address: address(at.Addr(), at.Port()),
 		TrafficDirection:              core.TrafficDirection_OUTBOUND,
-		FilterChains:                  []*listener.FilterChain{{Name: name, Filters: []*listener.Filter{chain}}},
+		FilterChains:                  []*listener.FilterChain{{Name: name + c.generation(h.marble), Filters: []*listener.Filter{chain}}},
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(bufferLimit),
 		EnableReusePort:               wrapperspb.Bool(false),
 	})
@@ -90,23 +90,24 @@ func (c *compiler) life(h hop) time.Duration {
 	return inbound{c: c, hop: h, lease: leaseOf(callee)}.life()
 }
 
-func (c *compiler) sharedCluster(h hop, port manifest.Port) (*discovery.Resource, error) {
-	if r, ok := c.clusters[h]; ok {
+func (c *compiler) sharedCluster(e edge, port manifest.Port) (*discovery.Resource, error) {
+	if r, ok := c.clusters[e]; ok {
 		return r, nil
 	}
-	cl, err := c.outboundCluster(h, port)
+	cl, err := c.outboundCluster(e, port)
 	if err != nil {
 		return nil, err
 	}
-	r, err := newResource(h.outboundName(), cl)
-	c.clusters[h] = r
+	r, err := newResource(e.to.outboundName(), cl)
+	c.clusters[e] = r
 	return r, err
 }
 
 // outboundCluster accepts exactly the callee's identity as the server. Hosts
 // are set aside only for failures of the connection, never for what a program
 // answers.
-func (c *compiler) outboundCluster(h hop, port manifest.Port) (*cluster.Cluster, error) {
+func (c *compiler) outboundCluster(e edge, port manifest.Port) (*cluster.Cluster, error) {
+	h := e.to
 	cl := &cluster.Cluster{
 		Name:                 h.outboundName(),
 		ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_EDS},
@@ -140,7 +141,7 @@ func (c *compiler) outboundCluster(h hop, port manifest.Port) (*cluster.Cluster,
 			return nil, err
 		}
 	}
-	cl.TransportSocket, err = dialTLS(c.spiffeID(h.marble), alpn...)
+	cl.TransportSocket, err = dialTLS(c.spiffeID(h.marble), c.callerName(e.from), alpn...)
 	return cl, err
 }
 

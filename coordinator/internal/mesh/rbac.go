@@ -27,12 +27,33 @@ func (c *compiler) policies(callers []caller) (*rbac.RBAC, error) {
 		}
 		rules.Policies[from.marble] = &rbac.Policy{
 			Permissions: []*rbac.Permission{perm},
-			Principals: []*rbac.Principal{{Identifier: &rbac.Principal_Authenticated_{
-				Authenticated: &rbac.Principal_Authenticated{PrincipalName: exactly(c.spiffeID(from.marble))},
-			}}},
+			Principals:  []*rbac.Principal{c.principal(from.marble)},
 		}
 	}
 	return rules, nil
+}
+
+// principal is a marble, without its barred instances: the subject of a leaf
+// names the instance, whichever of its leaves it is.
+func (c *compiler) principal(marble string) *rbac.Principal {
+	is := named(c.spiffeID(marble))
+	if len(c.barred[marble]) == 0 {
+		return is
+	}
+	barred := &rbac.Principal_Set{}
+	for _, id := range c.barred[marble] {
+		barred.Ids = append(barred.Ids, named("serialNumber="+id+",CN="+marble))
+	}
+	not := &rbac.Principal{Identifier: &rbac.Principal_NotId{NotId: &rbac.Principal{Identifier: &rbac.Principal_OrIds{OrIds: barred}}}}
+	return &rbac.Principal{Identifier: &rbac.Principal_AndIds{AndIds: &rbac.Principal_Set{Ids: []*rbac.Principal{is, not}}}}
+}
+
+// named matches a certificate by one of its alternative names, or by its subject
+// as RFC 2253 writes it.
+func named(name string) *rbac.Principal {
+	return &rbac.Principal{Identifier: &rbac.Principal_Authenticated_{
+		Authenticated: &rbac.Principal_Authenticated{PrincipalName: exactly(name)},
+	}}
 }
 
 // permission allows the routes; nil allows all, an empty list nothing.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
 )
@@ -31,7 +32,8 @@ type snapshot struct {
 func (s *snapshot) next(v *coordinator.View) *snapshot {
 	n := &snapshot{view: v, sets: make(map[instanceKey]*set, len(v.Instances)), lastGen: s.lastGen}
 	c := newCompiler(v)
-	same := s.view != nil && s.view.Manifest == v.Manifest && s.view.Revision == v.Revision && s.view.TrustDomain == v.TrustDomain
+	same := s.view != nil && s.view.Manifest == v.Manifest && s.view.Revision == v.Revision && s.view.TrustDomain == v.TrustDomain &&
+		slices.Equal(s.view.Barred, v.Barred)
 	gens := map[string]uint64{} // of the endpoints of a marble
 	for _, in := range v.Instances {
 		key := instanceKey{in.Marble, in.ID}

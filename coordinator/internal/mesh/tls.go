@@ -77,9 +77,11 @@ func acceptTLS(peers []string, alpn ...string) (*core.TransportSocket, error) {
 	})
 }
 
-// dialTLS accepts exactly one peer as the server.
-func dialTLS(peer string, alpn ...string) (*core.TransportSocket, error) {
+// dialTLS accepts exactly one peer as the server, and asks for the filter chain
+// of the caller.
+func dialTLS(peer, sni string, alpn ...string) (*core.TransportSocket, error) {
 	return tlsSocket(&tls.UpstreamTlsContext{
+		Sni:              sni,
 		CommonTlsContext: commonTLS([]string{peer}, alpn...),
 		MaxSessionKeys:   wrapperspb.UInt32(0),
 	})
