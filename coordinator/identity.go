@@ -38,23 +38,42 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	}
 	a := c.authority.Load()
 	s := apiv1.Statement{Root: a.Root(), RootSteps: a.RootSteps(), TLSKey: bytes.Clone(tlsKey), Time: c.config.Now().UTC()}
-	rev, checkpoint, floors, err := c.consistent(ctx)
+	rev, at, floors, err := c.consistent(ctx)
 	if err != nil {
 		return s, err
 	}
 	if s.Floors, err = floors.document(); err != nil {
 		return s, err
 	}
-	s.TrustDomain, s.Manifest, s.Revision, s.Checkpoint = rev.trustDomain(), rev.record.Digest, rev.record.Number, checkpoint
-	root := sha256.Sum256(s.Root)
+	signed, err := c.sign(at)
+	if err != nil {
+		return s, err
+	}
+	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
+	s.Checkpoint, s.LogKey = string(signed), c.LogKey()
+	root, note, key := sha256.Sum256(s.Root), sha256.Sum256(signed), sha256.Sum256([]byte(s.LogKey))
 	claims := binding.Claims{
 		Purpose: binding.Coordinator, PublicKey: binding.KeyHash(tlsKey), Nonce: nonce,
-		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash,
+		Root: root[:], Manifest: s.Manifest, Checkpoint: note[:], Log: key[:],
 	}
 	if s.Floors != nil {
 		sum := sha256.Sum256(s.Floors)
 		claims.Floors = sum[:]
 	}
+	epoch, err := c.epoch(ctx)
+	if err == nil {
+		s.Epoch, err = epoch.document()
+	}
+	if err != nil {
+		return s, err
+	}
+	if s.Epoch != nil {
+		sum := sha256.Sum256(s.Epoch)
+		claims.Epoch = sum[:]
+	}
+	s.UploadKey = c.secret.upload.PublicKey().Bytes()
+	upload := sha256.Sum256(s.UploadKey)
+	claims.Upload = upload[:]
 	s.ClaimsBuffer = claims.Encode()
 	if s.Evidence, err = c.quote(ctx, claims.Binding()); err != nil {
 		return s, err
@@ -84,14 +103,14 @@ func (c *Coordinator) quote(ctx context.Context, b attest.Binding) (attest.Evide
 
 // consistent returns the revision and the floors in force with a checkpoint of
 // the log that covers them and none after them.
-func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at apiv1.Checkpoint, floors floorsRecord, err error) {
+func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at audit.Checkpoint, floors floorsRecord, err error) {
 	for range maxTries {
 		var head revisionRecord
 		err = c.store.View(ctx, func(tx *store.Tx) error {
-			at = checkpoint(c.log.Checkpoint(tx))
 			head, _ = heads.Get(tx, keyCurrent)
 			floors, _ = floorsTable.Get(tx, keyCurrent)
-			return nil
+			at, err = c.log.Checkpoint(tx)
+			return err
 		})
 		if rev = c.current.Load(); err != nil || rev.record.Number == head.Number {
 			return rev, at, floors, err
@@ -106,10 +125,6 @@ func (c *Coordinator) consistent(ctx context.Context) (rev *revision, at apiv1.C
 func (c *Coordinator) awaitManifest() {
 	c.setting.Lock()
 	defer c.setting.Unlock()
-}
-
-func checkpoint(c audit.Checkpoint) apiv1.Checkpoint {
-	return apiv1.Checkpoint{Size: c.Size, Hash: c.Hash[:]}
 }
 
 // Roots returns the trust anchors of leaves and of the serving certificate.

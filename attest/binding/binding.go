@@ -44,14 +44,16 @@ const (
 	Renew       Purpose = "renew"       // a marble asks for its next leaf
 	Coordinator Purpose = "coordinator" // the coordinator's statement
 	Peer        Purpose = "peer"        // an RA-TLS certificate between programs
+	Recovery    Purpose = "recovery"    // a session to which holders send shares
 )
 
 // Claims is the content of a claims buffer. An empty field is absent. Which
 // fields a purpose must and may have:
 //
 //	activate, renew   PublicKey, Nonce, Exporter; optional Devices
-//	coordinator       PublicKey, Nonce, Root; optional Exporter, Manifest, Checkpoint, Floors
+//	coordinator       PublicKey, Nonce, Root, Checkpoint, Log; optional Exporter, Manifest, Floors, Epoch, Upload
 //	peer              PublicKey; optional Nonce, Exporter
+//	recovery          PublicKey, Nonce, Session
 type Claims struct {
 	Purpose    Purpose
 	PublicKey  [32]byte // KeyHash of the key that the evidence vouches for
@@ -59,9 +61,13 @@ type Claims struct {
 	Exporter   []byte   // 32 bytes, of the TLS session (ExporterLabel)
 	Root       []byte   // SHA-256 of the root CA certificate, DER
 	Manifest   []byte   // digest of the manifest in force, 32 bytes
-	Checkpoint []byte   // hash of the audit log's checkpoint, 32 bytes
+	Checkpoint []byte   // SHA-256 of the log's newest checkpoint, a signed note
+	Log        []byte   // SHA-256 of the log's verifier key, as its text
 	Devices    []byte   // attest.DevicesDigest of the devices that belong to the evidence, 32 bytes
 	Floors     []byte   // SHA-256 of the floors in force as the statement has them, 32 bytes
+	Epoch      []byte   // SHA-256 of the epoch as the statement has it, 32 bytes; absent in the first
+	Session    []byte   // SHA-256 of the recovery session, 32 bytes
+	Upload     []byte   // SHA-256 of the key that secrets are sealed to, X25519
 }
 
 // KeyHash is the hash by which a claims buffer names a public key: SHA-256 of
@@ -81,8 +87,12 @@ type wire struct {
 	Root       []byte `cbor:"root,omitempty"`
 	Manifest   []byte `cbor:"manifest,omitempty"`
 	Checkpoint []byte `cbor:"checkpoint,omitempty"`
+	Log        []byte `cbor:"log,omitempty"`
 	Devices    []byte `cbor:"devices,omitempty"`
 	Floors     []byte `cbor:"floors,omitempty"`
+	Epoch      []byte `cbor:"epoch,omitempty"`
+	Session    []byte `cbor:"session,omitempty"`
+	Upload     []byte `cbor:"upload,omitempty"`
 }
 
 type keyHash struct {
@@ -119,7 +129,7 @@ func (c Claims) Encode() []byte {
 	hash := must(encMode.Marshal(keyHash{Algorithm: SHA256ID, Hash: c.PublicKey[:]}))
 	return must(encMode.Marshal(wire{
 		Purpose: string(c.Purpose), KeyHash: hash, Nonce: c.Nonce, Exporter: c.Exporter,
-		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Devices: c.Devices, Floors: c.Floors,
+		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Log: c.Log, Devices: c.Devices, Floors: c.Floors, Epoch: c.Epoch, Session: c.Session, Upload: c.Upload,
 	}))
 }
 
@@ -147,7 +157,7 @@ func Parse(b []byte) (Claims, error) {
 	}
 	c := Claims{
 		Purpose: Purpose(w.Purpose), PublicKey: [32]byte(k.Hash), Nonce: w.Nonce, Exporter: w.Exporter,
-		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Devices: w.Devices, Floors: w.Floors,
+		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Log: w.Log, Devices: w.Devices, Floors: w.Floors, Epoch: w.Epoch, Session: w.Session, Upload: w.Upload,
 	}
 	if err := c.validate(); err != nil {
 		return Claims{}, err
@@ -167,11 +177,12 @@ const (
 )
 
 // rules holds what a purpose demands of each field in the order of fields.
-var rules = map[Purpose][7]presence{
-	Activate:    {required, required, forbidden, forbidden, forbidden, optional, forbidden},
-	Renew:       {required, required, forbidden, forbidden, forbidden, optional, forbidden},
-	Coordinator: {required, optional, required, optional, optional, forbidden, optional},
-	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
+var rules = map[Purpose][11]presence{
+	Activate:    {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden},
+	Renew:       {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden},
+	Coordinator: {required, optional, required, optional, required, required, forbidden, optional, optional, forbidden, optional},
+	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden},
+	Recovery:    {required, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, required, forbidden},
 }
 
 type field struct {
@@ -180,15 +191,19 @@ type field struct {
 }
 
 // fields lists the optional fields in the order of rules; each has 32 bytes.
-func (c Claims) fields() [7]field {
-	return [7]field{
+func (c Claims) fields() [11]field {
+	return [11]field{
 		{"nonce", "ATT-072", "the nonce of this challenge", c.Nonce},
 		{"exporter", "ATT-073", "the exporter of this TLS session", c.Exporter},
 		{"root", "ATT-075", "the root CA certificate", c.Root},
 		{"manifest", "ATT-076", "the manifest in force", c.Manifest},
 		{"checkpoint", "ATT-077", "the log checkpoint", c.Checkpoint},
+		{"log", "LOG-013", "the key of the log", c.Log},
 		{"devices", "ATT-050", "the devices of the evidence", c.Devices},
 		{"floors", "ATT-078", "the floors in force", c.Floors},
+		{"epoch", "REC-006", "the epoch of the state", c.Epoch},
+		{"session", "REC-007", "the recovery session", c.Session},
+		{"upload", "SEC-015", "the key for secrets", c.Upload},
 	}
 }
 

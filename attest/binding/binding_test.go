@@ -22,13 +22,13 @@ func activation() Claims {
 func statement() Claims {
 	return Claims{
 		Purpose: Coordinator, PublicKey: KeyHash([]byte("key")), Nonce: fill(1), Root: fill(3),
-		Manifest: fill(4), Checkpoint: fill(5),
+		Manifest: fill(4), Checkpoint: fill(5), Log: fill(6),
 	}
 }
 
 func TestRoundTrip(t *testing.T) {
 	first := statement()
-	first.Manifest, first.Checkpoint = nil, nil
+	first.Manifest = nil
 	for name, c := range map[string]Claims{
 		"activate": activation(), "statement": statement(), "first statement": first,
 		"peer": {Purpose: Peer, PublicKey: KeyHash([]byte("key"))},
@@ -126,6 +126,8 @@ func TestExpect(t *testing.T) {
 		{"another manifest", statement(), func(c *Claims) { c.Manifest = fill(9) }, "ATT-076"},
 		{"manifest left out", statement(), func(c *Claims) { c.Manifest = nil }, "ATT-076"},
 		{"another checkpoint", statement(), func(c *Claims) { c.Checkpoint = fill(9) }, "ATT-077"},
+		{"another log", statement(), func(c *Claims) { c.Log = fill(9) }, "LOG-013"},
+		{"another key for secrets", statement(), func(c *Claims) { c.Upload = fill(9) }, "SEC-015"},
 		{"other floors", statement(), func(c *Claims) { c.Floors = fill(9) }, "ATT-078"},
 		{"exporter nobody asked for", statement(), func(c *Claims) { c.Exporter = fill(9) }, "ATT-073"},
 	} {

@@ -14,7 +14,7 @@ const source = "claims buffer"
 // that either has gives a step: a field that only one has differs. Codes:
 // ATT-071 purpose, ATT-072 nonce (replayed), ATT-073 exporter (relayed), ATT-074
 // key, ATT-075 root, ATT-076 manifest, ATT-077 checkpoint, ATT-050 devices,
-// ATT-078 floors.
+// ATT-078 floors, LOG-013 log, SEC-015 key for secrets.
 func Expect(want, got Claims) []attest.Step {
 	steps := []attest.Step{
 		{
@@ -53,6 +53,7 @@ var fixes = map[string]attest.Fix{
 	"devices":    {Who: attest.Nobody, How: "a device was added, left out or exchanged after the TEE vouched for them"},
 	"floors":     {Who: attest.Operator, How: "the evidence was made under other floors; ask again"},
 	"checkpoint": {Who: attest.Operator, How: "the evidence was made at another state of the log; ask again"},
+	"upload":     {Who: attest.Nobody, How: "secrets would be encrypted to a key that is not the coordinator's"},
 }
 
 func orAbsent(b []byte) string {

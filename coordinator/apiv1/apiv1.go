@@ -1,12 +1,13 @@
 // Package apiv1 holds the JSON documents of the client API /v1, which the
 // coordinator answers with and the client package and the CLI read. Field names
-// are stable. It imports only attest.
+// are stable. It imports only attest and transparency.
 package apiv1
 
 import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 // NonceSize is the length of every nonce, in bytes.
@@ -22,17 +23,20 @@ type Statement struct {
 	RootSteps    []RootStep          `json:"rootSteps,omitempty"` // that led to the root, oldest first, at most 64
 	TLSKey       []byte              `json:"tlsKey"`              // PKIX DER of the key that serves this connection
 	TrustDomain  string              `json:"trustDomain,omitempty"`
-	Manifest     attest.Hex          `json:"manifest,omitempty"` // digest of the manifest in force; absent before the first
-	Revision     int                 `json:"revision"`           // 0 before the first manifest
-	Checkpoint   Checkpoint          `json:"checkpoint"`
-	Floors       []byte              `json:"floors,omitempty"` // Floors as JSON, byte for byte as the evidence binds them; absent before the first
-	Time         time.Time           `json:"time"`             // by the coordinator's clock: information only
+	Manifest     attest.Hex          `json:"manifest,omitempty"`  // digest of the manifest in force; absent before the first
+	Revision     int                 `json:"revision"`            // 0 before the first manifest
+	Checkpoint   string              `json:"checkpoint"`          // of the log: a signed note (c2sp.org/tlog-checkpoint)
+	LogKey       string              `json:"logKey"`              // verifier key of the log (c2sp.org/signed-note)
+	Floors       []byte              `json:"floors,omitempty"`    // Floors as JSON, byte for byte as the evidence binds them; absent before the first
+	Epoch        []byte              `json:"epoch,omitempty"`     // Epoch as JSON, byte for byte as the evidence binds it; absent in the first
+	UploadKey    []byte              `json:"uploadKey,omitempty"` // X25519, 32 bytes: secrets are sealed to it (SealSecret); of this process
+	Time         time.Time           `json:"time"`                // by the coordinator's clock: information only
 }
 
 // Checkpoint names a prefix of the audit log.
 type Checkpoint struct {
 	Size uint64     `json:"size"` // number of records
-	Hash attest.Hex `json:"hash"` // 32 bytes
+	Hash attest.Hex `json:"hash"` // root of the tree over them (RFC 6962), 32 bytes
 }
 
 // Manifest is GET /v1/manifest. The bytes are those that were uploaded.
@@ -44,11 +48,11 @@ type Manifest struct {
 	Raw      []byte     `json:"raw"`
 }
 
-// Acceptance is GET /v1/manifest/acceptance?size=N: what leads from the audit
-// record of the manifest in force to the checkpoint over N records.
+// Acceptance is GET /v1/manifest/acceptance?size=N: what shows that the log of
+// the first N entries holds the acceptance of the manifest in force.
 type Acceptance struct {
-	Record []byte `json:"record"` // as it is stored: JSON, at most 64 KiB
-	After  []byte `json:"after"`  // leaf hashes of the records after it, 32 bytes each, at most 4 MiB
+	Entry []byte             `json:"entry"` // transparency.Entry as JSON: the leaf, at most 64 KiB
+	Proof transparency.Proof `json:"proof"` // that it is in the log (RFC 6962 section 2.1.1)
 }
 
 // SetResult answers PUT /v1/manifest: with 200 if the manifest is in force, with
@@ -67,6 +71,9 @@ type SetResult struct {
 	// OpenFirstSet says that this was the first manifest and that anybody who
 	// reached the coordinator could have set it.
 	OpenFirstSet bool `json:"openFirstSet"`
+	// Recovery has the shares that were given out with this manifest, each
+	// encrypted to its holder; absent if none were.
+	Recovery *RecoveryDocument `json:"recovery,omitempty"`
 }
 
 // Status is GET /v1/status. Its size does not depend on how many marbles there
@@ -79,10 +86,12 @@ type Status struct {
 	Revision    int         `json:"revision"`
 	CA          CA          `json:"ca"`
 	Checkpoint  Checkpoint  `json:"checkpoint"`
-	Marbles     int         `json:"marbles"`   // roles in the manifest
-	Instances   int         `json:"instances"` // with a live lease
-	Proxies     int         `json:"proxies"`   // connected to ADS
-	Refused     uint64      `json:"refused"`   // activations and renewals refused since start
+	Marbles     int         `json:"marbles"`            // roles in the manifest
+	Instances   int         `json:"instances"`          // with a live lease
+	Degraded    int         `json:"degraded,omitempty"` // instances whose renewal is overdue
+	Drained     int         `json:"drained,omitempty"`  // instances that get no new requests for it
+	Proxies     int         `json:"proxies"`            // connected to ADS
+	Refused     uint64      `json:"refused"`            // activations and renewals refused since start
 	Attention   []Attention `json:"attention"`
 	// Floors are those in force, at most 64.
 	Floors    []PlatformFloor `json:"floors,omitempty"`
@@ -131,10 +140,15 @@ type Instance struct {
 	TCBStatus   string     `json:"tcbStatus"`
 	ActivatedAt time.Time  `json:"activatedAt"`
 	AttestedAt  time.Time  `json:"attestedAt"` // newest evidence
-	NotAfter    time.Time  `json:"notAfter"`   // of the leaf
-	Serial      string     `json:"serial"`
-	Decision    string     `json:"decision"`
-	Proxy       Proxy      `json:"proxy"`
+	NotAfter    time.Time  `json:"notAfter"`   // of the leaf: when the instance is cut
+	// When the next renewal is due, and when the instance is degraded and drained
+	// (gets no new requests) if it fails.
+	RenewAfter time.Time `json:"renewAfter,omitzero"`
+	DegradeAt  time.Time `json:"degradeAt,omitzero"`
+	DrainAt    time.Time `json:"drainAt,omitzero"`
+	Serial     string    `json:"serial"`
+	Decision   string    `json:"decision"`
+	Proxy      Proxy     `json:"proxy"`
 }
 
 // Proxy is how an instance's Envoy stands.
@@ -185,8 +199,13 @@ type AuditRecord struct {
 	Kind    string     `json:"kind"`
 	Subject string     `json:"subject"`
 	Actor   string     `json:"actor,omitempty"`
-	Text    string     `json:"text"`
-	Hash    attest.Hex `json:"hash"`
+	Code    string     `json:"code,omitempty"`
+	Text    string     `json:"text"` // public, or private where that is shown
+	Hash    attest.Hex `json:"hash"` // leaf hash of the entry
+	// Entry is the leaf, transparency.Entry as JSON; Private is what it names the
+	// SHA-256 of, shown to users of the manifest alone.
+	Entry   []byte `json:"entry"`
+	Private []byte `json:"private,omitempty"`
 }
 
 // Audit is a page of the log.

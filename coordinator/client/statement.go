@@ -13,6 +13,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 // VerifyInput is what a statement is judged by. The zero value refuses every
@@ -37,10 +38,20 @@ type VerifyInput struct {
 
 // Remembered is the newest state of a coordinator that somebody has verified.
 type Remembered struct {
-	Root       attest.Hex       `json:"root"`               // SHA-256 of the root CA certificate
-	Manifest   attest.Hex       `json:"manifest,omitempty"` // digest; absent before the first
-	Revision   int              `json:"revision"`
-	Checkpoint apiv1.Checkpoint `json:"checkpoint"`
+	Root       attest.Hex `json:"root"`               // SHA-256 of the root CA certificate
+	Manifest   attest.Hex `json:"manifest,omitempty"` // digest; absent before the first
+	Revision   int        `json:"revision"`
+	Checkpoint string     `json:"checkpoint"` // of the log, the signed note
+	LogKey     string     `json:"logKey"`     // that signed it
+}
+
+// open returns the checkpoint that is remembered.
+func (r Remembered) open() (transparency.Checkpoint, error) {
+	c, err := transparency.Open([]byte(r.Checkpoint), r.LogKey)
+	if err != nil {
+		return c, problem.Because(err, "CRD-109", "the checkpoint that is remembered cannot be read")
+	}
+	return c, nil
 }
 
 // Verified is a coordinator's statement that passed, and what it establishes.
@@ -49,15 +60,19 @@ type Verified struct {
 	Root      *x509.Certificate // the deployment's root CA
 	Verdict   attest.Verdict    // accepted; with the steps of the binding
 	Floors    apiv1.Floors      // of platforms, in force
-	TLSKey    []byte            // PKIX DER of the attested key
-	At        time.Time
-	Address   string // host:port, where it was reached over the network
+	// Checkpoint of the log, signed with the key Statement.LogKey.
+	Checkpoint transparency.Checkpoint
+	TLSKey     []byte // PKIX DER of the attested key
+	At         time.Time
+	Address    string // host:port, where it was reached over the network
 	// Nonce and Certificates are those that it was judged with.
 	Nonce        []byte
 	Certificates [][]byte
 	// Accepted is what the log says of the manifest's acceptance, where a bundle
 	// shows it; nil if nothing was shown.
 	Accepted *Accepted
+	// History is what the log showed; nil where it was not read.
+	History *History
 }
 
 // Roots returns the deployment's trust anchors as a new pool: the root, and older
@@ -75,7 +90,7 @@ func (v Verified) Roots() *x509.CertPool {
 // Remembered returns what to hold a later statement against.
 func (v Verified) Remembered() Remembered {
 	root := sha256.Sum256(v.Statement.Root)
-	return Remembered{Root: root[:], Manifest: v.Statement.Manifest, Revision: v.Statement.Revision, Checkpoint: v.Statement.Checkpoint}
+	return Remembered{Root: root[:], Manifest: v.Statement.Manifest, Revision: v.Statement.Revision, Checkpoint: v.Statement.Checkpoint, LogKey: v.Statement.LogKey}
 }
 
 // VerifyStatement decides whether a statement is of the coordinator that the
@@ -84,8 +99,10 @@ func (v Verified) Remembered() Remembered {
 // the manifest and the remembered state are compared.
 //
 // A refusal is a *problem.Error of kind Refused: CRD-100 with the verdict, in
-// which each binding is a step; CRD-101 contradiction, CRD-102 manifest, CRD-103
-// rollback or fork, CRD-104 a root that the remembered one does not lead to.
+// which each binding is a step; CRD-101 contradiction, CRD-102 manifest, CRD-104
+// a root that the remembered one does not lead to; and against what is remembered
+// CRD-103 an older revision, LOG-050 a shorter log, LOG-051 another one, LOG-052
+// another log key, LOG-053 another manifest than the log has set.
 func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	verdict := judge(s, in)
 	if !verdict.OK() {
@@ -103,6 +120,9 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	}
 	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At, Nonce: in.Nonce, Certificates: in.Certificates}
 	if v.Floors, err = readFloors(s); err != nil {
+		return Verified{}, err
+	}
+	if v.Checkpoint, err = openCheckpoint(s); err != nil {
 		return Verified{}, err
 	}
 	if in.Remembered != nil {
@@ -138,14 +158,28 @@ func judge(s apiv1.Statement, in VerifyInput) attest.Verdict {
 // the verifier's own; the rest is what the statement says, so that each part of
 // it is covered by the evidence.
 func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
-	root := sha256.Sum256(s.Root)
+	root, note, key := sha256.Sum256(s.Root), sha256.Sum256([]byte(s.Checkpoint)), sha256.Sum256([]byte(s.LogKey))
 	c := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(in.TLSKey), Nonce: in.Nonce,
-		Root: root[:], Manifest: s.Manifest, Checkpoint: s.Checkpoint.Hash, Devices: binding.Devices(s.Evidence.Devices)}
+		Root: root[:], Manifest: s.Manifest, Checkpoint: note[:], Log: key[:], Devices: binding.Devices(s.Evidence.Devices)}
 	if len(s.Floors) > 0 {
 		floors := sha256.Sum256(s.Floors)
 		c.Floors = floors[:]
 	}
+	if len(s.UploadKey) > 0 {
+		upload := sha256.Sum256(s.UploadKey)
+		c.Upload = upload[:]
+	}
 	return c
+}
+
+// openCheckpoint reads the checkpoint of a statement, which the log's own key
+// must have signed.
+func openCheckpoint(s apiv1.Statement) (transparency.Checkpoint, error) {
+	c, err := transparency.Open([]byte(s.Checkpoint), s.LogKey)
+	if err != nil {
+		return c, problem.Because(err, "CRD-101", "the checkpoint of the log cannot be read")
+	}
+	return c, nil
 }
 
 // readFloors reads the floors of a statement; without any it gives none.
@@ -219,20 +253,31 @@ func checkChain(root *x509.Certificate, in VerifyInput) error {
 	return nil
 }
 
-// newer compares what a coordinator shows now with what was seen before; roots
-// are FollowRoots'.
+// newer compares what a coordinator shows now with what was seen before, as far
+// as the two statements tell; roots are FollowRoots'. That a longer log begins
+// with the one that was seen takes its tiles: Dial.
 func newer(old, now Remembered) error {
+	was, err := old.open()
+	if err != nil {
+		return err
+	}
+	is, err := now.open()
+	if err != nil {
+		return err
+	}
 	switch {
-	case now.Checkpoint.Size < old.Checkpoint.Size:
-		return problem.New("CRD-103", "its log has %d records, and %d were seen before", now.Checkpoint.Size, old.Checkpoint.Size)
-	case now.Checkpoint.Size == old.Checkpoint.Size && !bytes.Equal(now.Checkpoint.Hash, old.Checkpoint.Hash):
-		return problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked",
-			now.Checkpoint.Size, short(now.Checkpoint.Hash), short(old.Checkpoint.Hash))
+	case old.LogKey != now.LogKey:
+		return problem.New("LOG-052", "its log is signed by %s, and %s was seen before", is.Origin, was.Origin)
+	case is.Size < was.Size:
+		return problem.New("LOG-050", "its log has %d entries, and %d were seen before", is.Size, was.Size)
+	case is.Size == was.Size && is.Root != was.Root:
+		return problem.New("LOG-051", "the root of its log of %d entries is %s, and %s was seen before: the two have forked",
+			is.Size, short(is.Root[:]), short(was.Root[:]))
 	case now.Revision < old.Revision:
 		return problem.New("CRD-103", "it is at revision %d, and %d was seen before", now.Revision, old.Revision)
-	case now.Revision == old.Revision && !bytes.Equal(now.Manifest, old.Manifest):
-		return problem.New("CRD-103", "its revision %d is %s, and %s was seen before: the two have forked",
-			now.Revision, orNone(now.Manifest), orNone(old.Manifest))
+	case (now.Revision == old.Revision || is.Size == was.Size) && !bytes.Equal(now.Manifest, old.Manifest):
+		return problem.New("LOG-053", "in force is revision %d, %s, and the log has set no other than revision %d, %s, which was seen before",
+			now.Revision, orNone(now.Manifest), old.Revision, orNone(old.Manifest))
 	}
 	return nil
 }

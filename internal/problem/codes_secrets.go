@@ -16,6 +16,7 @@ var secretCodes = []Entry{
 	{"SEC-012", Usage, "the predecessor of the value is not named", "send If-Match with the newest version in quotes; \"0\" for the first"},
 	{"SEC-013", Refused, "the value cannot be opened", "encrypt it again to the key of a fresh statement: ashlar secret set does"},
 	{"SEC-014", Usage, "the secret is not of a type for that", "see the types: ashlar secret list"},
+	{"SEC-015", Refused, "evidence vouches for another key for secrets", "do not send this coordinator a secret; ask its operator"},
 	{"SEC-016", TooLarge, "the counter can count no further", "use another counter"},
 	{"SEC-017", Conflict, "the secret has no value yet", "a value is made when the first reader asks for it, or supplied with ashlar secret set"},
 }
