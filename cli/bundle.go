@@ -238,10 +238,10 @@ func (a *app) bundleVerified(v client.Verified, f verifyFlags) {
 	case v.Accepted == nil && len(s.Manifest) > 0:
 		p.Printf("log           %s not shown when it accepted the manifest\n", p.Yellow(term.Warn))
 	case v.Accepted != nil && v.Accepted.Open:
-		p.Printf("log           %s record %d of %d, %s: ANYBODY could have set the manifest\n", p.Yellow(term.Warn), v.Accepted.Seq, s.Checkpoint.Size,
+		p.Printf("log           %s record %d of %d, %s: ANYBODY could have set the manifest\n", p.Yellow(term.Warn), v.Accepted.Seq, v.Checkpoint.Size,
 			v.Accepted.Time.UTC().Format(time.RFC3339))
 	case v.Accepted != nil:
-		p.Printf("log           %s record %d of %d, %s: set by %s\n", ok, v.Accepted.Seq, s.Checkpoint.Size,
+		p.Printf("log           %s record %d of %d, %s: set by %s\n", ok, v.Accepted.Seq, v.Checkpoint.Size,
 			v.Accepted.Time.UTC().Format(time.RFC3339), v.Accepted.Actor)
 	}
 	p.Printf("Verified, as of %s\n", v.At.UTC().Format(time.RFC3339))

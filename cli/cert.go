@@ -19,18 +19,25 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/ratls"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 func (a *app) certCmd() *cobra.Command {
 	group := &cobra.Command{Use: "cert", Short: "Look at certificates and the evidence in them", Example: "  ashlar cert inspect shop.example:4433"}
-	group.AddCommand(&cobra.Command{
+	var logKey string
+	inspect := &cobra.Command{
 		Use: "inspect FILE|HOST:PORT", Short: "Decode a certificate and its RA-TLS evidence",
-		Example: "  ashlar cert inspect cert.pem\n  ashlar cert inspect localhost:4433 -o json",
+		Example: "  ashlar cert inspect cert.pem\n  ashlar cert inspect localhost:4433 -o json\n  ashlar cert inspect web.pem --log-key ashlar-log/3b7c…+1f2e3d4c+AY…",
 		Long: `Shows what certificates say. Nothing is trusted: use verify to establish trust.
-Exit code 3 if a certificate carries evidence that is not bound to its key.`,
+A marble's certificate names its entry in the log, with the log's promise that it
+stands there. With --log-key that promise is verified.
+Exit code 3 if a certificate carries evidence that is not bound to its key, or a
+promise that the log has not given.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.certInspect(c.Context(), args[0]) },
-	})
+		RunE: func(c *cobra.Command, args []string) error { return a.certInspect(c.Context(), args[0], logKey) },
+	}
+	inspect.Flags().StringVar(&logKey, "log-key", "", "verify the promise with this log `key`, as ashlar verify shows it")
+	group.AddCommand(inspect)
 	return group
 }
 
@@ -58,7 +65,11 @@ type leafInfo struct {
 	Evidence attest.Hex `json:"evidence"` // digests
 	Verdict  attest.Hex `json:"verdict"`
 	Manifest attest.Hex `json:"manifest"`
-	Record   uint64     `json:"record"` // of the audit log
+	Entry    uint64     `json:"entry"` // of the log
+	Leaf     attest.Hex `json:"leafHash"`
+	Promise  *promised  `json:"promise,omitempty"` // where the log key is given
+
+	facts apiv1.LeafFacts
 }
 
 type evidenceInfo struct {
@@ -69,7 +80,12 @@ type evidenceInfo struct {
 	Steps []attest.Step `json:"steps"`
 }
 
-func (a *app) certInspect(ctx context.Context, arg string) error {
+func (a *app) certInspect(ctx context.Context, arg, logKey string) error {
+	if logKey != "" {
+		if _, err := transparency.Verifier(logKey); err != nil {
+			return err
+		}
+	}
 	certs, err := a.certificates(ctx, arg)
 	if err != nil {
 		return err
@@ -78,7 +94,8 @@ func (a *app) certInspect(ctx context.Context, arg string) error {
 	unbound := false
 	for _, c := range certs {
 		info := certFacts(c)
-		unbound = unbound || info.Problem != "" || info.Evidence != nil && !info.Evidence.Bound
+		info.Leaf.verify(logKey)
+		unbound = unbound || info.Leaf.broken() || info.Problem != "" || info.Evidence != nil && !info.Evidence.Bound
 		infos = append(infos, info)
 	}
 	if done, err := a.p.Structured(infos); done {
@@ -175,7 +192,7 @@ func leafFacts(c *x509.Certificate) (*leafInfo, string) {
 		if err != nil {
 			return nil, err.Error()
 		}
-		return &leafInfo{TEE: f.TEE, Evidence: f.Evidence[:], Verdict: f.Verdict[:], Manifest: f.Manifest[:], Record: f.Record}, ""
+		return &leafInfo{TEE: f.TEE, Evidence: f.Evidence[:], Verdict: f.Verdict[:], Manifest: f.Manifest[:], Entry: f.Log.Index, Leaf: f.Log.Leaf[:], facts: f}, ""
 	}
 	return nil, ""
 }
@@ -186,8 +203,8 @@ func (a *app) printCert(c certInfo) {
 		{"names", orDash(strings.Join(slices.Concat(c.URIs, c.DNSNames, c.IPs), " "))}, {"key", c.Key}, {"sha256", a.p.Value(c.SHA256.String())}}
 	if l := c.Leaf; l != nil {
 		rows = append(rows, []string{"issued on", fmt.Sprintf("%s evidence %s", l.TEE, a.p.Digest(l.Evidence.String()))},
-			[]string{"", fmt.Sprintf("verdict %s, audit record %d", a.p.Digest(l.Verdict.String()), l.Record)},
-			[]string{"", "manifest " + a.p.Digest(l.Manifest.String())})
+			[]string{"", fmt.Sprintf("verdict %s", a.p.Digest(l.Verdict.String()))},
+			[]string{"", "manifest " + a.p.Digest(l.Manifest.String())}, []string{"log", a.promiseLine(l)})
 	}
 	a.p.Columns(rows)
 	if c.Problem != "" {

@@ -1,16 +1,19 @@
 package coordinator
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"testing"
 
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
-// TestAcceptance recomputes the checkpoint from what leads there from the record
-// of the manifest in force, also after a restart and a second manifest.
+func sum(b []byte) []byte {
+	s := sha256.Sum256(b)
+	return s[:]
+}
+
+// TestAcceptance follows the proof of the manifest's acceptance to the log's
+// checkpoint, also after a restart and a second manifest.
 func TestAcceptance(t *testing.T) {
 	d := newDeployment(t)
 	_, err := d.Acceptance(t.Context(), 1)
@@ -18,33 +21,35 @@ func TestAcceptance(t *testing.T) {
 	d.mustSet(shop(t))
 	prove := func(revision string) {
 		t.Helper()
-		status, err := d.Status(t.Context())
+		signed, err := d.LatestCheckpoint(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := d.Acceptance(t.Context(), status.Checkpoint.Size)
+		at, err := transparency.Open(signed, d.LogKey())
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r audit.Record
-		if err := json.Unmarshal(a.Record, &r); err != nil {
+		a, err := d.Acceptance(t.Context(), at.Size)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Kind != audit.ManifestSet || r.Subject != status.Manifest.String() || r.Details["revision"] != revision {
-			t.Errorf("got %+v, want the acceptance of revision %s", r, revision)
+		e, err := transparency.ParseEntry(a.Entry)
+		if err != nil {
+			t.Fatal(err)
 		}
-		leaf := sha256.Sum256(append([]byte{0}, a.Record...))
-		head := []byte(r.Previous)
-		for rest := append(leaf[:], a.After...); len(rest) > 0; rest = rest[32:] {
-			next := sha256.Sum256(bytes.Join([][]byte{[]byte("ashlar audit chain v1\x00"), head, rest[:32]}, nil))
-			head = next[:]
+		m, err := d.Manifest(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !bytes.Equal(head, status.Checkpoint.Hash) {
-			t.Errorf("got %x, want %s", head, status.Checkpoint.Hash)
+		if e.Kind != "manifestSet" || e.Subject != m.Digest.String() || e.Details["revision"] != revision {
+			t.Errorf("got %+v, want the acceptance of revision %s", e, revision)
 		}
-		for _, size := range []uint64{0, r.Seq, status.Checkpoint.Size + 1} {
+		if err := transparency.VerifyInclusion(e.Seq, transparency.LeafHash(a.Entry), a.Proof, at); err != nil {
+			t.Error(err)
+		}
+		for _, size := range []uint64{0, e.Seq, at.Size + 1} {
 			_, err := d.Acceptance(t.Context(), size)
-			wantCode(t, err, "CRD-125")
+			wantCode(t, err, "LOG-010")
 		}
 	}
 	prove("1")

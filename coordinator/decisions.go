@@ -9,7 +9,6 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -126,8 +125,8 @@ func (c *Coordinator) loadRefusals(ctx context.Context) error {
 }
 
 // Audit returns up to limit (at most 1,000, 100 if 0) records of the log from
-// one on, and the checkpoint of the log as it is now. Redacted, records of
-// refused evidence say what was wrong, but not what was wanted.
+// one on, and the checkpoint of the log as it is now. Redacted, they are without
+// their private part, and where the text is in that, it is what the code means.
 func (c *Coordinator) Audit(ctx context.Context, from uint64, limit int, redacted bool) (apiv1.Audit, error) {
 	page := apiv1.Audit{Records: []apiv1.AuditRecord{}}
 	if limit <= 0 {
@@ -137,21 +136,21 @@ func (c *Coordinator) Audit(ctx context.Context, from uint64, limit int, redacte
 	if err != nil {
 		return page, err
 	}
-	err = c.store.View(ctx, func(tx *store.Tx) error {
-		page.Checkpoint = checkpoint(c.log.Checkpoint(tx))
-		return nil
-	})
+	at, err := c.log.Current(ctx)
 	if err != nil {
 		return page, err
 	}
+	page.Checkpoint = shown(at)
 	page.Next = min(from, page.Checkpoint.Size)
 	for _, e := range entries {
-		if redacted && e.Verdict != nil && e.Code != "" {
-			e.Text = problem.Lookup(problem.Code(e.Code)).Title
+		r := apiv1.AuditRecord{
+			Seq: e.Seq, Time: e.Time, Kind: string(e.Kind), Subject: e.Subject, Actor: e.Actor, Code: e.Code, Text: e.Text, Hash: e.Hash,
+			Entry: e.Public, Private: e.Private,
 		}
-		page.Records = append(page.Records, apiv1.AuditRecord{
-			Seq: e.Seq, Time: e.Time, Kind: string(e.Kind), Subject: e.Subject, Actor: e.Actor, Text: e.Text, Hash: e.Hash,
-		})
+		if redacted {
+			r.Text, r.Private = e.PublicText(), nil
+		}
+		page.Records = append(page.Records, r)
 		page.Next = e.Seq + 1
 	}
 	return page, nil

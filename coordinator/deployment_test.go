@@ -318,7 +318,7 @@ func (d *deployment) check() {
 	if err != nil {
 		d.Errorf("the audit log does not verify: %v", err)
 	}
-	if verified.Size != status.Checkpoint.Size || hex.EncodeToString(verified.Hash[:]) != status.Checkpoint.Hash.String() {
+	if verified.Size != status.Checkpoint.Size || hex.EncodeToString(verified.Root[:]) != status.Checkpoint.Hash.String() {
 		d.Errorf("checkpoint %+v, the log gives %+v", status.Checkpoint, verified)
 	}
 	err = d.store.View(ctx, func(tx *store.Tx) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 func lease(marble, life string) func(object) {
@@ -229,7 +230,7 @@ func TestAttest(t *testing.T) {
 			t.Fatal(err)
 		}
 		root := sha256.Sum256(d.Bundle()[0])
-		want := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(key), Nonce: nonce, Root: root[:], Checkpoint: s.Checkpoint.Hash}
+		want := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(key), Nonce: nonce, Root: root[:], Checkpoint: sum([]byte(s.Checkpoint)), Log: sum([]byte(s.LogKey))}
 		if m, err := d.Manifest(t.Context()); err == nil {
 			want.Manifest = m.Digest
 		}
@@ -244,8 +245,9 @@ func TestAttest(t *testing.T) {
 			t.Errorf("got %v, revision %d, domain %q", v.Failed(), s.Revision, s.TrustDomain)
 		}
 		status, _ := d.Status(t.Context())
-		if string(s.Checkpoint.Hash) != string(status.Checkpoint.Hash) || s.Checkpoint.Size != status.Checkpoint.Size {
-			t.Errorf("got checkpoint %+v, want %+v", s.Checkpoint, status.Checkpoint)
+		at, err := transparency.Open([]byte(s.Checkpoint), s.LogKey)
+		if err != nil || attest.Hex(at.Root[:]).String() != status.Checkpoint.Hash.String() || at.Size != status.Checkpoint.Size || s.LogKey != d.LogKey() {
+			t.Errorf("got checkpoint %+v of %s, %v, want %+v", at, s.LogKey, err, status.Checkpoint)
 		}
 	}
 	_, err := d.Attest(t.Context(), nonce[:31], key)

@@ -74,14 +74,14 @@ func vectors(t *testing.T) []vector {
 	activate := binding.Claims{Purpose: binding.Activate, PublicKey: key, Nonce: nonce, Exporter: exporter}
 	statement := binding.Claims{
 		Purpose: binding.Coordinator, PublicKey: key, Nonce: nonce,
-		Root: run(0x40, 32), Manifest: run(0x60, 32), Checkpoint: run(0x80, 32),
+		Root: run(0x40, 32), Manifest: run(0x60, 32), Checkpoint: run(0x80, 32), Log: run(0xa0, 32),
 	}
 	peer := binding.Claims{Purpose: binding.Peer, PublicKey: key}
 	all := []vector{
 		{"pubkey-hash", [][2]string{{"spki", h(spki)}, {"pubkey-sha256", h(key[:])}}},
 		claimsVector("activate", activate, in([2]string{"nonce", h(nonce)}, [2]string{"exporter", h(exporter)})...),
 		claimsVector("coordinator", statement, in([2]string{"nonce", h(nonce)}, [2]string{"root", h(statement.Root)},
-			[2]string{"manifest", h(statement.Manifest)}, [2]string{"checkpoint", h(statement.Checkpoint)})...),
+			[2]string{"manifest", h(statement.Manifest)}, [2]string{"checkpoint", h(statement.Checkpoint)}, [2]string{"log", h(statement.Log)})...),
 		claimsVector("peer", peer, in()...),
 	}
 	header := make([]byte, 48)

@@ -53,6 +53,7 @@ var fixes = map[string]attest.Fix{
 	"devices":    {Who: attest.Nobody, How: "a device was added, left out or exchanged after the TEE vouched for them"},
 	"floors":     {Who: attest.Operator, How: "the evidence was made under other floors; ask again"},
 	"checkpoint": {Who: attest.Operator, How: "the evidence was made at another state of the log; ask again"},
+	"log":        {Who: attest.Nobody, How: "the evidence speaks for another log"},
 	"upload":     {Who: attest.Nobody, How: "secrets would be encrypted to a key that is not the coordinator's"},
 }
 

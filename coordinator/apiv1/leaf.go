@@ -1,11 +1,13 @@
 package apiv1
 
 import (
+	"bytes"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 // LeafOID names the non-critical extension of a leaf that says what the
@@ -16,7 +18,8 @@ import (
 var LeafOID = asn1.ObjectIdentifier{2, 999, 187232511, 98123077, 1}
 
 // LeafFacts is the value of the extension LeafOID: what an auditor needs to
-// find the decision that a leaf was issued on. As DER:
+// find the decision that a leaf was issued on, and the log's promise that it
+// stands there. As DER:
 //
 //	LeafFacts ::= SEQUENCE {
 //	  version   INTEGER (1),
@@ -24,13 +27,15 @@ var LeafOID = asn1.ObjectIdentifier{2, 999, 187232511, 98123077, 1}
 //	  verdict   OCTET STRING (SIZE(32)),  -- SHA-256 of the verdict's JSON
 //	  tee       UTF8String (SIZE(1..32)),
 //	  manifest  OCTET STRING (SIZE(32)),  -- digest of the manifest in force
-//	  record    INTEGER (0..MAX) }        -- sequence of the audit record
+//	  index     INTEGER (0..MAX),         -- of the entry in the log
+//	  leaf      OCTET STRING (SIZE(32)),  -- its leaf hash (RFC 6962)
+//	  promise   OCTET STRING (SIZE(64)) } -- transparency.Promise, the signature
 type LeafFacts struct {
 	Evidence [32]byte
 	Verdict  [32]byte
 	TEE      attest.TEE
 	Manifest [32]byte
-	Record   uint64
+	Log      transparency.Promise
 }
 
 const maxTEE = 32
@@ -41,18 +46,22 @@ type leafFactsDER struct {
 	Verdict  []byte
 	TEE      string `asn1:"utf8"`
 	Manifest []byte
-	Record   int64
+	Index    int64
+	Leaf     []byte
+	Promise  []byte
 }
 
 // Encode returns the DER form.
 func (f LeafFacts) Encode() ([]byte, error) {
-	if len(f.TEE) == 0 || len(f.TEE) > maxTEE || f.Record > 1<<62 {
-		return nil, fmt.Errorf("encoding leaf facts: TEE %q or record %d out of range", f.TEE, f.Record)
+	if len(f.TEE) == 0 || len(f.TEE) > maxTEE || f.Log.Index > 1<<62 {
+		return nil, fmt.Errorf("encoding leaf facts: TEE %q or index %d out of range", f.TEE, f.Log.Index)
 	}
-	return asn1.Marshal(leafFactsDER{1, f.Evidence[:], f.Verdict[:], string(f.TEE), f.Manifest[:], int64(f.Record)})
+	return asn1.Marshal(leafFactsDER{
+		1, f.Evidence[:], f.Verdict[:], string(f.TEE), f.Manifest[:], int64(f.Log.Index), f.Log.Leaf[:], f.Log.Signature[:],
+	})
 }
 
-// ParseLeafFacts reads the DER form, strictly: version 1 and nothing after it.
+// ParseLeafFacts reads the DER form, strictly: what Encode writes.
 func ParseLeafFacts(der []byte) (LeafFacts, error) {
 	var d leafFactsDER
 	rest, err := asn1.Unmarshal(der, &d)
@@ -65,15 +74,18 @@ func ParseLeafFacts(der []byte) (LeafFacts, error) {
 	if d.Version != 1 {
 		return LeafFacts{}, fmt.Errorf("reading leaf facts: version %d, want 1", d.Version)
 	}
-	if len(d.Evidence) != 32 || len(d.Verdict) != 32 || len(d.Manifest) != 32 {
-		return LeafFacts{}, errors.New("reading leaf facts: a digest is not of 32 bytes")
+	if len(d.Evidence) != 32 || len(d.Verdict) != 32 || len(d.Manifest) != 32 || len(d.Leaf) != 32 || len(d.Promise) != 64 {
+		return LeafFacts{}, errors.New("reading leaf facts: a digest is not of 32 bytes, or the promise not of 64")
 	}
-	if len(d.TEE) == 0 || len(d.TEE) > maxTEE || d.Record < 0 {
-		return LeafFacts{}, errors.New("reading leaf facts: TEE or record out of range")
+	if d.Index < 0 {
+		return LeafFacts{}, fmt.Errorf("reading leaf facts: index %d", d.Index)
 	}
-	f := LeafFacts{TEE: attest.TEE(d.TEE), Record: uint64(d.Record)}
-	copy(f.Evidence[:], d.Evidence)
-	copy(f.Verdict[:], d.Verdict)
-	copy(f.Manifest[:], d.Manifest)
+	f := LeafFacts{
+		Evidence: [32]byte(d.Evidence), Verdict: [32]byte(d.Verdict), TEE: attest.TEE(d.TEE), Manifest: [32]byte(d.Manifest),
+		Log: transparency.Promise{Index: uint64(d.Index), Leaf: [32]byte(d.Leaf), Signature: [64]byte(d.Promise)},
+	}
+	if again, err := f.Encode(); err != nil || !bytes.Equal(again, der) {
+		return LeafFacts{}, errors.New("reading leaf facts: not written in their only form")
+	}
 	return f, nil
 }

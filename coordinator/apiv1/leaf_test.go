@@ -6,10 +6,11 @@ import (
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 func facts() LeafFacts {
-	f := LeafFacts{TEE: attest.SimSGX, Record: 4711}
+	f := LeafFacts{TEE: attest.SimSGX, Log: transparency.Promise{Index: 4711, Leaf: [32]byte{4}, Signature: [64]byte{5}}}
 	f.Evidence[0], f.Verdict[1], f.Manifest[2] = 1, 2, 3
 	return f
 }
@@ -26,15 +27,18 @@ func TestLeafFactsRoundTrip(t *testing.T) {
 }
 
 func TestLeafFactsRefuses(t *testing.T) {
-	long := make([]byte, 32)
+	long, sig := make([]byte, 32), make([]byte, 64)
 	for name, d := range map[string]leafFactsDER{
-		"version":         {2, long, long, "sgx", long, 1},
-		"evidence":        {1, long[:31], long, "sgx", long, 1},
-		"verdict":         {1, long, long[:31], "sgx", long, 1},
-		"manifest":        {1, long, long, "sgx", nil, 1},
-		"no TEE":          {1, long, long, "", long, 1},
-		"long TEE":        {1, long, long, string(bytes.Repeat([]byte("x"), 33)), long, 1},
-		"negative record": {1, long, long, "sgx", long, -1},
+		"version":        {2, long, long, "sgx", long, 1, long, sig},
+		"evidence":       {1, long[:31], long, "sgx", long, 1, long, sig},
+		"verdict":        {1, long, long[:31], "sgx", long, 1, long, sig},
+		"manifest":       {1, long, long, "sgx", nil, 1, long, sig},
+		"no TEE":         {1, long, long, "", long, 1, long, sig},
+		"long TEE":       {1, long, long, string(bytes.Repeat([]byte("x"), 33)), long, 1, long, sig},
+		"negative index": {1, long, long, "sgx", long, -1, long, sig},
+		"great index":    {1, long, long, "sgx", long, 1<<62 + 1, long, sig},
+		"leaf hash":      {1, long, long, "sgx", long, 1, long[:31], sig},
+		"promise":        {1, long, long, "sgx", long, 1, long, sig[:63]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			der, err := asn1.Marshal(d)

@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"net/url"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 // Limits of a bundle. All of them are in docs/wire.md.
@@ -21,8 +21,6 @@ const (
 	MaxBundle       = 16 << 20 // bytes of the file
 	maxCertificates = 8
 	maxManifest     = 4 << 20  // bytes
-	maxRecord       = 64 << 10 // bytes
-	maxAfter        = 4 << 20  // bytes: 131,072 leaf hashes
 	maxBundleValues = 2000     // JSON values in the file
 	maxBundleDepth  = 8
 )
@@ -41,8 +39,8 @@ type Bundle struct {
 	Certificates [][]byte `json:"certificates"`
 	// Manifest holds the bytes that were uploaded; absent before the first.
 	Manifest []byte `json:"manifest,omitempty"`
-	// Acceptance leads from the record of the manifest's acceptance to the log's
-	// checkpoint in the evidence; nil where the coordinator could not show it.
+	// Acceptance shows that the log of the checkpoint in the evidence holds the
+	// manifest's acceptance; nil before the first.
 	Acceptance *apiv1.Acceptance `json:"acceptance,omitempty"`
 }
 
@@ -62,15 +60,12 @@ func (c *Client) Portable(ctx context.Context) (Bundle, error) {
 			return Bundle{}, problem.New("CRD-102", "attested is manifest %s, and by now %s is in force", v.Statement.Manifest, m.Digest)
 		}
 		b.Manifest = m.Raw
-		q := url.Values{"size": {strconv.FormatUint(v.Statement.Checkpoint.Size, 10)}}
+		q := url.Values{"size": {strconv.FormatUint(v.Checkpoint.Size, 10)}}
 		a, err := get[apiv1.Acceptance](ctx, c, "/v1/manifest/acceptance", q)
-		switch problem.CodeOf(err) {
-		case "":
-			b.Acceptance = &a
-		case "CRD-125": // too long ago: the evidence binds the manifest all the same
-		default:
+		if err != nil {
 			return Bundle{}, err
 		}
+		b.Acceptance = &a
 	}
 	_, err := VerifyBundle(b, BundleInput{Policy: c.o.Policy, Verifiers: c.o.Verifiers, Now: c.o.Now()})
 	return b, err
@@ -162,8 +157,8 @@ func (b Bundle) check() error {
 	case len(b.Manifest) > maxManifest:
 		return problem.New("CRD-121", "its manifest has %d bytes, more than %d", len(b.Manifest), maxManifest)
 	}
-	if a := b.Acceptance; a != nil && (len(a.Record) > maxRecord || len(a.After) > maxAfter || len(a.After)%sha256.Size != 0) {
-		return problem.New("CRD-121", "its proof has a record of %d bytes and hashes of %d", len(a.Record), len(a.After))
+	if a := b.Acceptance; a != nil && (len(a.Entry) > transparency.MaxEntry || len(a.Proof) > transparency.MaxProof) {
+		return problem.New("CRD-121", "its acceptance has an entry of %d bytes and %d hashes", len(a.Entry), len(a.Proof))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"strings"
@@ -76,7 +77,9 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 		c.add("CRD-102", "manifest.inForce", in.Manifest.String(), orNone(s.Manifest), checkWanted(in.Manifest, s.Manifest))
 	}
 	c.add("CRD-123", "manifest.bytes", orNone(s.Manifest), "the same", checkManifest(b))
-	v.Accepted = c.log(b, in)
+	v.Checkpoint, err = openCheckpoint(s)
+	c.add("CRD-101", "checkpoint", "signed by the log", "holds", err)
+	v.Accepted = c.log(b, v, in)
 	if v.Floors, err = readFloors(s); err != nil {
 		c.add("CRD-101", "floors", "floors of platforms", "", err)
 	}
@@ -106,21 +109,13 @@ func (c checks) add(code problem.Code, field, want, got string, err error) {
 
 // log checks the proof of the manifest's acceptance, and the log against the
 // one that the reader remembers.
-func (c checks) log(b Bundle, in BundleInput) *Accepted {
-	old := in.Remembered
-	now := Verified{Statement: b.Statement}.Remembered()
-	var forked error
-	compare := func(size uint64, hash []byte) {
-		if old != nil && size == old.Checkpoint.Size && !bytes.Equal(hash, old.Checkpoint.Hash) {
-			forked = problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked", size, short(hash), short(old.Checkpoint.Hash))
-		}
-	}
-	compare(now.Checkpoint.Size, now.Checkpoint.Hash)
+func (c checks) log(b Bundle, v Verified, in BundleInput) *Accepted {
+	old, now := in.Remembered, v.Remembered()
 	var accepted *Accepted
-	if b.Acceptance != nil {
+	if b.Statement.Revision > 0 {
 		var err error
-		accepted, err = checkAcceptance(b.Statement, *b.Acceptance, compare)
-		c.add("CRD-122", "log.acceptance", "its record, up to the attested checkpoint", "holds", err)
+		accepted, err = checkAcceptance(b.Statement, v.Checkpoint, *cmp.Or(b.Acceptance, &apiv1.Acceptance{}))
+		c.add("CRD-122", "log.acceptance", "its entry, in the attested log", "holds", err)
 	}
 	if old == nil {
 		return accepted
@@ -128,6 +123,10 @@ func (c checks) log(b Bundle, in BundleInput) *Accepted {
 	_, other := FollowRoots(old.Root, apiv1.Roots{Root: b.Statement.Root, Steps: b.Statement.RootSteps}, in.At)
 	c.add("CRD-104", "remembered.root", old.Root.String(), "leads to the root", other)
 	if other == nil {
+		var forked error
+		if now.Checkpoint.Size == old.Checkpoint.Size && !bytes.Equal(now.Checkpoint.Hash, old.Checkpoint.Hash) {
+			forked = problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked", now.Checkpoint.Size, short(now.Checkpoint.Hash), short(old.Checkpoint.Hash))
+		}
 		c.add("CRD-103", "remembered.log", "the log that was seen before", "no fork of it", forked)
 	}
 	return accepted

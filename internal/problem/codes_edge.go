@@ -27,7 +27,6 @@ var edgeCodes = []Entry{
 	{"CRD-122", Refused, "the log does not show that it accepted this manifest", "do not rely on this bundle: its proof was changed, or is of another log"},
 	{"CRD-123", Refused, "the bundle holds another manifest than the evidence binds", "do not rely on this bundle; ask its maker for the manifest in force"},
 	{"CRD-124", Refused, "the bundle is of a time that has not come", "check your clock; if it is right, the bundle's maker put it forward"},
-	{"CRD-125", TooLarge, "the log cannot show the acceptance of its manifest", "the evidence binds the manifest all the same; a log that was read from its beginning shows when it was accepted"},
 	{"CRD-130", Usage, "configuration is not valid", "correct the field that is named"},
 	{"CRD-133", Unavailable, "endorsements of this platform are not at hand", "put the vendor's documents into the endorsements folder, or point the coordinator at their source"},
 	{"CRD-134", Unavailable, "a port cannot be opened", "stop what uses the port, or choose another"},

@@ -1,7 +1,9 @@
 // Package audit keeps the log of every decision, and nothing else: who decided
 // what about whom, with which verdict, and why.
 //
-// It owns the bytes of a record and the hash over all of them. A record is
+// It owns the bytes of a record and the Merkle tree over all of them (RFC 6962).
+// A leaf of the tree is the public entry of a record; what only users of the
+// manifest may read stands beside it, and the entry names its hash. A record is
 // appended inside the Update that makes the decision, so that neither exists
 // without the other. It refuses records over its limits, never rewrites one,
 // and holds no secret value: callers pass digests and names.
@@ -11,10 +13,14 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -23,225 +29,271 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-)
-
-// Kind says what was decided.
-type Kind string
-
-// The kinds.
-const (
-	Start              Kind = "start" // the coordinator opened its state
-	ManifestSet        Kind = "manifestSet"
-	ManifestRefused    Kind = "manifestRefused"
-	ActivationAccepted Kind = "activationAccepted"
-	ActivationRefused  Kind = "activationRefused"
-	RenewalAccepted    Kind = "renewalAccepted"
-	RenewalRefused     Kind = "renewalRefused"
-	Issuance           Kind = "issuance" // a certificate that no activation or renewal asked for
-	Rotation           Kind = "rotation" // of a CA or a secret
-	SecretRelease      Kind = "secretRelease"
-	FloorRaised        Kind = "floorRaised" // of a platform
-	FloorRefused       Kind = "floorRefused"
-	EndorsementsSet    Kind = "endorsementsImported"
-	UserRefused        Kind = "userRefused" // authentication or permission failed
-	Suppressed         Kind = "suppressed"  // counts what Admit did not let through
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 // Limits of a record. Texts over maxText bytes are cut, with "…" at the end.
 const (
 	maxText    = 1 << 10
 	maxDetails = 32
-	maxRecord  = 64 << 10 // bytes as stored
-	version    = 1
+	maxEntry   = 32 << 10 // bytes of the public part: a tile of 256 has at most 8 MiB
 )
 
-// Record is one decision. Seq, Previous and Version are set by Append.
+// Record is one decision, as its maker gives it. Which parts of it anybody may
+// read depends on the kind: see disclosed.
 type Record struct {
-	Version  int               `json:"version"` // 1
-	Seq      uint64            `json:"seq"`     // place in the log, from 0
-	Time     time.Time         `json:"time"`    // by the coordinator's clock, UTC
-	Kind     Kind              `json:"kind"`
-	Subject  string            `json:"subject,omitempty"`  // marble, manifest digest, …
-	Decision string            `json:"decision,omitempty"` // decision id, such as "web/7f2c19ab"
-	Actor    string            `json:"actor,omitempty"`    // user or marble that asked; empty for nobody
-	Code     string            `json:"code,omitempty"`     // problem code, when refused
-	Text     string            `json:"text,omitempty"`     // one line for people
-	Details  map[string]string `json:"details,omitempty"`  // at most 32: serial, revision, instance, …
-	Evidence attest.Hex        `json:"evidence,omitempty"` // SHA-256 of the raw evidence
-	Verdict  json.RawMessage   `json:"verdict,omitempty"`  // attest.Verdict as json.Marshal wrote it
-	Previous attest.Hex        `json:"previous"`           // checkpoint hash before this record, 32 bytes
+	Time     time.Time
+	Kind     Kind
+	Subject  string            // marble, manifest digest, …
+	Decision string            // decision id, such as "web/7f2c19ab"
+	Actor    string            // user or marble that asked; empty for nobody
+	Code     string            // problem code, when refused
+	Text     string            // one line for people
+	Details  map[string]string // at most 32: serial, revision, instance, …
+	Evidence attest.Hex        // attest.Evidence.Digest
+	Verdict  json.RawMessage   // attest.Verdict as json.Marshal wrote it
 }
 
-// Entry is a record in the log, with its RFC 6962 leaf hash.
+// Entry is a record in the log. Details has the public and the private ones.
 type Entry struct {
 	Record
-	Hash attest.Hex // SHA-256(0x00 || stored bytes), 32 bytes
+	Seq     uint64
+	Hash    attest.Hex // leaf hash of the public part, 32 bytes
+	Public  []byte     // transparency.Entry as JSON: the leaf
+	Private []byte     // transparency.Private as JSON; nil if there is none
 }
 
-// Checkpoint names a prefix of the log: its number of records and a hash over
-// all of them. The hash of the empty log is 32 zero bytes; that of a longer one
-// is SHA-256("ashlar audit chain v1" || 0x00 || previous hash || leaf hash).
+// PublicText is the text that anybody may read: the record's own, or what its
+// code means where that is private.
+func (e Entry) PublicText() string {
+	switch {
+	case disclosed[e.Kind].text:
+		return e.Text
+	case e.Code != "":
+		return problem.Lookup(problem.Code(e.Code)).Title
+	}
+	return ""
+}
+
+// Checkpoint names a prefix of the log: its number of records and the root of
+// the Merkle tree over their public parts.
 type Checkpoint struct {
 	Size uint64
-	Hash [32]byte
+	Root [32]byte
 }
 
 var records = store.NewLog("audit")
 
 // Log is the audit log of one store. It is safe for concurrent use.
 type Log struct {
-	store  *store.Store
-	gate   gate
-	index  index
-	leaves leaves
+	store *store.Store
+	rand  io.Reader // of salts
+	gate  gate
+	index index
+	tree  tree
 }
 
 // New returns the log that s holds. It reads nothing yet.
-func New(s *store.Store) *Log { return &Log{store: s} }
+func New(s *store.Store, rand io.Reader) *Log { return &Log{store: s, rand: rand} }
 
 // Append adds a record in the caller's Update. The entry is in the log when
-// that Update succeeds. The stored bytes are the record as JSON, its fields in
-// the order of the type and its maps in the order of their keys.
+// that Update succeeds.
 func (l *Log) Append(tx *store.Tx, r Record) (Entry, error) {
-	before := l.Checkpoint(tx)
-	r.Version, r.Seq, r.Previous = version, before.Size, before.Hash[:]
+	seq := records.Len(tx)
+	tree, err := rangeOf(tx)
+	if err != nil {
+		return Entry{}, err
+	}
 	r.Time = r.Time.UTC()
-	r, err := clipped(r)
-	if err != nil {
+	if r, err = clipped(r); err != nil {
 		return Entry{}, err
 	}
-	stored, err := encode(&r)
-	if err != nil {
+	e := Entry{Record: r, Seq: seq}
+	if e.Public, e.Private, err = l.split(seq, &e.Record); err != nil {
 		return Entry{}, err
 	}
-	if _, err := records.Append(tx, stored); err != nil {
+	if _, err := records.Append(tx, join(e.Public, e.Private)); err != nil {
 		return Entry{}, err
 	}
-	leaf := LeafHash(stored)
-	next := chain(before.Hash, leaf)
-	if err := records.SetCheckpoint(tx, next[:]); err != nil {
-		return Entry{}, err
+	leaf := transparency.LeafHash(e.Public)
+	e.Hash = leaf[:]
+	if err := tree.Append(e.Hash, nil); err != nil {
+		return Entry{}, fmt.Errorf("extending the log's tree: %w", err)
 	}
-	return Entry{Record: r, Hash: leaf[:]}, nil
+	return e, records.SetCheckpoint(tx, bytes.Join(tree.Hashes(), nil))
 }
 
-// encode returns the bytes to store. A verdict that makes the record too large
-// is left out, and its size noted: a decision must not fail for its verdict.
-func encode(r *Record) ([]byte, error) {
-	stored, err := marshal(*r)
-	if err == nil && len(stored) > maxRecord && r.Verdict != nil {
-		r.Details["verdictBytes"] = strconv.Itoa(len(r.Verdict))
-		r.Verdict = nil
-		stored, err = marshal(*r)
+// split returns the public and the private part of a record. A verdict that
+// makes the private part too large is left out, and its size noted: a decision
+// must not fail for its verdict.
+func (l *Log) split(seq uint64, r *Record) (public, private []byte, err error) {
+	e := transparency.Entry{
+		Version: transparency.EntryVersion, Seq: seq, Time: r.Time, Kind: string(r.Kind), Subject: r.Subject, Decision: r.Decision,
+		Actor: r.Actor, Code: r.Code, Evidence: r.Evidence,
+	}
+	var p transparency.Private
+	if disclosed[r.Kind].text {
+		e.Text = r.Text
+	} else {
+		p.Text = r.Text
+	}
+	for k, v := range r.Details {
+		to := &p.Details
+		if r.Kind.discloses(k) {
+			to = &e.Details
+		}
+		if *to == nil {
+			*to = map[string]string{}
+		}
+		(*to)[k] = v
+	}
+	if private, err = l.conceal(p, r); err != nil {
+		return nil, nil, err
+	}
+	if private != nil {
+		sum := sha256.Sum256(private)
+		e.Private = sum[:]
+	}
+	if public, err = json.Marshal(e); err != nil {
+		return nil, nil, fmt.Errorf("encoding an audit record: %w", err)
+	}
+	if len(public) > maxEntry {
+		return nil, nil, problem.New("STO-009", "the public part of an audit record has at most %d bytes, got %d", maxEntry, len(public))
+	}
+	return public, private, nil
+}
+
+// conceal returns the bytes of a private part, nil if there is nothing in it.
+// The verdict, which is most of it and was encoded a moment ago, is not parsed.
+func (l *Log) conceal(p transparency.Private, r *Record) ([]byte, error) {
+	if p.Text == "" && p.Details == nil && r.Verdict == nil {
+		return nil, nil
+	}
+	p.Salt = make([]byte, transparency.SaltSize)
+	if _, err := io.ReadFull(l.rand, p.Salt); err != nil {
+		return nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	b, err := json.Marshal(p)
+	if err == nil && len(b)+len(r.Verdict) > transparency.MaxPrivate-len(verdictKey) && r.Verdict != nil {
+		if p.Details == nil {
+			p.Details = map[string]string{}
+		}
+		p.Details["verdictBytes"] = strconv.Itoa(len(r.Verdict))
+		r.Details["verdictBytes"], r.Verdict = p.Details["verdictBytes"], nil
+		b, err = json.Marshal(p)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encoding an audit record: %w", err)
 	}
-	if len(stored) > maxRecord {
-		return nil, problem.New("STO-009", "an audit record has at most %d bytes, got %d", maxRecord, len(stored))
+	if r.Verdict != nil {
+		b = slices.Concat(b[:len(b)-1], []byte(verdictKey), r.Verdict, []byte("}"))
 	}
-	return stored, nil
+	if len(b) > transparency.MaxPrivate {
+		return nil, problem.New("STO-009", "the private part of an audit record has at most %d bytes, got %d", transparency.MaxPrivate, len(b))
+	}
+	return b, nil
 }
 
-// marshal is json.Marshal for a record, except that it does not parse the
-// verdict, which is most of it and was encoded a moment ago.
-func marshal(r Record) ([]byte, error) {
-	verdict := r.Verdict
-	r.Verdict = nil
-	b, err := json.Marshal(r)
-	if err != nil || verdict == nil {
-		return b, err
+const verdictKey = `,"verdict":`
+
+// join makes the bytes to store: the length of the public part (unsigned
+// varint), the public part, the private part.
+func join(public, private []byte) []byte {
+	return slices.Concat(binary.AppendUvarint(nil, uint64(len(public))), public, private)
+}
+
+// cut is the opposite of join.
+func cut(stored []byte) (public, private []byte, ok bool) {
+	size, n := binary.Uvarint(stored)
+	if n <= 0 || size > uint64(len(stored)-n) {
+		return nil, nil, false
 	}
-	last := len(b) - len(`,"previous":""}`) - 2*len(r.Previous)
-	return slices.Insert(b, last, slices.Concat([]byte(`,"verdict":`), verdict)...), nil
+	end := n + int(size)
+	if end < len(stored) {
+		private = stored[end:]
+	}
+	return stored[n:end:end], private, true
 }
 
 // Checkpoint returns the log's checkpoint as tx sees it.
-func (l *Log) Checkpoint(tx *store.Tx) Checkpoint {
-	c := Checkpoint{Size: records.Len(tx)}
-	copy(c.Hash[:], records.Checkpoint(tx))
-	return c
-}
-
-// LeafHash is the hash of one stored record: SHA-256(0x00 || stored), as in
-// RFC 6962 section 2.1.
-func LeafHash(stored []byte) [32]byte {
-	h := sha256.New()
-	h.Write([]byte{0})
-	h.Write(stored)
-	return [32]byte(h.Sum(nil))
-}
-
-func chain(previous, leaf [32]byte) [32]byte {
-	h := sha256.New()
-	h.Write([]byte("ashlar audit chain v1\x00"))
-	h.Write(previous[:])
-	h.Write(leaf[:])
-	return [32]byte(h.Sum(nil))
-}
-
-// Verify walks the whole log and recomputes its checkpoint. STO-006 is a record
-// that is missing or altered, STO-016 a chain that does not fit.
-func (l *Log) Verify(ctx context.Context) (Checkpoint, error) {
-	want, err := l.current(ctx)
+func (l *Log) Checkpoint(tx *store.Tx) (Checkpoint, error) {
+	tree, err := rangeOf(tx)
 	if err != nil {
 		return Checkpoint{}, err
 	}
-	var got Checkpoint
-	for got.Size < want.Size {
+	return checkpointOf(tree)
+}
+
+// Verify walks the whole log and recomputes its tree. STO-006 is a record
+// that is missing or altered, STO-016 one that does not fit.
+func (l *Log) Verify(ctx context.Context) (Checkpoint, error) {
+	want, err := l.Current(ctx)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	got := ranges.NewEmptyRange(0)
+	for size := got.End(); size < want.Size; size = got.End() {
 		if err := ctx.Err(); err != nil {
-			return got, err
+			return Checkpoint{Size: size}, err
 		}
-		page, err := records.Read(ctx, l.store, got.Size, int(min(page, want.Size-got.Size)))
+		page, err := records.Read(ctx, l.store, size, int(min(page, want.Size-size)))
 		if err != nil {
-			return got, err
+			return Checkpoint{Size: size}, err
 		}
 		for _, stored := range page {
-			if err := fits(stored, got); err != nil {
-				return got, err
+			e, err := decode(stored)
+			if err != nil {
+				return Checkpoint{Size: got.End()}, err
 			}
-			got.Hash = chain(got.Hash, LeafHash(stored.Data))
-			got.Size++
+			if err := got.Append(e.Hash, nil); err != nil {
+				return Checkpoint{Size: got.End()}, err
+			}
 		}
 	}
-	if got != want {
-		return got, problem.New("STO-016", "wanted the hash %s over %d records, got %s",
-			attest.Hex(want.Hash[:]), want.Size, attest.Hex(got.Hash[:]))
+	c, err := checkpointOf(got)
+	if err == nil && c != want {
+		err = problem.New("STO-016", "wanted the root %s over %d records, got %s", attest.Hex(want.Root[:]), want.Size, attest.Hex(c.Root[:]))
 	}
-	return got, nil
+	return c, err
 }
 
-// fits checks that a stored record says of itself where it stands.
-func fits(stored store.LogRecord, before Checkpoint) error {
-	e, err := decode(stored)
-	if err != nil {
-		return err
-	}
-	if e.Seq != before.Size || [32]byte(e.Previous) != before.Hash {
-		return problem.New("STO-016", "record %d says that it is record %d after %s", before.Size, e.Seq, e.Previous)
-	}
-	return nil
-}
-
-func (l *Log) current(ctx context.Context) (c Checkpoint, err error) {
+// Current returns the newest durable checkpoint.
+func (l *Log) Current(ctx context.Context) (c Checkpoint, err error) {
 	err = l.store.View(ctx, func(tx *store.Tx) error {
-		c = l.Checkpoint(tx)
-		return nil
+		c, err = l.Checkpoint(tx)
+		return err
 	})
 	return c, err
 }
 
+// decode reads a stored record, which must say of itself where it stands.
 func decode(stored store.LogRecord) (Entry, error) {
-	var e Entry
-	if err := json.Unmarshal(stored.Data, &e.Record); err != nil {
-		return e, problem.Because(err, "STO-016", "record %d does not parse", stored.Seq)
+	public, private, ok := cut(stored.Data)
+	if !ok {
+		return Entry{}, problem.New("STO-016", "record %d is not a public and a private part", stored.Seq)
 	}
-	if e.Version != version || len(e.Previous) != sha256.Size {
-		return e, problem.New("STO-016", "record %d has version %d and a previous hash of %d bytes", stored.Seq, e.Version, len(e.Previous))
+	e, err := transparency.ParseEntry(public)
+	var p transparency.Private
+	if err == nil && (private != nil || len(e.Private) > 0) {
+		p, err = transparency.ParsePrivate(e, private)
 	}
-	leaf := LeafHash(stored.Data)
-	e.Hash = leaf[:]
-	return e, nil
+	if err == nil && e.Seq != stored.Seq {
+		err = fmt.Errorf("it says that it is record %d", e.Seq)
+	}
+	if err != nil {
+		return Entry{}, problem.Because(err, "STO-016", "record %d", stored.Seq)
+	}
+	leaf := transparency.LeafHash(public)
+	details := map[string]string{}
+	maps.Copy(details, e.Details)
+	maps.Copy(details, p.Details)
+	return Entry{
+		Record: Record{
+			Time: e.Time, Kind: Kind(e.Kind), Subject: e.Subject, Decision: e.Decision, Actor: e.Actor, Code: e.Code, Text: e.Text + p.Text,
+			Details: details, Evidence: e.Evidence, Verdict: p.Verdict,
+		},
+		Seq: e.Seq, Hash: leaf[:], Public: public, Private: private,
+	}, nil
 }
 
 // clipped returns the record within the limits of its texts.

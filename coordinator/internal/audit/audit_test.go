@@ -1,6 +1,9 @@
 package audit_test
 
 import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -20,7 +24,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func newLog(t *testing.T) (*audit.Log, *store.Store) {
 	t.Helper()
 	s := storetest.Create(t, storetest.NewDisk().Engine())
-	return audit.New(s), s
+	return audit.New(s, rand.Reader), s
 }
 
 func appendAll(t *testing.T, l *audit.Log, s *store.Store, rs ...audit.Record) []audit.Entry {
@@ -62,8 +66,8 @@ func decision(i int) audit.Record {
 
 func TestAppendAndRead(t *testing.T) {
 	l, s := newLog(t)
-	if c := verify(t, l); c != (audit.Checkpoint{}) {
-		t.Errorf("empty log: got checkpoint %v, want zero", c)
+	if c := verify(t, l); c != (audit.Checkpoint{Root: sha256.Sum256(nil)}) {
+		t.Errorf("empty log: got checkpoint %v, want the empty tree", c)
 	}
 	var want []audit.Entry
 	for i := range 5 {
@@ -223,19 +227,49 @@ func TestCallersWithoutIdentityCannotGrowTheLog(t *testing.T) {
 	}
 }
 
-// TestStoredForm holds what is stored against what json.Marshal would make of
-// the whole record.
-func TestStoredForm(t *testing.T) {
+// TestForm holds the two parts of a record against what docs/wire.md says of
+// them: anybody may read what the kind discloses, and nothing else.
+func TestForm(t *testing.T) {
 	l, s := newLog(t)
-	without := decision(1)
-	without.Verdict = nil
-	for _, e := range appendAll(t, l, s, decision(0), without, decision(2)) {
-		want, err := json.Marshal(e.Record)
-		if err != nil {
-			t.Fatal(err)
+	accepted := decision(0)
+	accepted.Details = map[string]string{"serial": "5e", "remote": "192.0.2.7:4711", "newDetail": "x"}
+	unknown := audit.Record{Time: noon, Kind: "new", Subject: "s", Actor: "alice", Code: "CRD-001", Text: "told", Details: map[string]string{"serial": "5e"}}
+	set := audit.Record{Time: noon, Kind: audit.ManifestSet, Subject: "60", Text: "told", Details: map[string]string{"revision": "1"}}
+	entries := appendAll(t, l, s, accepted, unknown, set)
+	for i, want := range []struct{ public, private string }{
+		{`{"version":1,"seq":0,"time":"2026-11-22T12:00:00Z","kind":"activationAccepted","subject":"m0","decision":"m0/0","details":{"serial":"5e"},"private":"P"}`,
+			`{"salt":"S","text":"accepted","details":{"newDetail":"x","remote":"192.0.2.7:4711"},"verdict":{"verdict":"accepted"}}`},
+		{`{"version":1,"seq":1,"time":"2026-11-22T12:00:00Z","kind":"new","subject":"s","actor":"alice","code":"CRD-001","private":"P"}`,
+			`{"salt":"S","text":"told","details":{"serial":"5e"}}`},
+		{`{"version":1,"seq":2,"time":"2026-11-22T12:00:00Z","kind":"manifestSet","subject":"60","text":"told","details":{"revision":"1"}}`, ""},
+	} {
+		e := entries[i]
+		public := want.public
+		if want.private != "" {
+			p, err := transparency.ParsePrivate(transparency.Entry{Private: sum(e.Private)}, e.Private)
+			if err != nil {
+				t.Fatal(err)
+			}
+			public = strings.Replace(public, `"P"`, `"`+attest.Hex(sum(e.Private)).String()+`"`, 1)
+			want.private = strings.Replace(want.private, `"S"`, `"`+p.Salt.String()+`"`, 1)
 		}
-		if sum := audit.LeafHash(want); e.Hash.String() != attest.Hex(sum[:]).String() {
-			t.Errorf("record %d is not stored as %s", e.Seq, want)
+		if string(e.Public) != public || string(e.Private) != want.private {
+			t.Errorf("record %d: got\n%s\n%s\nwant\n%s\n%s", i, e.Public, e.Private, public, want.private)
+		}
+		if leaf := sum(append([]byte{0}, e.Public...)); !bytes.Equal(e.Hash, leaf) {
+			t.Errorf("record %d: got leaf hash %s, want %x", i, e.Hash, leaf)
+		}
+		read, err := l.Read(t.Context(), uint64(i), 1)
+		if err != nil || string(read[0].Public) != public || string(read[0].Private) != want.private || read[0].Text == "" || len(read[0].Details) == 0 {
+			t.Errorf("record %d: read %+v, %v", i, read, err)
 		}
 	}
+	if a, b := appendAll(t, l, s, accepted)[0].Private, entries[0].Private; bytes.Equal(a, b) {
+		t.Error("two private parts have the same salt")
+	}
+}
+
+func sum(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
 }

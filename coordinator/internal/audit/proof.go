@@ -2,86 +2,118 @@ package audit
 
 import (
 	"context"
-	"sync"
+
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
-// MaxProof is how many records a proof may span: their leaf hashes have 4 MiB.
-const MaxProof = 1 << 17
-
-// leaves are the hashes of the newest records, so that a proof does not read
-// them all again. They are filled like index, by reading up to the log's end.
-type leaves struct {
-	mu     sync.Mutex // guards all fields
-	next   uint64     // first record whose hash is not here
-	hashes [][32]byte // of the records before next, at most 2 × MaxProof between two trims
+// Inclusion returns the proof that record seq is in the log of the given size:
+// RFC 6962 section 2.1.1. LOG-010 if the log has no such prefix or record.
+func (l *Log) Inclusion(ctx context.Context, seq, size uint64) (transparency.Proof, error) {
+	return l.prove(ctx, size, func() (proof.Nodes, error) { return proof.Inclusion(seq, size) })
 }
 
-// Proof leads from record seq to the checkpoint over size records: the record
-// as it is stored, and the leaf hashes of those after it, 32 bytes each.
-// CRD-125 if there is no such record or checkpoint, or the two are further apart
-// than MaxProof.
-func (l *Log) Proof(ctx context.Context, seq, size uint64) (record, after []byte, err error) {
-	if seq >= size || size-seq > MaxProof {
-		return nil, nil, problem.New("CRD-125", "record %d is not one of the last %d before checkpoint %d", seq, MaxProof, size)
-	}
-	stored, err := records.Read(ctx, l.store, seq, 1)
-	if err != nil {
-		return nil, nil, err
-	}
-	after, err = l.leaves.between(ctx, l, seq+1, size)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(stored) != 1 {
-		return nil, nil, problem.New("CRD-125", "the log has no record %d", seq)
-	}
-	return stored[0].Data, after, nil
+// Consistency returns the proof that the log of size newer begins with that of
+// size older: RFC 6962 section 2.1.2. LOG-010 if there are no such prefixes.
+func (l *Log) Consistency(ctx context.Context, older, newer uint64) (transparency.Proof, error) {
+	return l.prove(ctx, newer, func() (proof.Nodes, error) { return proof.Consistency(older, newer) })
 }
 
-// between returns the hashes of the records from first up to but not end.
-func (x *leaves) between(ctx context.Context, l *Log, first, end uint64) ([]byte, error) {
+func (l *Log) prove(ctx context.Context, size uint64, plan func() (proof.Nodes, error)) (transparency.Proof, error) {
+	x := &l.tree
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.catchUp(ctx, l); err != nil {
+	if err := x.reach(ctx, l, size); err != nil {
 		return nil, err
 	}
-	oldest := x.next - uint64(len(x.hashes))
-	if first < oldest || end > x.next {
-		return nil, problem.New("CRD-125", "the hashes of records %d to %d are not at hand, those of %d to %d are", first, end, oldest, x.next)
+	nodes, err := plan()
+	if err != nil {
+		return nil, problem.Because(err, "LOG-010", "a log of %d entries", size)
 	}
-	out := make([]byte, 0, 32*(end-first))
-	for _, h := range x.hashes[first-oldest : end-oldest] {
-		out = append(out, h[:]...)
+	hashes := make([][]byte, len(nodes.IDs))
+	for i, id := range nodes.IDs {
+		if hashes[i], err = x.node(ctx, l.store, id); err != nil {
+			return nil, err
+		}
 	}
-	return out, nil
+	if hashes, err = nodes.Rehash(hashes, rfc6962.DefaultHasher.HashChildren); err != nil {
+		return nil, problem.Because(err, "LOG-010", "a log of %d entries", size)
+	}
+	p := make(transparency.Proof, len(hashes))
+	for i, h := range hashes {
+		p[i] = h
+	}
+	return p, nil
 }
 
-// catchUp takes in what was appended since the last proof.
-func (x *leaves) catchUp(ctx context.Context, l *Log) error {
-	end, err := l.current(ctx)
-	if err != nil {
-		return err
-	}
-	if end.Size-x.next > MaxProof {
-		x.hashes, x.next = nil, end.Size-MaxProof
-	}
-	for x.next < end.Size {
-		if err := ctx.Err(); err != nil {
+// reach takes in the log as far as size. LOG-010 if it is shorter.
+func (x *tree) reach(ctx context.Context, l *Log, size uint64) error {
+	if x.whole == nil || x.whole.End() < size {
+		if err := x.catchUp(ctx, l); err != nil {
 			return err
 		}
-		stored, err := records.Read(ctx, l.store, x.next, int(min(page, end.Size-x.next)))
-		if err != nil {
-			return err
-		}
-		for _, s := range stored {
-			x.hashes = append(x.hashes, LeafHash(s.Data))
-			x.next++
-		}
 	}
-	if len(x.hashes) >= 2*MaxProof {
-		x.hashes = append([][32]byte(nil), x.hashes[len(x.hashes)-MaxProof:]...)
+	if have := x.whole.End(); size > have {
+		return problem.New("LOG-010", "it has %d entries, asked for is one of %d", have, size)
 	}
 	return nil
+}
+
+// At returns the checkpoint over the first size records. LOG-010 if there are
+// fewer.
+func (l *Log) At(ctx context.Context, size uint64) (Checkpoint, error) {
+	x := &l.tree
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.reach(ctx, l, size); err != nil {
+		return Checkpoint{}, err
+	}
+	r, err := x.rangeTo(ctx, l.store, size)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return checkpointOf(r)
+}
+
+// Tile returns the bytes of a tile of hashes or entries, as c2sp.org/tlog-tiles
+// wants them. LOG-007 if the log does not reach to its end.
+func (l *Log) Tile(ctx context.Context, t transparency.Tile) ([]byte, error) {
+	if t.Level == transparency.EntryLevel {
+		return l.entries(ctx, t)
+	}
+	x := &l.tree
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.reach(ctx, l, t.End()); err != nil {
+		return nil, problem.Because(err, "LOG-007", "%s", t.Path())
+	}
+	hashes, err := x.hashes(ctx, l.store, t.Level, t.Index*transparency.TileWidth, uint64(t.Width))
+	if err != nil {
+		return nil, err
+	}
+	return flat(hashes), nil
+}
+
+func (l *Log) entries(ctx context.Context, t transparency.Tile) ([]byte, error) {
+	found, err := records.Read(ctx, l.store, t.Index*transparency.TileWidth, t.Width)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != t.Width {
+		return nil, problem.New("LOG-007", "%s: the log ends before", t.Path())
+	}
+	var bundle []byte
+	for _, stored := range found {
+		public, _, ok := cut(stored.Data)
+		if !ok {
+			return nil, problem.New("STO-016", "record %d is not a public and a private part", stored.Seq)
+		}
+		if bundle, err = transparency.AppendEntry(bundle, public); err != nil {
+			return nil, err
+		}
+	}
+	return bundle, nil
 }

@@ -141,7 +141,7 @@ func (x *index) lookup(ctx context.Context, l *Log, id string) (seq uint64, foun
 
 // catchUp takes in what was appended since the last query.
 func (x *index) catchUp(ctx context.Context, l *Log) error {
-	end, err := l.current(ctx)
+	end, err := l.Current(ctx)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 var start = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
@@ -56,7 +57,7 @@ func p256(t testing.TB) []byte {
 func leafRequest(t testing.TB) LeafRequest {
 	return LeafRequest{
 		TrustDomain: "shop.example", Marble: "web", DNSNames: []string{"web.shop.example", "web"}, PublicKey: p256(t),
-		NotAfter: start.Add(time.Hour), Facts: apiv1.LeafFacts{TEE: attest.SimSGX, Record: 7},
+		NotAfter: start.Add(time.Hour), Facts: apiv1.LeafFacts{TEE: attest.SimSGX, Log: transparency.Promise{Index: 7}},
 	}
 }
 

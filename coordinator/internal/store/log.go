@@ -9,7 +9,7 @@ import (
 )
 
 // maxCheckpoint is the largest checkpoint of a log, in bytes.
-const maxCheckpoint = 256
+const maxCheckpoint = 2 << 10
 
 // maxRead is the largest number of log records that one Read returns.
 const maxRead = 1000
@@ -53,7 +53,7 @@ func (l Log) Append(tx *Tx, data []byte) (seq uint64, err error) {
 	return seq, nil
 }
 
-// SetCheckpoint keeps up to 256 bytes about the log, such as a hash over all of
+// SetCheckpoint keeps up to 2 KiB about the log, such as a hash over all of
 // its records, in the sealed head of this commit and of those that follow.
 func (l Log) SetCheckpoint(tx *Tx, checkpoint []byte) error {
 	tx.checkWritable()

@@ -79,13 +79,13 @@ func Judge(in Input) Report {
 	}
 	s := b.Statement
 	r := Report{Outcome: Verified, Simulation: s.Evidence.TEE.Simulated(), Bundle: &Summary{Address: b.Address, Time: b.Time, At: by.At, TEE: s.Evidence.TEE,
-		Evidence: len(s.Evidence.Raw), TrustDomain: s.TrustDomain, Manifest: s.Manifest, Revision: s.Revision, Records: s.Checkpoint.Size, Text: string(b.Manifest)}}
+		Evidence: len(s.Evidence.Raw), TrustDomain: s.TrustDomain, Manifest: s.Manifest, Revision: s.Revision, Text: string(b.Manifest)}}
 	if by.At.IsZero() {
 		r.Bundle.At = b.Time
 	}
 	v, err := client.VerifyBundle(b, by)
 	if err == nil {
-		r.Verdict, r.Accepted = &v.Verdict, v.Accepted
+		r.Verdict, r.Accepted, r.Bundle.Records = &v.Verdict, v.Accepted, v.Checkpoint.Size
 		return r
 	}
 	r.refuse(problem.From(err), len(in.Policy) > 0)

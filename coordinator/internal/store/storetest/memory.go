@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -120,11 +119,16 @@ func (m *memory) Range(ctx context.Context, from, to string, limit int) ([]store
 	if err := d.read(ctx); err != nil {
 		return nil, err
 	}
-	var found []store.Entry
-	for _, k := range slices.Sorted(maps.Keys(d.entries)) {
-		if k >= from && k < to && len(found) < limit {
-			found = append(found, store.Entry{Key: k, Value: slices.Clone(d.entries[k])})
+	var keys []string
+	for k := range d.entries {
+		if k >= from && k < to {
+			keys = append(keys, k)
 		}
+	}
+	slices.Sort(keys)
+	var found []store.Entry
+	for _, k := range keys[:min(limit, len(keys))] {
+		found = append(found, store.Entry{Key: k, Value: slices.Clone(d.entries[k])})
 	}
 	return found, nil
 }
