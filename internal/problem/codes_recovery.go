@@ -7,6 +7,8 @@ var recoveryCodes = []Entry{
 	{"REC-003", Refused, "the recovery document was not made for this state", "treat the host as hostile; restore the state's folder from one backup"},
 	{"REC-004", Refused, "the recovery document is older than the state", "put back the newest recovery.json: shares of former holders count no more"},
 	{"REC-005", NotFound, "nobody holds a share", "add recovery to the manifest: keys and threshold"},
+	{"REC-006", Refused, "the evidence is of another epoch than the statement", "ask the coordinator again; if it stays so, treat the host as hostile"},
+	{"REC-007", Refused, "the evidence is of another recovery session", "ask the coordinator again; if it stays so, treat the host as hostile: send no share"},
 	{"REC-010", Invalid, "that is no recovery key", "ashlar recover key makes one; age-keygen and openssl genrsa do too"},
 	{"REC-011", Refused, "the share was not encrypted to this key", "use the private key that belongs to the public one in the manifest"},
 	{"REC-012", NotFound, "the user holds no share", "ashlar recover status lists who does"},
@@ -19,4 +21,8 @@ var recoveryCodes = []Entry{
 	{"REC-019", Refused, "the share was signed at another time", "set the clocks right, and send it again"},
 	{"REC-020", Busy, "too many shares of this holder were wrong", "wait an hour, and find out which is right: ashlar recover share checks before it sends"},
 	{"REC-021", Refused, "the shares do not open the state", "check that state.db, seal.json and recovery.json are of one backup; all shares are needed again"},
+	{"REC-030", Refused, "the state is behind: somebody has proof of a newer one", "put the newest state back, or accept this one: ashlar recover share --for accept-rollback"},
+	{"REC-031", Conflict, "there is nothing to recover or to accept", "ashlar recover status"},
+	{"REC-032", Refused, "nothing would open the state", "name recovery keys, start with --seal-source, or choose another seal"},
+	{"REC-033", Unavailable, "the state's key is not sealed as the manifest says", "see the reason; it is tried again every ten seconds, and the state opens as before"},
 }

@@ -163,6 +163,9 @@ func (k *Keeper) prepare(ctx context.Context, m *manifest.Manifest, mark Mark) (
 
 // Abort forgets a change whose manifest was not put in force.
 func (c *Change) Abort() {
+	if c == nil {
+		return
+	}
 	defer c.k.mu.Unlock()
 	_ = c.k.discard() // what stays is removed at the next start
 }
