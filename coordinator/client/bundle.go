@@ -20,8 +20,8 @@ const (
 	bundleVersion   = 1
 	MaxBundle       = 16 << 20 // bytes of the file
 	maxCertificates = 8
-	maxManifest     = 4 << 20  // bytes
-	maxBundleValues = 2000     // JSON values in the file
+	maxManifest     = 4 << 20 // bytes
+	maxBundleValues = 2000    // JSON values in the file
 	maxBundleDepth  = 8
 )
 
@@ -159,6 +159,21 @@ func (b Bundle) check() error {
 	}
 	if a := b.Acceptance; a != nil && (len(a.Entry) > transparency.MaxEntry || len(a.Proof) > transparency.MaxProof) {
 		return problem.New("CRD-121", "its acceptance has an entry of %d bytes and %d hashes", len(a.Entry), len(a.Proof))
+	}
+	return nil
+}
+
+// forked compares the bundle's log with one that was seen before, as far as the
+// bundle shows it.
+func (b Bundle) forked(old Remembered, now transparency.Checkpoint) error {
+	was, err := old.open()
+	switch {
+	case err != nil:
+		return err
+	case old.LogKey != b.Statement.LogKey:
+		return problem.New("LOG-052", "its log is signed by %s, and %s was seen before", now.Origin, was.Origin)
+	case was.Size == now.Size && was.Root != now.Root:
+		return problem.New("LOG-051", "the root of its log of %d entries is %s, and %s was seen before: the two have forked", now.Size, short(now.Root[:]), short(was.Root[:]))
 	}
 	return nil
 }

@@ -40,8 +40,17 @@ type Options struct {
 	// else chose who will read a bundle of it; nil for random ones. Every later
 	// statement has a nonce of its own.
 	Nonce []byte
-	// Remembered is the newest state seen before (LoadTrust); nil at first.
+	// Remembered is the newest state seen before (LoadTrust); nil at first. The log
+	// must begin with the one that it names, and the manifest in force be the one
+	// that the entries since have set last.
 	Remembered *Remembered
+	// Entries is how many entries of the log are read at most to see that, at most
+	// MaxEntries; zero is DefaultEntries. Where nothing is remembered and Entries
+	// is not zero, the entries since the manifest's acceptance are read, if they
+	// are no more than that.
+	Entries uint64
+	// Witnessing is what is demanded of the log's witnesses.
+	Witnessing Witnessing
 	// Certificate authenticates a user of the manifest; nil asks anonymously.
 	Certificate *tls.Certificate
 	// Timeout bounds each request and each connection attempt; 10 s if zero.
@@ -59,19 +68,26 @@ type Client struct {
 	http *http.Client
 
 	mu       sync.Mutex // guards what follows
+	first    net.Conn   // opened by Dial, until a request takes it; nil then
 	verified Verified   // the newest that passed
 	refusal  error      // why the newest connection was refused; nil if it was not
 }
 
 // Dial connects to addr (host, or host:port) and verifies the coordinator on
-// that connection. The refusals are those of VerifyStatement; CRD-105 says that
-// it cannot be reached, CRD-106 that it was too slow.
+// that connection, and its log. The refusals are those of VerifyStatement, and
+// LOG-050 to LOG-057 and LOG-082 of what the log shows; CRD-105 says that it
+// cannot be reached, CRD-106 that it was too slow.
 func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		addr = net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
 	}
-	if len(o.Nonce) != 0 && len(o.Nonce) != apiv1.NonceSize {
+	switch {
+	case len(o.Nonce) != 0 && len(o.Nonce) != apiv1.NonceSize:
 		return nil, problem.New("CRD-110", "nonce: wanted %d bytes, got %d", apiv1.NonceSize, len(o.Nonce))
+	case o.Entries > MaxEntries:
+		return nil, problem.New("CRD-110", "entries: wanted at most %d, got %d", MaxEntries, o.Entries)
+	case o.Witnessing.AtLeast < 0 || o.Witnessing.AtLeast > len(o.Witnessing.Keys):
+		return nil, problem.New("CRD-110", "witnessing: wanted the word of %d, of %d witnesses", o.Witnessing.AtLeast, len(o.Witnessing.Keys))
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
@@ -84,7 +100,7 @@ func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 	}
 	c := &Client{addr: addr, o: o}
 	transport := &http.Transport{
-		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
+		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return c.open(ctx) },
 		MaxIdleConns:           2,
 		MaxConnsPerHost:        4,
 		IdleConnTimeout:        30 * time.Second,
@@ -92,9 +108,13 @@ func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 		DisableCompression:     true,
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	// The first request opens the first connection, which verifies.
-	if _, err := c.Bundle(ctx); err != nil {
-		transport.CloseIdleConnections()
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.first = conn
+	if _, err := c.Bundle(ctx); err != nil { // the connection can be used, and is kept for the next request
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -111,21 +131,45 @@ func (c *Client) Verified() Verified {
 func (c *Client) Address() string { return c.addr }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	if conn := c.takeFirst(); conn != nil {
+		conn.Close()
+	}
+	c.http.CloseIdleConnections()
+}
+
+// open returns the connection that Dial opened, once, and then new ones.
+func (c *Client) open(ctx context.Context) (net.Conn, error) {
+	if conn := c.takeFirst(); conn != nil {
+		return conn, nil
+	}
+	return c.connect(ctx)
+}
+
+func (c *Client) takeFirst() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conn := c.first
+	c.first = nil
+	return conn
+}
 
 // connect opens one connection and verifies the coordinator on it, unless the
 // same key was attested before.
 func (c *Client) connect(ctx context.Context) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	early, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
-	conn, err := c.handshake(ctx)
+	conn, err := c.handshake(early)
 	if err != nil {
 		return nil, c.remember(unreachable(err, c.addr))
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = conn.SetDeadline(deadline) // a connection that cannot have one fails at the first read
+	// Whoever gives up must not wait for an answer.
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err = c.verify(ctx, conn)
+	if !stop() && err == nil {
+		err = unreachable(ctx.Err(), c.addr)
 	}
-	if err := c.verify(conn); err != nil {
+	if err != nil {
 		conn.Close()
 		return nil, c.remember(err)
 	}
@@ -171,8 +215,8 @@ func (c *Client) handshake(ctx context.Context) (*tls.Conn, error) {
 }
 
 // verify checks the far end of conn: the key attested before under a chain to
-// the attested root, or else a fresh statement over conn itself.
-func (c *Client) verify(conn *tls.Conn) error {
+// the attested root, or else a fresh statement over conn itself, and the log.
+func (c *Client) verify(ctx context.Context, conn *tls.Conn) error {
 	state := conn.ConnectionState()
 	if len(state.PeerCertificates) == 0 {
 		return problem.New("CRD-101", "the server at %s showed no certificate", c.addr)
@@ -197,12 +241,16 @@ func (c *Client) verify(conn *tls.Conn) error {
 	if len(c.o.Nonce) > 0 && known.Root == nil {
 		in.Nonce = c.o.Nonce
 	}
-	s, err := fetchStatement(conn, c.addr, in.Nonce)
+	get := c.on(ctx, conn)
+	s, err := fetchStatement(get, in.Nonce)
 	if err != nil {
 		return err
 	}
 	v, err := VerifyStatement(s, in)
 	if err != nil {
+		return err
+	}
+	if v.History, err = c.history(get, v, in.Remembered); err != nil {
 		return err
 	}
 	v.Address = c.addr
@@ -212,34 +260,42 @@ func (c *Client) verify(conn *tls.Conn) error {
 	return nil
 }
 
-// fetchStatement asks for the statement over conn and leaves conn ready for the
-// next request.
-func fetchStatement(conn net.Conn, addr string, nonce []byte) (apiv1.Statement, error) {
+func fetchStatement(get getter, nonce []byte) (apiv1.Statement, error) {
 	var s apiv1.Statement
-	req, err := http.NewRequest(http.MethodGet, "https://"+addr+"/v1/attestation?nonce="+hex.EncodeToString(nonce), nil)
-	if err != nil {
-		return s, problem.Because(err, "CRD-110", "address %q", addr)
-	}
-	if err := req.Write(conn); err != nil {
-		return s, unreachable(err, addr)
-	}
-	r := bufio.NewReader(io.LimitReader(conn, maxStatement+64<<10))
-	resp, err := http.ReadResponse(r, req)
-	if err != nil {
-		return s, unreachable(err, addr)
-	}
-	defer resp.Body.Close()
-	body, err := readBody(resp, maxStatement)
+	body, err := get("/v1/attestation?nonce="+hex.EncodeToString(nonce), maxStatement)
 	if err != nil {
 		return s, unverified(err)
-	}
-	if r.Buffered() > 0 || resp.Close {
-		return s, problem.New("CRD-107", "the connection cannot be used after the statement")
 	}
 	if err := json.Unmarshal(body, &s); err != nil {
 		return s, problem.Because(err, "CRD-107", "reading the statement")
 	}
 	return s, nil
+}
+
+// exchange asks for a resource over conn and leaves conn ready for the next
+// request.
+func exchange(conn net.Conn, addr, path string, limit int64) ([]byte, error) {
+	req, err := http.NewRequest(http.MethodGet, "https://"+addr+path, nil)
+	if err != nil {
+		return nil, problem.Because(err, "CRD-110", "address %q", addr)
+	}
+	if err := req.Write(conn); err != nil {
+		return nil, unreachable(err, addr)
+	}
+	r := bufio.NewReader(io.LimitReader(conn, limit+64<<10))
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, unreachable(err, addr)
+	}
+	defer resp.Body.Close()
+	body, err := readBody(resp, limit)
+	if err != nil {
+		return nil, err
+	}
+	if r.Buffered() > 0 || resp.Close {
+		return nil, problem.New("CRD-107", "the connection cannot be used after %s", path)
+	}
+	return body, nil
 }
 
 // unverified keeps of a problem what a server may say that nobody has verified:

@@ -48,7 +48,7 @@ func WriteTrust(dir string, v Verified) error {
 		if _, err := FollowRoots(old.Root, apiv1.Roots{Root: v.Statement.Root, Steps: v.Statement.RootSteps}, v.At); err != nil {
 			return err
 		}
-		if err := newer(old.Remembered, v.Remembered()); err != nil {
+		if stays, err := stays(old.Remembered, v); stays || err != nil {
 			return err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
@@ -83,6 +83,27 @@ func WriteTrust(dir string, v Verified) error {
 		}
 	}
 	return nil
+}
+
+// stays says whether a folder that remembers old has nothing to learn from v: it
+// remembers a newer state, which somebody else has written while v was verified
+// against the one before.
+func stays(old Remembered, v Verified) (bool, error) {
+	was, err := old.open()
+	if err != nil {
+		return false, err
+	}
+	followed := v.History != nil && v.History.Remembered
+	if followed && was.Size > v.Checkpoint.Size && was.Origin == v.Checkpoint.Origin {
+		return true, nil
+	}
+	if err := newer(old, v.Remembered()); err != nil {
+		return false, err
+	}
+	if !followed && was.Size != v.Checkpoint.Size {
+		return false, problem.New("LOG-058", "its log has %d entries, and a checkpoint over %d is remembered", v.Checkpoint.Size, was.Size)
+	}
+	return false, nil
 }
 
 // LoadTrust reads a trust folder. The error is CRD-109; it is fs.ErrNotExist

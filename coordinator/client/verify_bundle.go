@@ -110,7 +110,7 @@ func (c checks) add(code problem.Code, field, want, got string, err error) {
 // log checks the proof of the manifest's acceptance, and the log against the
 // one that the reader remembers.
 func (c checks) log(b Bundle, v Verified, in BundleInput) *Accepted {
-	old, now := in.Remembered, v.Remembered()
+	old := in.Remembered
 	var accepted *Accepted
 	if b.Statement.Revision > 0 {
 		var err error
@@ -123,11 +123,7 @@ func (c checks) log(b Bundle, v Verified, in BundleInput) *Accepted {
 	_, other := FollowRoots(old.Root, apiv1.Roots{Root: b.Statement.Root, Steps: b.Statement.RootSteps}, in.At)
 	c.add("CRD-104", "remembered.root", old.Root.String(), "leads to the root", other)
 	if other == nil {
-		var forked error
-		if now.Checkpoint.Size == old.Checkpoint.Size && !bytes.Equal(now.Checkpoint.Hash, old.Checkpoint.Hash) {
-			forked = problem.New("CRD-103", "its log of %d records is %s, and %s was seen before: the two have forked", now.Checkpoint.Size, short(now.Checkpoint.Hash), short(old.Checkpoint.Hash))
-		}
-		c.add("CRD-103", "remembered.log", "the log that was seen before", "no fork of it", forked)
+		c.add("LOG-051", "remembered.log", "the log that was seen before", "no fork of it, as far as the bundle shows", b.forked(*old, v.Checkpoint))
 	}
 	return accepted
 }
