@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -21,6 +22,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
 func TestActivate(t *testing.T) {
@@ -78,9 +80,12 @@ func TestActivate(t *testing.T) {
 		}
 		asJSON, _ := json.Marshal(dec.Verdict)
 		m, _ := d.Manifest(t.Context())
-		want := apiv1.LeafFacts{Evidence: a.evidence.Digest(), Verdict: sha256.Sum256(asJSON), TEE: attest.SimSGX, Manifest: [32]byte(m.Digest), Record: dec.Seq}
-		if facts != want {
-			t.Errorf("leaf says %+v, want %+v", facts, want)
+		want := apiv1.LeafFacts{Evidence: a.evidence.Digest(), Verdict: sha256.Sum256(asJSON), TEE: attest.SimSGX, Manifest: [32]byte(m.Digest), Log: facts.Log}
+		if facts != want || facts.Log.Index != dec.Seq || !bytes.Equal(facts.Log.Leaf[:], dec.Record) {
+			t.Errorf("leaf says %+v, want %+v and entry %d", facts, want, dec.Seq)
+		}
+		if err := transparency.VerifyPromise(facts.Log, d.LogKey()); err != nil {
+			t.Error(err)
 		}
 		return
 	}
