@@ -77,6 +77,9 @@ func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (Lease, error
 		return Lease{}, err
 	}
 	c.live.accept(q.info.Marble)
+	if grant.moved {
+		c.changed()
+	}
 	return grant.lease, nil
 }
 

@@ -110,7 +110,10 @@ func TestView(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, _ := d.Manifest(t.Context())
-	want := []ViewInstance{{"db", "x", "10.0.0.9", "127.0.0.1"}, {"web", "a", "10.0.0.9", "127.0.0.1"}, {"web", "c", "10.0.0.9", "127.0.0.1"}, {"web-2", "b", "10.0.0.9", "127.0.0.1"}}
+	instance := func(marble, id string) ViewInstance {
+		return ViewInstance{Marble: marble, ID: id, Address: "10.0.0.9", Loopback: "127.0.0.1"}
+	}
+	want := []ViewInstance{instance("db", "x"), instance("web", "a"), instance("web", "c"), instance("web-2", "b")}
 	if !slices.Equal(v.Instances, want) || v.Revision != m.Digest.String() || v.TrustDomain != "shop.example" {
 		t.Errorf("got %+v, want %+v", v.Instances, want)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/mesh"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -43,7 +44,7 @@ func Init(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	db, err := bolt.Create(ctx, bolt.Config{Dir: s.State, Source: s.source(), Random: rand.Reader})
+	db, err := bolt.Create(ctx, bolt.Config{Dir: s.State, Source: s.source(""), Random: rand.Reader})
 	if err != nil {
 		return err
 	}
@@ -135,12 +136,19 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.metrics = api.NewMetrics(Version, d.s.simulated())
 	d.metrics.WatchEndorsements(d.s.endorsements.States, d.s.endorsements.Outcomes, d.s.Now)
-	state := bolt.Config{Dir: d.s.State, Source: d.s.source(), Random: rand.Reader, Observe: d.metrics.Commits()}
-	if d.store, err = bolt.Open(ctx, state); err != nil {
+	o, err := d.openState(ctx, seal.Key{})
+	if err != nil && d.s.recoverable(err) {
+		o, err = d.await(ctx, config, err)
+	}
+	if err != nil {
 		return err
 	}
+	d.store, config.Keeper, config.Opening = o.store, o.keeper, o.opening
 	if d.core, err = coordinator.Open(ctx, d.store, config); err != nil {
 		return errors.Join(err, d.store.Close())
+	}
+	if err := o.finish(); err != nil {
+		return errors.Join(err, d.closeState())
 	}
 	d.mesh = mesh.NewDistributor(mesh.Config{View: d.core.View, Identify: d.core.Identify, Now: d.s.Now,
 		Event: func(e coordinator.ProxyEvent) {
@@ -179,6 +187,7 @@ func (d *daemon) listen() error {
 	d.clientGate = api.NewGate(most)
 	meshGate := api.NewGate(most)
 	d.metrics.Watch("client", d.clientGate)
+	d.metrics.WatchLapses(d.core.Lapses)
 	d.metrics.Watch("mesh", meshGate)
 	d.operationsGate = api.NewGate(api.OperationsConnections)
 	d.metrics.Watch("operations", d.operationsGate)
@@ -211,6 +220,9 @@ func (d *daemon) start(ctx context.Context) {
 		return nil
 	})
 	d.work.Go(func() { d.tick(ctx) })
+	d.work.Go(func() {
+		d.core.Watch(ctx, func(err error) { d.s.Log.Error("instances whose lease has ended stay", "error", err) })
+	})
 	d.work.Go(func() { d.s.endorsements.run(ctx) })
 }
 

@@ -4,7 +4,7 @@ package problem
 // manifests (CRD-010 and up), challenges (CRD-020 and up), identities (CRD-030
 // and up), users (CRD-040 and up), decisions (CRD-050 and up), what needs
 // attention (CRD-060 and up), plans and floors (CRD-062 and up), CAs (CRD-080 and
-// up).
+// up), leases that lapse (CRD-090 and up).
 var coordinatorCodes = []Entry{
 	{"CRD-001", Internal, "unexpected failure", "report it with the request id and the coordinator's log"},
 	{"CRD-002", Usage, "malformed request", "send the request in the form that is named"},
@@ -54,4 +54,7 @@ var coordinatorCodes = []Entry{
 	{"CRD-080", Usage, "no such CA", "name mesh or root"},
 	{"CRD-081", NotPermitted, "the user may not replace a CA", "ask a user with a role that has the action rotateCA"},
 	{"CRD-082", Busy, "too many roots are still trusted", "wait until the overlap of an older root has ended"},
+	{"CRD-090", Refused, "an instance's renewal is overdue", "see why with `ashlar marble show` and `ashlar explain`; a renewal heals it"},
+	{"CRD-091", Refused, "an instance gets no new requests, since its renewal is overdue", "see why with `ashlar marble show` and `ashlar explain`; a renewal heals it"},
+	{"CRD-092", Refused, "an instance lost its identity, since it was not renewed in time", "see the marble's log and `ashlar explain`; it asks for a new activation by itself"},
 }

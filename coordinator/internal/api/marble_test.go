@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -21,7 +20,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
@@ -177,18 +175,6 @@ func member(t testing.TB, s *stack, n int) *marble {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// The minute that a leaf is backdated by is no part of its life: evidence for a
-// leaf of ten seconds is not due before it was issued.
-func TestDemandIsDueWithinTheLeafsLife(t *testing.T) {
-	issued := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
-	for life, want := range map[time.Duration]time.Duration{10 * time.Second: 6 * time.Second, time.Hour: 36 * time.Minute} {
-		leaf := &x509.Certificate{NotBefore: issued.Add(-authority.Backdate), NotAfter: issued.Add(life)}
-		if got := demandAt(leaf).Sub(issued); got != want {
-			t.Errorf("a leaf of %s: got evidence due after %s, want %s", life, got, want)
-		}
-	}
 }
 
 // A marble that offers nothing by itself is asked past half its leaf's life,

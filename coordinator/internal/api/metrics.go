@@ -91,6 +91,19 @@ func (m *Metrics) Watch(port string, g *Gate) {
 		func() float64 { _, _, n := g.Counts(); return float64(n) }))
 }
 
+// WatchLapses publishes how many instances are on the way to losing their
+// identity.
+func (m *Metrics) WatchLapses(lapses func() coordinator.Lapses) {
+	for stage, count := range map[string]func(coordinator.Lapses) int{
+		"degraded": func(l coordinator.Lapses) int { return l.Degraded },
+		"drained":  func(l coordinator.Lapses) int { return l.Drained },
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ashlar", Name: "instances_lapsing",
+			Help: "Instances whose renewal is overdue, by how far.", ConstLabels: prometheus.Labels{"stage": stage}},
+			func() float64 { return float64(count(lapses())) }))
+	}
+}
+
 func (m *Metrics) request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
 	m.requestS.WithLabelValues(route).Observe(took.Seconds())
