@@ -41,7 +41,8 @@ const (
 type Config struct {
 	State        string     // --state: folder
 	TEE          attest.TEE // --tee; issuer.Auto if empty
-	Seal         string     // --seal: "product" or "unique"; "product" if empty
+	Seal         string     // --seal: "product", "unique" or "none", until a manifest says otherwise; "product" if empty
+	SealSource   string     // --seal-source: an external source of the sealing key, "pkcs11:…"; none if empty
 	SimSocket    string     // --sim-socket: of the simulation platform
 	SimRoot      string     // --sim-root: PEM file; without it no simulated evidence is accepted; goes with SimSocket
 	TPMRoots     string     // --tpm-roots: PEM file with the CAs that may stand for a TPM's key; without it packages have to list keys
@@ -65,6 +66,7 @@ type Config struct {
 	Log     *slog.Logger
 	Now     func() time.Time // time.Now if nil
 	Ready   func(Addresses)  // called once when every port answers; may be nil
+	Waiting func(Addresses)  // called once if the state waits for recovery, when that can be asked for; may be nil
 	// Force ends the grace at once when it is closed; may be nil.
 	Force <-chan struct{}
 }
@@ -80,6 +82,7 @@ type settings struct {
 
 	issuer  attest.Issuer    // set by enter, with TEE and
 	sealKey seal.PlatformKey // the sealing key of the TEE
+	kms     seal.Source      // nil without --seal-source
 
 	endorsements *endorsements // set by core
 }
@@ -102,8 +105,9 @@ func (c Config) check() (settings, error) {
 		return s, invalid("sim-root", "%s needs the root of the simulation platform in a file", s.TEE)
 	case (s.SimSocket == "") != (s.SimRoot == ""):
 		return s, invalid("sim-root", "simulated evidence is accepted with --sim-root and --sim-socket together, or not at all")
-	case s.Seal != string(issuer.SealProduct) && s.Seal != string(issuer.SealUnique):
-		return s, invalid("seal", "wanted %s or %s, got %q", issuer.SealProduct, issuer.SealUnique, s.Seal)
+	}
+	if err := s.checkSeal(); err != nil {
+		return s, err
 	}
 	if s.SimRoot != "" {
 		if s.simRoot, err = certificate(s.SimRoot); err != nil {

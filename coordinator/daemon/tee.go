@@ -11,7 +11,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/pki"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/tpm"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -85,6 +84,3 @@ func (s *settings) enter(ctx context.Context) (err error) {
 	s.Log.Info("TEE", "tee", string(s.TEE), "seal", s.Seal)
 	return nil
 }
-
-// source returns where the state's key is sealed to.
-func (s *settings) source() seal.Source { return seal.Platform(string(s.TEE), s.Seal, s.sealKey) }

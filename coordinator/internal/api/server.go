@@ -66,7 +66,8 @@ type (
 )
 
 type clientAPI struct {
-	c          *coordinator.Coordinator
+	c          *coordinator.Coordinator // nil while it waits for recovery
+	recovery   Recovery
 	stored     Endorsements
 	log        *slog.Logger
 	metrics    *Metrics
@@ -78,7 +79,7 @@ type clientAPI struct {
 
 // NewClient returns the server of the client API. Serve it with ServeClient.
 func NewClient(c Config) *http.Server {
-	s := &clientAPI{c: c.Coordinator, stored: c.Endorsements, log: c.Log, metrics: c.Metrics, times: c.Times.orDefault(),
+	s := &clientAPI{c: c.Coordinator, recovery: c.Coordinator, stored: c.Endorsements, log: c.Log, metrics: c.Metrics, times: c.Times.orDefault(),
 		statements: newRate(statementRate, statementBurst, c.Now), bodies: make(chan struct{}, maxBodies), mux: http.NewServeMux()}
 	for _, r := range routes {
 		s.mux.Handle(r.path, s.resource(r))
@@ -86,6 +87,11 @@ func NewClient(c Config) *http.Server {
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, problem.New("CRD-111", "%s", clip(r.URL.Path, 80)))
 	})
+	return s.server(servingConfig(c.Coordinator, []string{"h2", "http/1.1"}, tls.RequestClientCert))
+}
+
+// server returns the HTTP server of the API.
+func (s *clientAPI) server(config *tls.Config) *http.Server {
 	return &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: s.times.Handshake,
@@ -94,8 +100,8 @@ func NewClient(c Config) *http.Server {
 		IdleTimeout:       s.times.Idle,
 		MaxHeaderBytes:    maxHeader,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: s.times.Idle / 4, PingTimeout: s.times.Handshake},
-		TLSConfig:         servingConfig(c.Coordinator, []string{"h2", "http/1.1"}, tls.RequestClientCert),
-		ErrorLog:          slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // anybody can cause these
+		TLSConfig:         config,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // anybody can cause these
 		ConnState:         connState,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if g := underlying(conn); g != nil {

@@ -29,8 +29,11 @@ const (
 
 // Config says where a state is and where its key comes from.
 type Config struct {
-	Dir        string                     // Create makes it (mode 0700) if it is absent
-	Source     seal.Source                // wraps and unwraps the data key
+	Dir    string      // Create makes it (mode 0700) if it is absent
+	Source seal.Source // wraps and unwraps the data key
+	// Unlock gives Open the data key of the state with that seal.json, in place
+	// of Source; nil asks Source.
+	Unlock     func(ctx context.Context, sealPath string) (seal.Key, error)
 	MaxValue   int                        // as in store.Config
 	MaxRecords int                        // as in store.Config
 	Random     io.Reader                  // as in store.Config
@@ -146,7 +149,11 @@ func Open(ctx context.Context, c Config) (*store.Store, error) {
 			return nil, problem.Because(err, "STO-007", "finishing the creation")
 		}
 	}
-	key, err := seal.Open(ctx, sealPath, c.Source)
+	unlock := c.Unlock
+	if unlock == nil {
+		unlock = func(ctx context.Context, path string) (seal.Key, error) { return seal.Open(ctx, path, c.Source) }
+	}
+	key, err := unlock(ctx, sealPath)
 	if err != nil {
 		engine.Close()
 		return nil, err
