@@ -19,12 +19,11 @@ type checker struct {
 	m    *Manifest
 	root *jsonpos.Node
 
-	marbleNames, packageNames, platformNames, secretNames, roleNames []string
-	dns                                                              map[string]string          // DNS name: marble
-	used                                                             map[string]bool            // packages
-	named                                                            map[string]bool            // secrets that a template names
-	readers                                                          map[string]map[string]bool // by secret
-	broken                                                           bool                       // a call leads nowhere
+	marbleNames, packageNames, platformNames, secretNames, roleNames, userNames []string
+	dns                                                                         map[string]string          // DNS name: marble
+	used                                                                        map[string]bool            // packages
+	readers                                                                     map[string]map[string]bool // by secret
+	broken                                                                      bool                       // a call leads nowhere
 }
 
 func (c *checker) check() {
@@ -39,16 +38,20 @@ func (c *checker) check() {
 	}
 	c.marbleNames, c.packageNames, c.platformNames = sortedKeys(c.m.Marbles), sortedKeys(c.m.Packages), sortedKeys(c.m.Platforms)
 	c.secretNames, c.roleNames = sortedKeys(c.m.Secrets), sortedKeys(c.m.Roles)
-	c.dns, c.used, c.named = make(map[string]string), make(map[string]bool), make(map[string]bool)
+	c.userNames = sortedKeys(c.m.Users)
+	c.dns, c.used = make(map[string]string), make(map[string]bool)
 	c.readers = make(map[string]map[string]bool)
 	c.m.secretsOf = make(map[string][]string)
 	c.section("platforms", c.platform)
 	c.section("secrets", c.secret)
 	c.section("marbles", c.marble)
 	c.section("packages", c.pkg)
-	c.section("secrets", c.secretUse)
+	c.supply()
 	c.section("roles", c.role)
 	c.users()
+	c.approvals()
+	c.recovery()
+	c.witnesses()
 	c.lifecycle()
 	c.tests()
 }
@@ -106,6 +109,7 @@ func (c *checker) secret(m *jsonpos.Member, p *path) {
 	c.duration(m.Value, p, "validity", time.Hour, 8760*time.Hour)
 	c.dnsNames(m.Value, p)
 	c.rotation(m.Value, p, &s)
+	c.secretLife(m, p, &s)
 	for i, r := range s.Readers {
 		if _, ok := c.m.Marbles[r]; !ok && r != "" {
 			c.noSuch("MAN-017", p.member("readers").item(i), m.Value.Get("readers").Items[i], fmt.Sprintf("secret %s has reader %q, which is no marble", m.Key, r), c.marbleNames)
@@ -153,14 +157,6 @@ func (c *checker) secretShape(n *jsonpos.Node, p *path, s *Secret) {
 		if m := n.Member(key); m != nil {
 			c.report(p.member(key), keySpan(m), finding{code: "MAN-036", message: fmt.Sprintf("a secret of type %s has no certificate, so %s does not fit", s.Type, key)})
 		}
-	}
-}
-
-// secretUse warns of secrets that nobody gets, because no reader's parameters
-// name them.
-func (c *checker) secretUse(m *jsonpos.Member, p *path) {
-	if !c.named[m.Key] {
-		c.report(p, keySpan(m), finding{code: "MAN-038", warning: true, message: fmt.Sprintf("no reader's parameters name secret %q, so it is never made", m.Key)})
 	}
 }
 

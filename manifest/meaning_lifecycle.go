@@ -29,6 +29,9 @@ func (c *checker) lifecycle() {
 	}
 	orDuration(&c.m.CA.MeshRotation, defaultMeshRotation)
 	orDuration(&c.m.CA.Overlap, defaultRootOverlap)
+	if ca := c.m.CA; ca.RootRotation > 0 && ca.Overlap > ca.RootRotation {
+		c.report((*path)(nil).member("ca"), keySpan(c.root.Member("ca")), finding{code: "MAN-082", warning: true, message: "the overlap is longer than the time between rotations: of several roots two are trusted", suggest: `give "overlap" at most the time of "rootRotation"`})
+	}
 	c.section("marbles", c.renewal)
 }
 

@@ -313,7 +313,6 @@ func (c *checker) parameter(marble string, n *jsonpos.Node, p *path, secrets map
 		c.report(p, spanOf(n), finding{code: "MAN-032", message: "raw bytes can't be passed in an argument or environment variable", suggest: "use hex or base64, or a file"})
 	}
 	for _, name := range t.secrets {
-		c.named[name] = true
 		if !c.reads(name, marble) {
 			c.report(p, spanOf(n), finding{code: "MAN-033", message: fmt.Sprintf("marbles.%s names secret %q, but is none of its readers", marble, name), suggest: fmt.Sprintf("add %q to secrets.%s.readers", marble, name)})
 		}

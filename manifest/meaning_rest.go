@@ -25,7 +25,7 @@ func (c *checker) users() {
 			if !ok && role != "" {
 				c.noSuch("MAN-019", p.member("roles").item(i), m.Value.Get("roles").Items[i], fmt.Sprintf("user %s has role %q, which does not exist", m.Key, role), c.roleNames)
 			}
-			mayUpdate = mayUpdate || slices.Contains(r.Actions, UpdateManifest)
+			mayUpdate = mayUpdate || slices.ContainsFunc(r.Actions, isUpdate)
 		}
 		n := m.Value.Get("certificate")
 		if n == nil || c.bad[n] {
@@ -55,23 +55,6 @@ func (c *checker) users() {
 		at, p = keySpan(m), p.member("users")
 	}
 	c.report(p, at, finding{code: "MAN-039", warning: true, message: "no user may set the next manifest: once set, this one stays"})
-}
-
-// role checks that the platforms of its actions exist.
-func (c *checker) role(m *jsonpos.Member, p *path) {
-	var actions []string
-	for _, platform := range c.platformNames {
-		actions = append(actions, RaiseFloor+platform)
-	}
-	for i, action := range c.m.Roles[m.Key].Actions {
-		platform, ok := strings.CutPrefix(action, RaiseFloor)
-		if !ok || platform == "*" {
-			continue
-		}
-		if _, exists := c.m.Platforms[platform]; !exists {
-			c.noSuch("MAN-016", p.member("actions").item(i), m.Value.Get("actions").Items[i], fmt.Sprintf("role %s may raise the floor of platform %q, which does not exist", m.Key, platform), actions)
-		}
-	}
 }
 
 // parseCertificate reads one PEM certificate whose key a client may use.

@@ -205,7 +205,6 @@ func TestParseWarnings(t *testing.T) {
 		code           problem.Code
 		path           string
 	}{
-		{"unused secret", `{{ hex .Secrets.sessionKey }}`, `x`, "MAN-038", "secrets.sessionKey"},
 		{"nobody may update", `"roles": ["operator"]
     }`, `"roles": ["x"]
     }`, "MAN-039", "users"},
