@@ -230,7 +230,7 @@ func TestAttest(t *testing.T) {
 			t.Fatal(err)
 		}
 		root := sha256.Sum256(d.Bundle()[0])
-		want := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(key), Nonce: nonce, Root: root[:], Checkpoint: sum([]byte(s.Checkpoint)), Log: sum([]byte(s.LogKey))}
+		want := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(key), Nonce: nonce, Root: root[:], Checkpoint: sum([]byte(s.Checkpoint)), Log: sum([]byte(s.LogKey)), Upload: sum(s.UploadKey)}
 		if m, err := d.Manifest(t.Context()); err == nil {
 			want.Manifest = m.Digest
 		}

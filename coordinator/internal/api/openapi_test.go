@@ -57,6 +57,12 @@ var operations = map[string]operation{
 	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
 	"GET /v1/openapi.json":                  {"This document.", nil, "application/json", nil},
 
+	"GET /v1/secrets":                {"Secrets of the manifest, ordered by name: types, versions, ages and readers, never a value. For users of the manifest.", apiv1.Secrets{}, "", []int{400, 401, 404}},
+	"GET /v1/secrets/{name}":         {"One secret, without its value. ETag is its newest version. For users of the manifest.", apiv1.Secret{}, "", []int{401, 404}},
+	"PUT /v1/secrets/{name}":         {"Supply an opaque secret's next version. The value comes encrypted to the key of the statement (docs/wire.md). Needs the right writeSecret:NAME.", apiv1.SecretVersion{}, "", []int{400, 401, 403, 404, 409, 413, 415, 422, 429}},
+	"POST /v1/secrets/{name}/reveal": {"The newest value of a secret, encrypted to the key of the request. The log has it first. Needs the right readSecret:NAME.", apiv1.SecretValue{}, "", []int{400, 401, 403, 404, 409, 413, 415, 422, 429}},
+	"POST /v1/secrets/{name}/rotate": {"Give a secret its next version now. Needs the right rotateSecret:NAME.", apiv1.RotatedSecret{}, "", []int{400, 401, 403, 404, 409, 413, 415, 429}},
+
 	"GET /v1/manifest/history":                {"Manifests that are or were in force, in order, linked by their digests.", apiv1.History{}, "", []int{400}},
 	"GET /v1/proposals":                       {"Changes that wait for approvals, oldest first. For users of the manifest.", apiv1.Proposals{}, "", []int{401, 404}},
 	"GET /v1/proposals/{digest}":              {"One change that waits for approvals. ETag is its id. For users of the manifest.", apiv1.Proposal{}, "", []int{401, 404}},
@@ -78,6 +84,10 @@ var requests = map[string]struct {
 	"POST /v1/plan":               {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
 	"POST /v1/ca/rotate":          {"which CA", apiv1.RotateCA{}, "", false},
 	"PUT /v1/floors/{platform}":   {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
+
+	"PUT /v1/secrets/{name}":         {"the sealed value, at most 88 KiB", apiv1.SecretUpload{}, "version that the value follows, in quotes; 0 for the first", false},
+	"POST /v1/secrets/{name}/reveal": {"the key to encrypt to, at most 4 KiB", apiv1.RevealRequest{}, "", false},
+	"POST /v1/secrets/{name}/rotate": {"which value, at most 4 KiB", apiv1.RotateSecretRequest{}, "", false},
 
 	"DELETE /v1/proposals/{digest}":           {"", nil, "id of the proposal, in quotes", false},
 	"POST /v1/proposals/{digest}/approvals":   {"the signature, at most 4 KiB", apiv1.ApproveRequest{}, "id of the proposal, in quotes", false},
