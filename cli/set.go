@@ -121,7 +121,7 @@ role has the action updateManifest.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.set(c.Context(), args[0], f) }}
 	f.user.register(c)
 	_ = c.RegisterFlagCompletionFunc("accept", cobra.FixedCompletions(risks, cobra.ShellCompDirectiveNoFileComp))
-	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept a named risk: "+strings.Join(risks, "|"))
+	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept a risk by its name, such as drop-secrets")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the effects and set nothing")
 	return c
 }

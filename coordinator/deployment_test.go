@@ -170,7 +170,7 @@ func selfSigned(name string) *x509.Certificate {
 
 // set sets a manifest as alice, over the one in force.
 func (d *deployment) set(raw []byte) error {
-	req := SetManifestRequest{Raw: raw, Accept: []string{manifest.RiskDropSecrets, manifest.RiskLockOut}}
+	req := SetManifestRequest{Raw: raw, Accept: manifest.AllRisks()}
 	if m, err := d.Manifest(d.Context()); err == nil {
 		req.IfMatch, req.Principal = m.Digest.String(), &Principal{Name: "alice"}
 	}
