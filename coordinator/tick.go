@@ -26,5 +26,5 @@ func (c *Coordinator) Tick(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(c.lapses(ctx), c.sweep(ctx), c.rotateDue(ctx), c.expire(ctx), c.endExceptions(ctx), c.log.Flush(ctx, c.config.Now(), false), c.log.Keep(ctx))
+	return errors.Join(c.lapses(ctx), c.sweep(ctx), c.rotateDue(ctx), c.expire(ctx), c.endExceptions(ctx), c.tendSecrets(ctx), c.log.Flush(ctx, c.config.Now(), false), c.log.Keep(ctx))
 }
