@@ -49,10 +49,16 @@ type Manifest struct {
 }
 
 // Acceptance is GET /v1/manifest/acceptance?size=N: what shows that the log of
-// the first N entries holds the acceptance of the manifest in force.
+// the first N entries holds the acceptance of the manifest in force. GET
+// /v1/log/proof?index=I&size=N shows it of any entry.
 type Acceptance struct {
 	Entry []byte             `json:"entry"` // transparency.Entry as JSON: the leaf, at most 64 KiB
 	Proof transparency.Proof `json:"proof"` // that it is in the log (RFC 6962 section 2.1.1)
+}
+
+// Consistency is GET /v1/log/consistency?older=M&size=N.
+type Consistency struct {
+	Proof transparency.Proof `json:"proof"` // RFC 6962 section 2.1.2
 }
 
 // SetResult answers PUT /v1/manifest: with 200 if the manifest is in force, with

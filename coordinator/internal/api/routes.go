@@ -58,6 +58,11 @@ var routes = []route{
 	{"/v1/endorsements", map[string]handler{"GET": (*clientAPI).endorsements}, nil},
 	{"/v1/endorsements/bundle", map[string]handler{"GET": (*clientAPI).exportEndorsements, "PUT": (*clientAPI).importEndorsements}, nil},
 	{"/v1/audit", map[string]handler{"GET": (*clientAPI).audit}, []string{"from", "limit"}},
+	{"/v1/log/checkpoint", map[string]handler{"GET": (*clientAPI).checkpoint}, []string{"witnessed"}},
+	{"/v1/log/key", map[string]handler{"GET": (*clientAPI).logKey}, nil},
+	{"/v1/log/tile/{path...}", map[string]handler{"GET": (*clientAPI).tile}, nil},
+	{"/v1/log/proof", map[string]handler{"GET": (*clientAPI).inclusion}, []string{"index", "size"}},
+	{"/v1/log/consistency", map[string]handler{"GET": (*clientAPI).consistency}, []string{"older", "size"}},
 	{"/v1/ca", map[string]handler{"GET": (*clientAPI).cas}, nil},
 	{"/v1/ca/rotate", map[string]handler{"POST": (*clientAPI).rotateCA}, nil},
 	{"/v1/roots", map[string]handler{"GET": (*clientAPI).roots}, nil},
@@ -124,24 +129,16 @@ func (s *clientAPI) manifest(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, m)
 }
 
-// acceptance counts as a statement: it goes into a bundle beside one, and may
-// be as large as a manifest.
+// acceptance counts as a statement: it goes into a bundle beside one.
 func (s *clientAPI) acceptance(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "size")
+	n, err := numbers(r, "size")
 	if err != nil {
 		return err
 	}
-	size, err := number(q, "size", 0, 1<<63)
-	if err != nil {
+	if err := s.mayAsk(w, r); err != nil {
 		return err
 	}
-	if conn, _ := r.Context().Value(connKey{}).(*gated); conn != nil {
-		if ok, after := s.statements.take(conn.host); !ok {
-			retryAfter(w, after)
-			return problem.New("CRD-115", "too many statements were asked for from this address")
-		}
-	}
-	a, err := s.c.Acceptance(r.Context(), size)
+	a, err := s.c.Acceptance(r.Context(), n[0])
 	if err != nil {
 		return err
 	}
