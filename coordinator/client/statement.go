@@ -41,6 +41,7 @@ type Remembered struct {
 	Root       attest.Hex `json:"root"`               // SHA-256 of the root CA certificate
 	Manifest   attest.Hex `json:"manifest,omitempty"` // digest; absent before the first
 	Revision   int        `json:"revision"`
+	Epoch      int        `json:"epoch,omitempty"` // 0 stands for 1
 	Checkpoint string     `json:"checkpoint"` // of the log, the signed note
 	LogKey     string     `json:"logKey"`     // that signed it
 }
@@ -60,6 +61,7 @@ type Verified struct {
 	Root      *x509.Certificate // the deployment's root CA
 	Verdict   attest.Verdict    // accepted; with the steps of the binding
 	Floors    apiv1.Floors      // of platforms, in force
+	Epoch     apiv1.Epoch       // that the state is in; its first has number 1
 	// Checkpoint of the log, signed with the key Statement.LogKey.
 	Checkpoint transparency.Checkpoint
 	TLSKey     []byte // PKIX DER of the attested key
@@ -90,7 +92,7 @@ func (v Verified) Roots() *x509.CertPool {
 // Remembered returns what to hold a later statement against.
 func (v Verified) Remembered() Remembered {
 	root := sha256.Sum256(v.Statement.Root)
-	return Remembered{Root: root[:], Manifest: v.Statement.Manifest, Revision: v.Statement.Revision, Checkpoint: v.Statement.Checkpoint, LogKey: v.Statement.LogKey}
+	return Remembered{Root: root[:], Manifest: v.Statement.Manifest, Revision: v.Statement.Revision, Epoch: v.Epoch.Number, Checkpoint: v.Statement.Checkpoint, LogKey: v.Statement.LogKey}
 }
 
 // VerifyStatement decides whether a statement is of the coordinator that the
@@ -120,6 +122,9 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	}
 	v := Verified{Statement: s, Root: root, Verdict: verdict, TLSKey: in.TLSKey, At: in.At, Nonce: in.Nonce, Certificates: in.Certificates}
 	if v.Floors, err = readFloors(s); err != nil {
+		return Verified{}, err
+	}
+	if v.Epoch, err = readEpoch(s); err != nil {
 		return Verified{}, err
 	}
 	if v.Checkpoint, err = openCheckpoint(s); err != nil {
@@ -165,6 +170,10 @@ func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
 		floors := sha256.Sum256(s.Floors)
 		c.Floors = floors[:]
 	}
+	if len(s.Epoch) > 0 {
+		epoch := sha256.Sum256(s.Epoch)
+		c.Epoch = epoch[:]
+	}
 	if len(s.UploadKey) > 0 {
 		upload := sha256.Sum256(s.UploadKey)
 		c.Upload = upload[:]
@@ -192,6 +201,18 @@ func readFloors(s apiv1.Statement) (apiv1.Floors, error) {
 		return f, problem.Because(err, "CRD-101", "the floors cannot be read")
 	}
 	return f, nil
+}
+
+// readEpoch reads the epoch of a statement; without one it is the first.
+func readEpoch(s apiv1.Statement) (apiv1.Epoch, error) {
+	e := apiv1.Epoch{Number: 1}
+	if len(s.Epoch) == 0 {
+		return e, nil
+	}
+	if err := json.Unmarshal(s.Epoch, &e); err != nil || e.Number < 2 {
+		return e, problem.New("CRD-101", "the epoch cannot be read")
+	}
+	return e, nil
 }
 
 func refused(v attest.Verdict) error {
@@ -273,6 +294,8 @@ func newer(old, now Remembered) error {
 	case is.Size == was.Size && is.Root != was.Root:
 		return problem.New("LOG-051", "the root of its log of %d entries is %s, and %s was seen before: the two have forked",
 			is.Size, short(is.Root[:]), short(was.Root[:]))
+	case now.Epoch < old.Epoch:
+		return problem.New("CRD-103", "its state is in epoch %d, and epoch %d was seen before", max(now.Epoch, 1), old.Epoch)
 	case now.Revision < old.Revision:
 		return problem.New("CRD-103", "it is at revision %d, and %d was seen before", now.Revision, old.Revision)
 	case (now.Revision == old.Revision || is.Size == was.Size) && !bytes.Equal(now.Manifest, old.Manifest):
