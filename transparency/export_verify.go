@@ -6,9 +6,6 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
-
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -240,24 +237,23 @@ func (v *exportVerifier) roots(checkpoints []Checkpoint) (map[uint64][32]byte, e
 		wanted[c.Size] = true
 	}
 	roots := map[uint64][32]byte{}
-	if wanted[0] {
-		roots[0] = EmptyRoot()
+	tree, err := NewGrowth(0, nil)
+	if err != nil {
+		return nil, err
 	}
-	f := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-	tree := f.NewEmptyRange(0)
-	for i, leaf := range v.leaves {
-		if err := tree.Append(leaf[:], nil); err != nil {
-			return nil, fmt.Errorf("computing the root: %w", err)
-		}
-		if size := uint64(i) + 1; wanted[size] {
-			root, err := tree.GetRootHash(nil)
-			if err != nil {
-				return nil, fmt.Errorf("computing the root: %w", err)
+	for i := 0; ; i++ {
+		if wanted[tree.Size()] {
+			if roots[tree.Size()], err = tree.Root(); err != nil {
+				return nil, err
 			}
-			roots[size] = [32]byte(root)
+		}
+		if i == len(v.leaves) {
+			return roots, nil
+		}
+		if err := tree.Add(v.leaves[i]); err != nil {
+			return nil, err
 		}
 	}
-	return roots, nil
 }
 
 // Chain follows the revisions of the manifest through the entries of a log. The

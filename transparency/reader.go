@@ -1,6 +1,7 @@
 package transparency
 
 import (
+	"github.com/transparency-dev/merkle/compact"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -190,4 +191,30 @@ func (s tileSource) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	for i, t := range tiles {
 		s.r.kept[t] = data[i]
 	}
+}
+
+// Subtrees returns the roots of the perfect subtrees that the first size entries
+// consist of, the largest first: one for each bit that is set in size. Root gives
+// the same as all of them together.
+func (r *Reader) Subtrees(size uint64) ([][32]byte, error) {
+	if size > r.at.Size || r.at.Size > maxRead {
+		return nil, problem.New("LOG-055", "asked for the first %d entries of a log of %d", size, r.at.Size)
+	}
+	ids := compact.RangeNodes(0, size, nil)
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	indexes := make([]int64, len(ids))
+	for i, id := range ids {
+		indexes[i] = tlog.StoredHashIndex(int(id.Level), int64(id.Index))
+	}
+	found, err := r.hashes.ReadHashes(indexes)
+	if err != nil {
+		return nil, r.refused(err)
+	}
+	roots := make([][32]byte, len(found))
+	for i, h := range found {
+		roots[i] = h
+	}
+	return roots, nil
 }

@@ -45,6 +45,24 @@ func TestReader(t *testing.T) {
 				t.Errorf("proof from %d to %d: %v", older, size, err)
 			}
 		}
+		for _, from := range []uint64{0, size / 2, size} {
+			subtrees, err := r.Subtrees(from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := transparency.NewGrowth(from, subtrees)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range l.Entries()[from:size] {
+				if err := g.Add(transparency.LeafHash(e)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if root, err := g.Root(); root != at.Root || err != nil || g.Size() != size {
+				t.Errorf("grown from %d to %d: got another root, %v", from, g.Size(), err)
+			}
+		}
 		for _, i := range []uint64{0, size / 2, size - 1} {
 			leaf, p, err := r.Inclusion(i)
 			if err == nil {
@@ -133,6 +151,19 @@ func TestReaderSeesForks(t *testing.T) {
 	}
 	if err := transparency.NewReader(fork.Checkpoint(611), fork.Tile).Begins(l.Checkpoint(601)); problem.CodeOf(err) != "LOG-051" {
 		t.Errorf("longer fork: got %v, want LOG-051", err)
+	}
+}
+
+func TestGrowthOfNothing(t *testing.T) {
+	g, err := transparency.NewGrowth(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if root, err := g.Root(); root != transparency.EmptyRoot() || err != nil {
+		t.Errorf("got %x, %v, want the root of nothing", root, err)
+	}
+	if _, err := transparency.NewGrowth(3, make([][32]byte, 1)); problem.CodeOf(err) != "LOG-006" {
+		t.Errorf("one subtree for 3 entries: got %v, want LOG-006", err)
 	}
 }
 

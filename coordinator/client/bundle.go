@@ -17,7 +17,7 @@ import (
 
 // Limits of a bundle. All of them are in docs/wire.md.
 const (
-	bundleVersion   = 1
+	bundleVersion   = 2
 	MaxBundle       = 16 << 20 // bytes of the file
 	maxCertificates = 8
 	maxManifest     = 4 << 20 // bytes
@@ -30,7 +30,7 @@ const (
 // file it is JSON, described in docs/wire.md. Nothing in it is trusted for
 // being there.
 type Bundle struct {
-	Version   int             `json:"version"` // 1
+	Version   int             `json:"version"` // 2
 	Time      time.Time       `json:"time"`    // when its maker verified, by the maker's clock
 	Address   string          `json:"address,omitempty"`
 	Nonce     attest.Hex      `json:"nonce"` // 32 bytes, the maker's
@@ -42,6 +42,10 @@ type Bundle struct {
 	// Acceptance shows that the log of the checkpoint in the evidence holds the
 	// manifest's acceptance; nil before the first.
 	Acceptance *apiv1.Acceptance `json:"acceptance,omitempty"`
+	// Log has the hashes of the log's newest entries, and Witnessed what witnesses
+	// have co-signed of it; nil where they were not kept.
+	Log       *BundleLog       `json:"log,omitempty"`
+	Witnessed *BundleWitnessed `json:"witnessed,omitempty"`
 }
 
 // Portable returns what the client's newest verification saw, with the manifest
@@ -67,7 +71,15 @@ func (c *Client) Portable(ctx context.Context) (Bundle, error) {
 		}
 		b.Acceptance = &a
 	}
-	_, err := VerifyBundle(b, BundleInput{Policy: c.o.Policy, Verifiers: c.o.Verifiers, Now: c.o.Now()})
+	r := transparency.NewReader(v.Checkpoint, c.getter(ctx).tiles())
+	var err error
+	if b.Log, err = c.bundleLog(r); err != nil {
+		return Bundle{}, err
+	}
+	if b.Witnessed, err = bundleWitnessed(c.getter(ctx), r, v.Statement.LogKey); err != nil {
+		return Bundle{}, err
+	}
+	_, err = VerifyBundle(b, BundleInput{Policy: c.o.Policy, Verifiers: c.o.Verifiers, Now: c.o.Now()})
 	return b, err
 }
 
@@ -160,20 +172,11 @@ func (b Bundle) check() error {
 	if a := b.Acceptance; a != nil && (len(a.Entry) > transparency.MaxEntry || len(a.Proof) > transparency.MaxProof) {
 		return problem.New("CRD-121", "its acceptance has an entry of %d bytes and %d hashes", len(a.Entry), len(a.Proof))
 	}
-	return nil
-}
-
-// forked compares the bundle's log with one that was seen before, as far as the
-// bundle shows it.
-func (b Bundle) forked(old Remembered, now transparency.Checkpoint) error {
-	was, err := old.open()
-	switch {
-	case err != nil:
-		return err
-	case old.LogKey != b.Statement.LogKey:
-		return problem.New("LOG-052", "its log is signed by %s, and %s was seen before", now.Origin, was.Origin)
-	case was.Size == now.Size && was.Root != now.Root:
-		return problem.New("LOG-051", "the root of its log of %d entries is %s, and %s was seen before: the two have forked", now.Size, short(now.Root[:]), short(was.Root[:]))
+	if w := b.Witnessed; w != nil && (len(w.Checkpoint) > transparency.MaxNote || len(w.Proof) > transparency.MaxProof) {
+		return problem.New("CRD-121", "its co-signed checkpoint has %d bytes and %d hashes", len(w.Checkpoint), len(w.Proof))
+	}
+	if b.Log != nil {
+		return b.Log.check()
 	}
 	return nil
 }

@@ -5,10 +5,8 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/json"
-	"net/http"
 	"os"
 	"reflect"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +17,10 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/evidence"
 	"github.com/ashlar-mesh/ashlar/attest/nvidia"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
-	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
+	"github.com/ashlar-mesh/ashlar/transparency"
+	"github.com/ashlar-mesh/ashlar/transparency/logtest"
 )
 
 func testdata(t testing.TB, name string) []byte {
@@ -74,25 +73,11 @@ func TestVerifyBundle(t *testing.T) {
 		step string       // code and field of a step that fails
 	}{
 		{"good", func(*Bundle, *BundleInput) {}, "", ""},
-		{"without a proof", func(b *Bundle, _ *BundleInput) { b.Acceptance = nil }, "", ""},
 		{"an hour later", func(b *Bundle, in *BundleInput) { in.At = b.Time.Add(20 * time.Minute) }, "", ""},
 		{"manifest wanted", func(_ *Bundle, in *BundleInput) { in.Manifest = want[:] }, "", ""},
 		{"own nonce", func(b *Bundle, in *BundleInput) { in.Nonce = bytes.Clone(b.Nonce) }, "", ""},
 		{"remembered", func(_ *Bundle, in *BundleInput) { in.Remembered = &remembered }, "", ""},
-		{"remembered newer", func(_ *Bundle, in *BundleInput) {
-			newer := remembered
-			newer.Checkpoint = apiv1.Checkpoint{Size: 1000, Hash: make([]byte, 32)}
-			in.Remembered = &newer
-		}, "", ""},
-		{"remembered older, in the proof", func(b *Bundle, in *BundleInput) {
-			var r record
-			if err := json.Unmarshal(b.Acceptance.Record, &r); err != nil {
-				t.Fatal(err)
-			}
-			older := remembered
-			older.Checkpoint = apiv1.Checkpoint{Size: r.Seq, Hash: r.Previous}
-			in.Remembered = &older
-		}, "", ""},
+		{"without hashes", func(b *Bundle, _ *BundleInput) { b.Log = nil }, "", ""},
 
 		{"zero input", func(_ *Bundle, in *BundleInput) { *in = BundleInput{} }, "CRD-100", "ATT-002 tee"},
 		{"zero policy", func(_ *Bundle, in *BundleInput) { in.Policy = attest.Policy{} }, "CRD-100", "ATT-029 sim"},
@@ -109,33 +94,43 @@ func TestVerifyBundle(t *testing.T) {
 		{"root damaged", func(b *Bundle, _ *BundleInput) { b.Statement.Root = []byte{1} }, "CRD-100", "CRD-101 root"},
 		{"key changed", func(b *Bundle, _ *BundleInput) { b.Statement.TLSKey = newDeployment(t).spki() }, "CRD-100", "CRD-101 certificates"},
 		{"certificates of another", func(b *Bundle, _ *BundleInput) { b.Certificates = newDeployment(t).tls.Certificate }, "CRD-101", "CRD-101 certificates"},
-		{"checkpoint changed", func(b *Bundle, _ *BundleInput) { b.Statement.Checkpoint.Hash = make([]byte, 32) }, "CRD-100", "CRD-122 log.acceptance"},
+		{"checkpoint changed", func(b *Bundle, _ *BundleInput) {
+			b.Statement.Checkpoint = strings.Replace(b.Statement.Checkpoint, "\n— ", "\n\n— ", 1)
+		}, "CRD-100", "CRD-101 checkpoint"},
+		{"another log key", func(b *Bundle, _ *BundleInput) { b.Statement.LogKey = logtest.NewLog(3).VerifierKey() }, "CRD-100", "CRD-101 checkpoint"},
+		{"checkpoint of another log", func(b *Bundle, _ *BundleInput) {
+			l := logtest.NewLog(3)
+			b.Statement.LogKey, b.Statement.Checkpoint = l.VerifierKey(), string(l.Note(0))
+		}, "CRD-100", "CRD-122 log.acceptance"},
 		{"other manifest wanted", func(_ *Bundle, in *BundleInput) { in.Manifest = make([]byte, 32) }, "CRD-102", "CRD-102 manifest.inForce"},
 		{"manifest changed", func(b *Bundle, _ *BundleInput) { flip(&b.Manifest, 10) }, "CRD-123", "CRD-123 manifest.bytes"},
 		{"manifest missing", func(b *Bundle, _ *BundleInput) { b.Manifest = nil }, "CRD-123", "CRD-123 manifest.bytes"},
 		{"revision changed", func(b *Bundle, _ *BundleInput) { b.Statement.Revision++ }, "CRD-122", "CRD-122 log.acceptance"},
-		{"log said to be longer", func(b *Bundle, _ *BundleInput) { b.Statement.Checkpoint.Size++ }, "CRD-122", "CRD-122 log.acceptance"},
-		{"record changed", func(b *Bundle, _ *BundleInput) {
-			b.Acceptance.Record = bytes.Replace(b.Acceptance.Record, []byte(`"actor":"first"`), []byte(`"actor":"alice"`), 1)
+		{"entry changed", func(b *Bundle, _ *BundleInput) {
+			b.Acceptance.Entry = bytes.Replace(b.Acceptance.Entry, []byte(`"actor":"first"`), []byte(`"actor":"alice"`), 1)
 		}, "CRD-122", "CRD-122 log.acceptance"},
-		{"record of another kind", func(b *Bundle, _ *BundleInput) {
-			b.Acceptance.Record = bytes.Replace(b.Acceptance.Record, []byte("manifestSet"), []byte("manifestRefused"), 1)
+		{"entry of another kind", func(b *Bundle, _ *BundleInput) {
+			b.Acceptance.Entry = bytes.Replace(b.Acceptance.Entry, []byte("manifestSet"), []byte("manifestRefused"), 1)
 		}, "CRD-122", "CRD-122 log.acceptance"},
-		{"record damaged", func(b *Bundle, _ *BundleInput) { b.Acceptance.Record = b.Acceptance.Record[1:] }, "CRD-122", "CRD-122 log.acceptance"},
-		{"a hash changed", func(b *Bundle, _ *BundleInput) { flip(&b.Acceptance.After, 40) }, "CRD-122", "CRD-122 log.acceptance"},
-		{"a hash missing", func(b *Bundle, _ *BundleInput) { b.Acceptance.After = b.Acceptance.After[32:] }, "CRD-122", "CRD-122 log.acceptance"},
-		{"half a hash", func(b *Bundle, _ *BundleInput) { b.Acceptance.After = b.Acceptance.After[16:] }, "CRD-121", ""},
-		{"remembered other root", func(_ *Bundle, in *BundleInput) { in.Remembered = &Remembered{Root: make([]byte, 32)} }, "CRD-104", "CRD-104 remembered.root"},
-		{"remembered fork", func(_ *Bundle, in *BundleInput) {
-			fork := remembered
-			fork.Checkpoint.Hash = make([]byte, 32)
-			in.Remembered = &fork
-		}, "CRD-103", "CRD-103 remembered.log"},
-		{"remembered fork in the proof", func(_ *Bundle, in *BundleInput) {
-			fork := remembered
-			fork.Checkpoint = apiv1.Checkpoint{Size: fork.Checkpoint.Size - 1, Hash: make([]byte, 32)}
-			in.Remembered = &fork
-		}, "CRD-103", "CRD-103 remembered.log"},
+		{"entry damaged", func(b *Bundle, _ *BundleInput) { b.Acceptance.Entry = b.Acceptance.Entry[1:] }, "CRD-122", "CRD-122 log.acceptance"},
+		{"without a proof", func(b *Bundle, _ *BundleInput) { b.Acceptance = nil }, "CRD-122", "CRD-122 log.acceptance"},
+		{"a hash changed", func(b *Bundle, _ *BundleInput) { b.Acceptance.Proof[0] = make([]byte, 32) }, "CRD-122", "CRD-122 log.acceptance"},
+		{"a hash missing", func(b *Bundle, _ *BundleInput) { b.Acceptance.Proof = b.Acceptance.Proof[1:] }, "CRD-122", "CRD-122 log.acceptance"},
+		{"half a hash", func(b *Bundle, _ *BundleInput) { b.Log.Leaves = b.Log.Leaves[16:] }, "CRD-121", ""},
+		{"a leaf changed", func(b *Bundle, _ *BundleInput) { flip(&b.Log.Leaves, 40) }, "LOG-055", "LOG-055 log.hashes"},
+		{"a leaf missing", func(b *Bundle, _ *BundleInput) { b.Log.Leaves = b.Log.Leaves[32:] }, "LOG-055", "LOG-055 log.hashes"},
+		{"hashes from elsewhere", func(b *Bundle, _ *BundleInput) { b.Log.First = 256 }, "LOG-006", "LOG-006 log.hashes"},
+		{"remembered other root", func(_ *Bundle, in *BundleInput) {
+			other := remembered
+			other.Root = make([]byte, 32)
+			in.Remembered = &other
+		}, "CRD-104", "CRD-104 remembered.root"},
+		{"remembered damaged", func(_ *Bundle, in *BundleInput) {
+			other := remembered
+			other.Checkpoint = "x"
+			in.Remembered = &other
+		}, "CRD-109", "CRD-109 remembered.logKey"},
+		{"witnesses wanted", func(_ *Bundle, in *BundleInput) { in.Witnessing = Witnessing{AtLeast: 1} }, "LOG-082", "LOG-082 log.witnesses"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, in := recorded(t)
@@ -221,14 +216,14 @@ func TestParseBundle(t *testing.T) {
 		"null":              func(string) string { return "null" },
 		"cut":               func(s string) string { return s[:len(s)/2] },
 		"tail":              func(s string) string { return s + "{}" },
-		"version 2":         edit(`"version": 1`, `"version": 2`),
-		"no version":        edit(`"version": 1,`, ``),
-		"unknown key":       edit(`"version": 1`, `"version": 1, "more": 1`),
+		"version 3":         edit(`"version": 2`, `"version": 3`),
+		"no version":        edit(`"version": 2,`, ``),
+		"unknown key":       edit(`"version": 2`, `"version": 2, "more": 1`),
 		"unknown below":     edit(`"claimsBuffer"`, `"more": 1, "claimsBuffer"`),
-		"key twice":         edit(`"version": 1`, `"version": 1, "version": 1`),
+		"key twice":         edit(`"version": 2`, `"version": 2, "version": 2`),
 		"twice below":       edit(`"claimsBuffer"`, `"revision": 1, "claimsBuffer"`),
 		"key in upper case": edit(`"nonce"`, `"Nonce"`),
-		"null value":        edit(`"version": 1`, `"version": 1, "acceptance": null`),
+		"null value":        edit(`"version": 2`, `"version": 2, "acceptance": null`),
 		"short nonce":       edit(`"nonce": "`, `"nonce": "00`),
 		"digest upper case": func(s string) string { return strings.ToUpper(s[:120]) + s[120:] },
 		"number as 1.0":     edit(`"revision": 1`, `"revision": 1.0`),
@@ -236,10 +231,10 @@ func TestParseBundle(t *testing.T) {
 		"base64 with a gap": edit(`"claimsBuffer": "p`, `"claimsBuffer": "\np`),
 		"not UTF-8":         edit(`"address": "`, "\"address\": \"\xff"),
 		"too large":         func(s string) string { return s + strings.Repeat(" ", MaxBundle) },
-		"too deep":          edit(`"version": 1`, `"version": `+strings.Repeat("[", 50)+strings.Repeat("]", 50)),
+		"too deep":          edit(`"version": 2`, `"version": `+strings.Repeat("[", 50)+strings.Repeat("]", 50)),
 		"too many values":   edit(`"certificates": [`, `"certificates": [`+strings.Repeat(`"",`, 2001)),
 		"nine certificates": edit(`"certificates": [`, `"certificates": [`+strings.Repeat(`"",`, 8)),
-		"odd hashes":        edit(`"after": "`, `"after": "AAAA`),
+		"odd hashes":        edit(`"leaves": "`, `"leaves": "AAAA`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if b, err := ParseBundle([]byte(change(string(raw)))); problem.CodeOf(err) != "CRD-121" || !reflect.DeepEqual(b, Bundle{}) {
@@ -252,86 +247,52 @@ func TestParseBundle(t *testing.T) {
 	}
 }
 
-// withLog has the deployment accept a manifest in a log of its own.
-func (d *deployment) withLog(t *testing.T) (raw []byte, a apiv1.Acceptance) {
+// portable has a client make a bundle of a deployment.
+func portable(t *testing.T, d *deployment) (Bundle, error) {
 	t.Helper()
-	raw = []byte(`{"version": 1}`)
-	digest := sha256.Sum256(raw)
-	stored, err := json.Marshal(record{Version: 1, Seq: 3, Time: time.Now(), Kind: "manifestSet", Subject: attest.Hex(digest[:]).String(),
-		Actor: "alice", Details: map[string]string{"revision": "1"}, Previous: bytes.Repeat([]byte{3}, 32)})
+	o := options()
+	o.Nonce = bytes.Repeat([]byte{7}, 32)
+	cl, err := Dial(t.Context(), d.serve(t, d), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a = apiv1.Acceptance{Record: stored, After: bytes.Repeat([]byte{5}, 64)}
-	var r record
-	if err := json.Unmarshal(stored, &r); err != nil {
-		t.Fatal(err)
-	}
-	d.manifest, d.revision = digest[:], 1
-	d.log = apiv1.Checkpoint{Size: 6, Hash: follow(r, a, func(uint64, []byte) {})}
-	return raw, a
+	defer cl.Close()
+	return cl.Portable(t.Context())
+}
+
+func synthetic() BundleInput {
+	return BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now(), Nonce: bytes.Repeat([]byte{7}, 32)}
 }
 
 func TestPortable(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		answer func(w http.ResponseWriter, a apiv1.Acceptance) bool // of the proof; false for the usual
-		raw    string                                               // another manifest in force by now
-		code   problem.Code
-		proof  bool
+		name string
+		edit func(*deployment)
+		code problem.Code
 	}{
-		{name: "good", proof: true},
-		{name: "log too long", answer: func(w http.ResponseWriter, _ apiv1.Acceptance) bool {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(413)
-			_ = json.NewEncoder(w).Encode(problem.New("CRD-125", "too long ago"))
-			return true
-		}},
-		{name: "proof of another log", code: "CRD-122", answer: func(w http.ResponseWriter, a apiv1.Acceptance) bool {
-			a.After = a.After[32:]
-			_ = json.NewEncoder(w).Encode(a)
-			return true
-		}},
-		{name: "manifest changed meanwhile", raw: `{"version": 2}`, code: "CRD-102"},
+		{"good", func(*deployment) {}, ""},
+		{"a long log", func(d *deployment) {
+			for range maxLeaves + 700 {
+				d.enter(t, "start", "", nil)
+			}
+		}, ""},
+		{"proof of another entry", func(d *deployment) { d.accepted-- }, "CRD-122"},
+		{"no proof", func(d *deployment) { d.accepted = 99 }, "CRD-107"},
+		{"manifest changed meanwhile", func(d *deployment) { d.raw = "{}" }, "CRD-102"},
+		{"altered tiles", func(d *deployment) {
+			d.alter = func(_ transparency.Tile, b []byte) []byte { b[0] ^= 1; return b }
+		}, "LOG-055"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDeployment(t)
-			raw, a := d.withLog(t)
-			if c.raw != "" {
-				raw = []byte(c.raw)
-			}
-			addr := d.serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				switch r.URL.Path {
-				case "/v1/manifest":
-					sum := sha256.Sum256(raw)
-					_ = json.NewEncoder(w).Encode(apiv1.Manifest{Digest: sum[:], Revision: 1, Raw: raw})
-				case "/v1/manifest/acceptance":
-					if size := r.URL.Query().Get("size"); size != strconv.Itoa(int(d.log.Size)) {
-						t.Errorf("got size %q, want %d", size, d.log.Size)
-					}
-					if c.answer == nil || !c.answer(w, a) {
-						_ = json.NewEncoder(w).Encode(a)
-					}
-				default:
-					d.ServeHTTP(w, r)
-				}
-			}))
-			o := options()
-			o.Nonce = bytes.Repeat([]byte{7}, 32)
-			cl, err := Dial(t.Context(), addr, o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer cl.Close()
-			b, err := cl.Portable(t.Context())
+			d.set(t, `{"version": 1}`)
+			c.edit(d)
+			b, err := portable(t, d)
 			if problem.CodeOf(err) != c.code {
 				t.Fatalf("got %v, want code %q", err, c.code)
 			}
 			if err != nil {
 				return
-			}
-			if (b.Acceptance != nil) != c.proof {
-				t.Errorf("got proof %t, want %t", b.Acceptance != nil, c.proof)
 			}
 			file, err := b.Encode()
 			if err != nil {
@@ -341,8 +302,67 @@ func TestPortable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := VerifyBundle(again, BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: time.Now(), Nonce: o.Nonce}); err != nil {
+			if _, err := VerifyBundle(again, synthetic()); err != nil {
 				t.Errorf("from the file: got %v", err)
+			}
+		})
+	}
+}
+
+// TestBundleAgainstMemory holds a bundle against what its reader remembers.
+func TestBundleAgainstMemory(t *testing.T) {
+	d := newDeployment(t)
+	d.set(t, `{"version": 1}`)
+	for range maxLeaves + 700 {
+		d.enter(t, "start", "", nil)
+	}
+	size := d.log.Size()
+	b, err := portable(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Log.First != 768 || len(b.Log.Leaves) > 32*maxLeaves {
+		t.Errorf("got hashes from entry %d, %d bytes, want from 768 and at most %d", b.Log.First, len(b.Log.Leaves), 32*maxLeaves)
+	}
+	fork := d.log.Fork()
+	other := newDeployment(t)
+	for other.log.Size() < size+3 {
+		other.enter(t, "start", "", nil)
+	}
+	for _, c := range []struct {
+		name string
+		note []byte
+		code problem.Code
+		want string // of the step
+	}{
+		{"the same", fork.Note(size), "", "the same"},
+		{"older", fork.Note(size - 1000), "", "the same"},
+		{"as old as the hashes", fork.Note(768), "", "the same"},
+		{"older than the hashes", fork.Note(767), "", "not shown: the bundle does not reach back so far"},
+		{"newer", other.log.Note(size + 3), "", "an older state of it, or a fork: the bundle cannot show which"},
+		{"a fork of the same size", other.log.Note(size), "LOG-051", ""},
+		{"an older fork", other.log.Note(size - 1000), "LOG-051", ""},
+		{"another log", logtest.NewLog(9).Note(0), "LOG-052", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := synthetic()
+			r := Verified{Statement: b.Statement}.Remembered()
+			in.Remembered, r.Checkpoint = &r, string(c.note)
+			if c.code == "LOG-052" {
+				r.LogKey = logtest.NewLog(9).VerifierKey()
+			}
+			v, err := VerifyBundle(b, in)
+			if problem.CodeOf(err) != c.code {
+				t.Fatalf("got %v, want code %q", err, c.code)
+			}
+			got := ""
+			for _, s := range v.Verdict.Steps {
+				if s.Field == "remembered.log" {
+					got = s.Got
+				}
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
@@ -373,7 +393,7 @@ func TestBundleShowsFloors(t *testing.T) {
 			}
 			s.ClaimsBuffer = bound.Encode()
 			s.Evidence = quote(s.ClaimsBuffer)
-			b := Bundle{Version: 1, Time: time.Now(), Nonce: nonce, Statement: s, Certificates: d.tls.Certificate}
+			b := Bundle{Version: bundleVersion, Time: time.Now(), Nonce: nonce, Statement: s, Certificates: d.tls.Certificate}
 			in := BundleInput{Policy: anySim, Verifiers: attest.NewVerifiers(echo{}), Now: b.Time}
 			v, err := VerifyBundle(b, in)
 			if problem.CodeOf(err) != c.code || err == nil && (len(v.Floors.Floors) > 0) != (c.floors != "") {

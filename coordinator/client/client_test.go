@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,8 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency"
+	"github.com/ashlar-mesh/ashlar/transparency/logtest"
 )
 
 // echo is a verifier whose evidence is its report data followed by a byte that
@@ -59,10 +62,16 @@ type deployment struct {
 
 	mu       sync.Mutex
 	manifest []byte // digest
+	raw      string // manifest
+	accepted uint64 // entry that is shown as its acceptance
 	revision int
-	log      apiv1.Checkpoint
-	damage   func(*apiv1.Statement) // nil: honest
-	nonces   int                    // statements given
+	signed   []byte       // co-signed checkpoint; nil if there is none
+	later    *logtest.Log // whose tiles are served; nil: those of log
+	log      *logtest.Log
+	damage   func(*apiv1.Statement)                 // nil: honest
+	nonces   int                                    // statements given
+	tiles    int                                    // tiles given
+	alter    func(transparency.Tile, []byte) []byte // what is served; nil: honest
 }
 
 func key(t testing.TB) *ecdsa.PrivateKey {
@@ -90,12 +99,37 @@ func certify(t testing.TB, template, parent *x509.Certificate, k, signer *ecdsa.
 
 func newDeployment(t testing.TB) *deployment {
 	t.Helper()
-	d := &deployment{rootKey: key(t), log: apiv1.Checkpoint{Size: 4, Hash: bytes.Repeat([]byte{4}, 32)}}
+	d := &deployment{rootKey: key(t), log: logtest.NewLog(1)}
+	for range 4 {
+		d.enter(t, "start", "", nil)
+	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, IsCA: true,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	d.root = certify(t, template, template, d.rootKey, d.rootKey)
 	d.newServingKey(t)
 	return d
+}
+
+// enter adds an entry to the log.
+func (d *deployment) enter(t testing.TB, kind, subject string, details map[string]string) {
+	t.Helper()
+	raw, err := json.Marshal(transparency.Entry{Version: 1, Seq: d.log.Size(), Time: time.Now().UTC(), Kind: kind, Subject: subject, Actor: "alice", Details: details})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.log.Append(raw)
+}
+
+// set puts a manifest in force.
+func (d *deployment) set(t testing.TB, raw string) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(raw))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.revision++
+	d.raw, d.accepted = raw, d.log.Size()
+	d.enter(t, transparency.KindManifestSet, hex.EncodeToString(sum[:]), map[string]string{"revision": strconv.Itoa(d.revision), "previous": hex.EncodeToString(d.manifest)})
+	d.manifest = sum[:]
 }
 
 func (d *deployment) newServingKey(t testing.TB) {
@@ -112,11 +146,12 @@ func (d *deployment) statement(nonce []byte) apiv1.Statement {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.nonces++
-	root := sha256.Sum256(d.root.Raw)
+	note := d.log.Note(d.log.Size())
+	root, at, log := sha256.Sum256(d.root.Raw), sha256.Sum256(note), sha256.Sum256([]byte(d.log.VerifierKey()))
 	buffer := binding.Claims{Purpose: binding.Coordinator, PublicKey: binding.KeyHash(d.spki()), Nonce: nonce, Root: root[:],
-		Manifest: d.manifest, Checkpoint: d.log.Hash}.Encode()
+		Manifest: d.manifest, Checkpoint: at[:], Log: log[:]}.Encode()
 	s := apiv1.Statement{Evidence: quote(buffer), ClaimsBuffer: buffer, Root: d.root.Raw, TLSKey: d.spki(),
-		Manifest: d.manifest, Revision: d.revision, Checkpoint: d.log}
+		Manifest: d.manifest, Revision: d.revision, Checkpoint: string(note), LogKey: d.log.VerifierKey()}
 	if d.damage != nil {
 		d.damage(&s)
 	}
@@ -125,10 +160,27 @@ func (d *deployment) statement(nonce []byte) apiv1.Statement {
 
 func (d *deployment) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	if tile, ok := strings.CutPrefix(r.URL.Path, logPath); ok && strings.HasPrefix(tile, "tile/") {
+		d.serveTile(w, tile)
+		return
+	}
 	switch r.URL.Path {
 	case "/v1/attestation":
 		nonce, _ := hex.DecodeString(r.URL.Query().Get("nonce"))
 		_ = json.NewEncoder(w).Encode(d.statement(nonce))
+	case "/v1/manifest":
+		digest := sha256.Sum256([]byte(d.raw))
+		_ = json.NewEncoder(w).Encode(apiv1.Manifest{Digest: digest[:], Revision: d.revision, Raw: []byte(d.raw)})
+	case "/v1/manifest/acceptance":
+		d.serveAcceptance(w, r)
+	case "/v1/log/checkpoint":
+		if d.signed == nil {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(404)
+			_ = json.NewEncoder(w).Encode(problem.Error{Code: "LOG-015", Detail: "none"})
+			return
+		}
+		_, _ = w.Write(d.signed)
 	case "/v1/bundle":
 		_ = pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: d.root.Raw})
 	case "/v1/status":
@@ -146,6 +198,46 @@ func (d *deployment) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.WriteHeader(404)
 	}
+}
+
+func (d *deployment) serveTile(w http.ResponseWriter, path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.tiles++
+	tile, err := transparency.ParseTilePath(path)
+	if err != nil {
+		http.Error(w, err.Error(), 404)
+		return
+	}
+	l := d.log
+	if d.later != nil {
+		l = d.later
+	}
+	b, err := l.Tile(tile)
+	if err != nil {
+		http.Error(w, err.Error(), 404)
+		return
+	}
+	if d.alter != nil {
+		b = d.alter(tile, bytes.Clone(b))
+	}
+	_, _ = w.Write(b)
+}
+
+func (d *deployment) serveAcceptance(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	size, err := strconv.ParseUint(r.URL.Query().Get("size"), 10, 64)
+	if err != nil || size > d.log.Size() || d.accepted >= size {
+		http.Error(w, "size", 400)
+		return
+	}
+	_, proof, err := transparency.NewReader(d.log.Checkpoint(size), d.log.Tile).Inclusion(d.accepted)
+	if err != nil {
+		http.Error(w, err.Error(), 500)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(apiv1.Acceptance{Entry: d.log.Entries()[d.accepted], Proof: proof})
 }
 
 // serve runs d on a socket and returns its address.
@@ -175,7 +267,8 @@ func input(d *deployment, nonce []byte) VerifyInput {
 func TestVerifyStatement(t *testing.T) {
 	d := newDeployment(t)
 	d.manifest, d.revision = bytes.Repeat([]byte{9}, 32), 3
-	other := newDeployment(t)
+	other, longer, foreign := newDeployment(t), newDeployment(t), logtest.NewLog(2)
+	longer.enter(t, "start", "", nil)
 	nonce := bytes.Repeat([]byte{1}, 32)
 	remember := func(edit func(*Remembered)) func(*apiv1.Statement, *VerifyInput) {
 		return func(s *apiv1.Statement, in *VerifyInput) {
@@ -201,7 +294,8 @@ func TestVerifyStatement(t *testing.T) {
 		{"another root", func(s *apiv1.Statement, _ *VerifyInput) { s.Root = other.root.Raw }, "CRD-100", "ATT-075"},
 		{"another manifest", func(s *apiv1.Statement, _ *VerifyInput) { s.Manifest = bytes.Repeat([]byte{8}, 32) }, "CRD-100", "ATT-076"},
 		{"manifest hidden", func(s *apiv1.Statement, _ *VerifyInput) { s.Manifest = nil }, "CRD-100", "ATT-076"},
-		{"another log", func(s *apiv1.Statement, _ *VerifyInput) { s.Checkpoint.Hash = bytes.Repeat([]byte{8}, 32) }, "CRD-100", "ATT-077"},
+		{"another log", func(s *apiv1.Statement, _ *VerifyInput) { s.Checkpoint = string(d.log.Note(3)) }, "CRD-100", "ATT-077"},
+		{"another log key", func(s *apiv1.Statement, _ *VerifyInput) { s.LogKey = foreign.VerifierKey() }, "CRD-100", "LOG-013"},
 		{"damaged buffer", func(s *apiv1.Statement, _ *VerifyInput) { s.ClaimsBuffer = s.ClaimsBuffer[1:] }, "CRD-100", "ATT-011"},
 		{"damaged buffer, bound", func(s *apiv1.Statement, _ *VerifyInput) {
 			s.ClaimsBuffer = s.ClaimsBuffer[1:]
@@ -218,11 +312,14 @@ func TestVerifyStatement(t *testing.T) {
 		{"manifest wanted", func(s *apiv1.Statement, in *VerifyInput) { in.Manifest = s.Manifest }, "", ""},
 		{"other manifest wanted", func(_ *apiv1.Statement, in *VerifyInput) { in.Manifest = bytes.Repeat([]byte{8}, 32) }, "CRD-102", ""},
 		{"remembered equal", remember(func(*Remembered) {}), "", ""},
-		{"remembered older", remember(func(r *Remembered) { r.Checkpoint = apiv1.Checkpoint{Size: 1}; r.Revision = 1; r.Manifest = nil }), "", ""},
-		{"remembered longer log", remember(func(r *Remembered) { r.Checkpoint.Size++ }), "CRD-103", ""},
-		{"remembered forked log", remember(func(r *Remembered) { r.Checkpoint.Hash = nil }), "CRD-103", ""},
+		{"remembered older", remember(func(r *Remembered) { r.Checkpoint = string(d.log.Note(1)); r.Revision = 1; r.Manifest = nil }), "", ""},
+		{"remembered longer log", remember(func(r *Remembered) { r.Checkpoint = string(longer.log.Note(5)) }), "LOG-050", ""},
+		{"remembered forked log", remember(func(r *Remembered) { r.Checkpoint = string(longer.log.Note(4)) }), "LOG-051", ""},
+		{"remembered other log", remember(func(r *Remembered) { r.Checkpoint, r.LogKey = string(foreign.Note(0)), foreign.VerifierKey() }), "LOG-052", ""},
 		{"remembered later revision", remember(func(r *Remembered) { r.Revision++ }), "CRD-103", ""},
-		{"remembered forked revision", remember(func(r *Remembered) { r.Manifest = nil }), "CRD-103", ""},
+		{"remembered forked revision", remember(func(r *Remembered) { r.Manifest = nil }), "LOG-053", ""},
+		{"remembered another manifest of the same log", remember(func(r *Remembered) { r.Manifest, r.Revision = bytes.Repeat([]byte{7}, 32), 2 }), "LOG-053", ""},
+		{"remembered nothing of the log", remember(func(r *Remembered) { r.Checkpoint = "" }), "CRD-109", ""},
 		{"remembered other root", remember(func(r *Remembered) { r.Root = nil }), "CRD-104", ""},
 	}
 	for _, c := range cases {
@@ -278,8 +375,8 @@ func TestDial(t *testing.T) {
 	if err != nil || s.State != "serving" {
 		t.Errorf("got %+v, %v, want serving", s, err)
 	}
-	if d.nonces != 1 {
-		t.Errorf("got %d statements, want 1 for one key", d.nonces)
+	if d.nonces != 1 || d.tiles != 0 {
+		t.Errorf("got %d statements and %d tiles, want 1 for one key and none at the first contact", d.nonces, d.tiles)
 	}
 }
 
@@ -299,9 +396,9 @@ func TestNewServingKeyIsAttested(t *testing.T) {
 	}
 	c.Close()
 	d.newServingKey(t)
-	d.log.Size--
-	if _, err := c.Status(context.Background()); problem.CodeOf(err) != "CRD-103" {
-		t.Errorf("got %v, want CRD-103 for an older log", err)
+	d.log = logtest.NewLog(1)
+	if _, err := c.Status(context.Background()); problem.CodeOf(err) != "LOG-050" {
+		t.Errorf("got %v, want LOG-050 for an older log", err)
 	}
 	c.Close()
 	d.root = newDeployment(t).root

@@ -250,7 +250,7 @@ func (c *Client) verify(ctx context.Context, conn *tls.Conn) error {
 	if err != nil {
 		return err
 	}
-	if v.History, err = c.history(get, v, in.Remembered); err != nil {
+	if v.History, err = c.history(ctx, get, v, in.Remembered); err != nil {
 		return err
 	}
 	v.Address = c.addr

@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"net"
+	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -19,6 +21,31 @@ const logPath = "/v1/log/"
 
 // getter fetches a resource of at most limit bytes.
 type getter func(path string, limit int64) ([]byte, error)
+
+// maxPauses is how often a getter waits when a coordinator is asked for too much
+// at once, each time for pause.
+const (
+	maxPauses = 20
+	pause     = time.Second
+)
+
+// patient returns a getter that waits when the coordinator says that it is asked
+// for too much at once (CRD-115).
+func (get getter) patient(ctx context.Context) getter {
+	return func(path string, limit int64) (body []byte, err error) {
+		for range maxPauses {
+			if body, err = get(path, limit); problem.CodeOf(err) != "CRD-115" {
+				return body, err
+			}
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(pause):
+			}
+		}
+		return body, err
+	}
+}
 
 // tiles returns how a reader of the log fetches.
 func (get getter) tiles() func(transparency.Tile) ([]byte, error) {
@@ -62,13 +89,26 @@ func (c *Client) on(ctx context.Context, conn net.Conn) getter {
 	}
 }
 
+// getter returns how to fetch over any connection of the client.
+func (c *Client) getter(ctx context.Context) getter {
+	get := getter(func(path string, limit int64) ([]byte, error) {
+		target, err := url.Parse(path)
+		if err != nil {
+			return nil, problem.Because(err, "CRD-110", "path %q", path)
+		}
+		return c.do(ctx, call{method: http.MethodGet, path: target.Path, query: target.Query(), limit: limit})
+	})
+	return get.patient(ctx)
+}
+
 // history holds a statement that passed against the log: against the remembered
 // checkpoint if there is one, and against the client's witnesses. It is nil where
 // neither is asked for.
-func (c *Client) history(get getter, v Verified, old *Remembered) (*History, error) {
+func (c *Client) history(ctx context.Context, get getter, v Verified, old *Remembered) (*History, error) {
 	if old == nil && c.o.Entries == 0 && c.o.Witnessing.AtLeast == 0 {
 		return nil, nil
 	}
+	get = get.patient(ctx)
 	r := transparency.NewReader(v.Checkpoint, get.tiles())
 	var h *History
 	var err error

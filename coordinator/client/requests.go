@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -190,6 +191,7 @@ type call struct {
 	query        url.Values
 	header       http.Header
 	body         []byte
+	limit        int64 // of the answer, in bytes; maxAnswer if zero
 }
 
 func (c *Client) do(ctx context.Context, r call) ([]byte, error) {
@@ -215,7 +217,7 @@ func (c *Client) do(ctx context.Context, r call) ([]byte, error) {
 		return nil, c.because(err)
 	}
 	defer resp.Body.Close()
-	return readBody(resp, maxAnswer)
+	return readBody(resp, cmp.Or(r.limit, maxAnswer))
 }
 
 // because finds the refusal behind a failed request: where the request ran out

@@ -42,8 +42,8 @@ type Remembered struct {
 	Manifest   attest.Hex `json:"manifest,omitempty"` // digest; absent before the first
 	Revision   int        `json:"revision"`
 	Epoch      int        `json:"epoch,omitempty"` // 0 stands for 1
-	Checkpoint string     `json:"checkpoint"` // of the log, the signed note
-	LogKey     string     `json:"logKey"`     // that signed it
+	Checkpoint string     `json:"checkpoint"`      // of the log, the signed note
+	LogKey     string     `json:"logKey"`          // that signed it
 }
 
 // open returns the checkpoint that is remembered.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/transparency/logtest"
 )
 
 func TestTrust(t *testing.T) {
@@ -39,8 +40,8 @@ func TestTrust(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := LoadTrust(dir)
-	if err != nil || !got.Certificate.Equal(d.root) || got.Checkpoint.Size != 4 {
-		t.Fatalf("got %+v, %v, want the root and 4 records", got, err)
+	if err != nil || !got.Certificate.Equal(d.root) || got.Checkpoint != string(d.log.Note(4)) || got.LogKey != d.log.VerifierKey() {
+		t.Fatalf("got %+v, %v, want the root and the log of 4 entries", got, err)
 	}
 	var s apiv1.Statement
 	b, err := os.ReadFile(filepath.Join(dir, EvidenceFile))
@@ -50,12 +51,18 @@ func TestTrust(t *testing.T) {
 	if _, err := VerifyStatement(s, input(d, nonce)); err != nil {
 		t.Errorf("kept evidence judged again: %v", err)
 	}
-	d.log.Size = 3
-	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-103" {
-		t.Errorf("got %v, want CRD-103", err)
+	four := d.log.Fork()
+	d.log = logtest.NewLog(1)
+	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "LOG-050" {
+		t.Errorf("a shorter log: got %v, want LOG-050", err)
 	}
-	if after, _ := LoadTrust(dir); after.Checkpoint.Size != 4 {
-		t.Errorf("got %d records after a refused write, want 4", after.Checkpoint.Size)
+	d.log = four
+	d.enter(t, "start", "", nil)
+	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "LOG-058" {
+		t.Errorf("a longer log that nobody has followed: got %v, want LOG-058", err)
+	}
+	if after, _ := LoadTrust(dir); after.Checkpoint != string(d.log.Note(4)) {
+		t.Errorf("got %q after a refused write, want the checkpoint over 4", after.Checkpoint)
 	}
 	d = newDeployment(t)
 	if err := WriteTrust(dir, verified()); problem.CodeOf(err) != "CRD-104" {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
-	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -37,6 +36,8 @@ type BundleInput struct {
 	// verified; nil if there is none. The bundle must be of the same root, and
 	// where their logs can be compared, of the same log. It may be older.
 	Remembered *Remembered
+	// Witnessing is what is demanded of the log's witnesses.
+	Witnessing Witnessing
 }
 
 // VerifyBundle decides, without a network, whether a bundle is of a coordinator
@@ -48,9 +49,10 @@ type BundleInput struct {
 //
 // A refusal is a *problem.Error with the verdict, in which everything that is
 // wrong is a step. Its code is CRD-100 where the evidence is refused, or that of
-// the first step: CRD-101 contradiction, CRD-102 manifest, CRD-103 fork, CRD-104
-// another root, CRD-122 no acceptance, CRD-123 other manifest bytes, CRD-124 a
-// time to come; CRD-121 is a bundle over its limits.
+// the first step: CRD-101 contradiction, CRD-102 manifest, CRD-104 another root,
+// CRD-122 no acceptance, CRD-123 other manifest bytes, CRD-124 a time to come,
+// LOG-051 a fork of what is remembered, LOG-052 another log, LOG-055 hashes of
+// another log, LOG-082 too few witnesses; CRD-121 is a bundle over its limits.
 func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 	if err := b.check(); err != nil {
 		return Verified{}, err
@@ -80,6 +82,9 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 	v.Checkpoint, err = openCheckpoint(s)
 	c.add("CRD-101", "checkpoint", "signed by the log", "holds", err)
 	v.Accepted = c.log(b, v, in)
+	if err == nil {
+		c.logged(b, &v, in)
+	}
 	if v.Floors, err = readFloors(s); err != nil {
 		c.add("CRD-101", "floors", "floors of platforms", "", err)
 	}
@@ -95,11 +100,14 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 // verdict.
 type checks struct{ verdict *attest.Verdict }
 
+// fromBundle is the source of steps that are not about the evidence.
+const fromBundle = "bundle"
+
 var fixBundle = attest.Fix{Who: attest.Operator, How: "have the bundle made again, by somebody who can reach the coordinator"}
 
 // add notes a check; an error gives its own code and text.
 func (c checks) add(code problem.Code, field, want, got string, err error) {
-	s := attest.Step{Code: string(code), Field: field, OK: err == nil, Want: want, Got: got, Source: "bundle"}
+	s := attest.Step{Code: string(code), Field: field, OK: err == nil, Want: want, Got: got, Source: fromBundle}
 	if err != nil {
 		p := problem.From(err)
 		s.Code, s.Got, s.Fix = string(p.Code), p.Detail, fixBundle
@@ -122,9 +130,6 @@ func (c checks) log(b Bundle, v Verified, in BundleInput) *Accepted {
 	}
 	_, other := FollowRoots(old.Root, apiv1.Roots{Root: b.Statement.Root, Steps: b.Statement.RootSteps}, in.At)
 	c.add("CRD-104", "remembered.root", old.Root.String(), "leads to the root", other)
-	if other == nil {
-		c.add("LOG-051", "remembered.log", "the log that was seen before", "no fork of it, as far as the bundle shows", b.forked(*old, v.Checkpoint))
-	}
 	return accepted
 }
 
@@ -168,7 +173,8 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func refusedBundle(v attest.Verdict) error {
 	err := refused(v)
 	code, text := v.Reason()
-	if e := problem.From(err); strings.HasPrefix(code, "CRD-") {
+	failed := v.Failed()
+	if e := problem.From(err); len(failed) > 0 && failed[0].Code == code && failed[0].Source == fromBundle {
 		e.Code, e.Detail, e.Next = problem.Code(code), text, problem.Lookup(problem.Code(code)).Next
 		return e
 	}
