@@ -248,3 +248,19 @@ func (c *Coordinator) sealed(v secrets.Value, req RevealSecretRequest) ([]byte, 
 	}
 	return sealed, nil
 }
+
+// secretAttention lists secrets that readers wait for, at most maxAttention.
+func secretAttention(tx *store.Tx, rev *revision) []apiv1.Attention {
+	var list []apiv1.Attention
+	if rev.m == nil {
+		return nil
+	}
+	for _, name := range secrets.Unsupplied(tx, rev.m) {
+		if len(list) == maxAttention {
+			break
+		}
+		e := problem.Lookup("SEC-003")
+		list = append(list, apiv1.Attention{Code: string(e.Code), Subject: "secret " + name, Text: e.Title, Next: "ashlar secret set " + name, Since: rev.record.SetAt})
+	}
+	return list
+}

@@ -27,9 +27,11 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	}
 	var live int
 	var rev *revision
+	var missing []apiv1.Attention
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		live = instances.Len(tx)
 		rev = c.current.Load()
+		missing = secretAttention(tx, rev)
 		at, err := c.log.Checkpoint(tx)
 		s.Checkpoint = shown(at)
 		return err
@@ -55,6 +57,7 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	lapses := c.Lapses()
 	s.Degraded, s.Drained = lapses.Degraded, lapses.Drained
 	s.Attention = append(s.Attention, c.live.lapseAttention()...)
+	s.Attention = append(s.Attention, missing...)
 	for _, d := range refused {
 		s.Attention = append(s.Attention, apiv1.Attention{
 			Code: d.Code, Subject: d.Marble, Text: d.Redacted().Reason, Next: "ashlar explain " + d.ID, Since: d.Time,

@@ -103,15 +103,15 @@ var requests = map[string]struct {
 var queries = map[string][]string{"PUT /v1/manifest": {"accept", "dryRun"}}
 
 var parameterDocs = map[string]object{
-	"nonce":  {"description": "32 random bytes, hexadecimal, never used before", "required": true, "schema": object{"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}},
-	"after":  {"description": "name after which the page begins", "schema": object{"type": "string"}},
-	"marble": {"description": "only of this marble", "schema": object{"type": "string"}},
-	"limit":  {"description": "entries of a page", "schema": object{"type": "integer", "minimum": 1, "maximum": maxPage}},
-	"size":   {"description": "number of records under the checkpoint, as in the statement", "required": true, "schema": object{"type": "integer", "minimum": 1}},
+	"nonce":     {"description": "32 random bytes, hexadecimal, never used before", "required": true, "schema": object{"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}},
+	"after":     {"description": "name after which the page begins", "schema": object{"type": "string"}},
+	"marble":    {"description": "only of this marble", "schema": object{"type": "string"}},
+	"limit":     {"description": "entries of a page", "schema": object{"type": "integer", "minimum": 1, "maximum": maxPage}},
+	"size":      {"description": "number of records under the checkpoint, as in the statement", "required": true, "schema": object{"type": "integer", "minimum": 1}},
 	"index":     {"description": "place of the entry in the log, from 0", "required": true, "schema": object{"type": "integer", "minimum": 0}},
 	"older":     {"description": "number of entries of the older log", "required": true, "schema": object{"type": "integer", "minimum": 0}},
 	"witnessed": {"description": "the newest checkpoint that a witness has co-signed", "schema": object{"type": "boolean"}},
-	"from":   {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
+	"from":      {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
 
 	"revision": {"description": "this revision in place of the manifest in force", "schema": object{"type": "integer", "minimum": 1}},
 	"accept":   {"description": "risks that are accepted, by name, with commas between them: drop-secrets, lock-out", "schema": object{"type": "string"}},

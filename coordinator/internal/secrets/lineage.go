@@ -142,7 +142,8 @@ func Touched(tx *store.Tx, f Filter) []Touch {
 		}
 	}
 	slices.SortStableFunc(found, func(a, b Touch) int {
-		return cmp.Or(strings.Compare(a.Secret, b.Secret), cmp.Compare(a.Version, b.Version), a.First.Compare(b.First))
+		return cmp.Or(strings.Compare(a.Secret, b.Secret), cmp.Compare(a.Version, b.Version), a.First.Compare(b.First),
+			strings.Compare(a.Origin.Marble, b.Origin.Marble), strings.Compare(a.Origin.Instance, b.Origin.Instance))
 	})
 	return found
 }

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -133,18 +134,18 @@ func Describe(tx *store.Tx, m *manifest.Manifest, at time.Time) map[string]Info 
 	return all
 }
 
-// Unsupplied lists the opaque secrets that a marble's parameters name and that
-// nobody supplied yet.
-func Unsupplied(tx *store.Tx, m *manifest.Manifest, marble string) []string {
+// Unsupplied lists the opaque secrets without a value, by name.
+func Unsupplied(tx *store.Tx, m *manifest.Manifest) []string {
 	var names []string
-	for _, name := range m.SecretsOf(marble) {
-		if m.Secrets[name].Type != manifest.Opaque {
+	for name, s := range m.Secrets {
+		if s.Type != manifest.Opaque {
 			continue
 		}
 		if r, _ := shared.Get(tx, name); r.Now == nil {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 
