@@ -4,11 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -18,7 +20,8 @@ import (
 func (a *app) manifestCmd() *cobra.Command {
 	group := &cobra.Command{Use: "manifest", Short: "Check, compare, set and read manifests",
 		Example: "  ashlar manifest validate manifest.json\n  ashlar manifest set manifest.json"}
-	group.AddCommand(a.validateCmd(), a.fmtCmd(), a.digestCmd(), a.diffCmd(), a.setCmd(), a.getCmd(), a.graphCmd(), a.importCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
+	group.AddCommand(a.validateCmd(), a.fmtCmd(), a.digestCmd(), a.diffCmd(), a.setCmd(), a.getCmd(),
+		a.approveCmd(), a.rejectCmd(), a.withdrawCmd(), a.proposalsCmd(), a.historyCmd(), a.graphCmd(), a.importCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
 	return group
 }
 
@@ -141,10 +144,11 @@ func (a *app) digestCmd() *cobra.Command {
 }
 
 func (a *app) getCmd() *cobra.Command {
-	return &cobra.Command{Use: "get", Short: "Print the manifest in force, byte for byte", Example: "  ashlar manifest get > active.json", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "get [REVISION]", Short: "Print the manifest in force, or another revision", Example: "  ashlar manifest get > active.json\n  ashlar manifest get 3 > third.json", Args: cobra.MaximumNArgs(1),
+		Long: "Byte for byte as it was uploaded.",
+		RunE: func(c *cobra.Command, args []string) error {
 			return a.withClient(c, func(ctx context.Context, cl *client.Client) error {
-				m, err := cl.Manifest(ctx)
+				m, err := revisionOf(ctx, cl, args)
 				if err != nil {
 					return err
 				}
@@ -159,6 +163,18 @@ func (a *app) getCmd() *cobra.Command {
 				return err
 			})
 		}}
+}
+
+// revisionOf fetches the manifest in force, or the revision of an argument.
+func revisionOf(ctx context.Context, cl *client.Client, args []string) (apiv1.Manifest, error) {
+	if len(args) == 0 {
+		return cl.Manifest(ctx)
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil || n < 1 {
+		return apiv1.Manifest{}, usage("%q is no revision: want a number from 1", args[0])
+	}
+	return cl.ManifestRevision(ctx, n)
 }
 
 func (a *app) schemaCmd() *cobra.Command {
@@ -213,6 +229,9 @@ func (a *app) active(ctx context.Context, cl *client.Client) (*manifest.Manifest
 	doc, err := cl.Manifest(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if got, want := manifest.DigestOf(doc.Raw), cl.Verified().Statement.Manifest; got.String() != want.String() {
+		return nil, problem.New("CRD-107", "the manifest's bytes have digest %s, the coordinator's evidence names %s", got, want)
 	}
 	m, diags := manifest.Parse(doc.Raw)
 	return m, diags.Err()

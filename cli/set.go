@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -116,12 +117,13 @@ func (a *app) setCmd() *cobra.Command {
 causes, asks, and sets it on condition that the manifest in force is still the
 one that was compared. The first manifest may be set by anybody who reaches the
 coordinator, unless it was started with an owner; later ones need a user whose
-role has the action updateManifest.`,
+roles give a right to every part that changes. Where the manifest in force wants
+more users to agree, it becomes a proposal that you sign: they approve it with
+ashlar manifest approve. That is success too: exit code 0.`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeJSON,
 		RunE: func(c *cobra.Command, args []string) error { return a.set(c.Context(), args[0], f) }}
 	f.user.register(c)
-	_ = c.RegisterFlagCompletionFunc("accept", cobra.FixedCompletions(risks, cobra.ShellCompDirectiveNoFileComp))
-	c.Flags().StringSliceVar(&f.accept, "accept", nil, "accept a risk by its name, such as drop-secrets")
+	registerAccept(c, &f.accept)
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the effects and set nothing")
 	return c
 }
@@ -158,24 +160,60 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	if err := a.planned(ctx, cl, user, next); err != nil {
 		return err
 	}
+	verb, missing := "Set", []string{}
+	if old != nil && user != nil {
+		lines, alone := needs(old, manifest.Demands(old, next), nameOf(old, user))
+		if !alone {
+			verb, missing = "Propose", lines
+		}
+	}
+	for _, line := range missing {
+		a.p.Notef("%s\n", line)
+	}
 	if f.dryRun {
-		if done, err := a.p.Structured(d); done {
+		if done, err := a.p.Structured(dryRun{d, missing}); done {
 			return err
 		}
 		a.p.Printf("dry run: nothing was set\n")
 		return nil
 	}
-	if err := a.acceptRisks(d, f.accept); err != nil {
+	if err := a.acceptRisks(d.Effects, f.accept); err != nil {
 		return err
 	}
-	if err := a.confirm("Set revision %d (%s)?", v.Statement.Revision+1, next.Digest().Short()); err != nil {
+	if err := a.confirm("%s revision %d (%s)?", verb, v.Statement.Revision+1, next.Digest().Short()); err != nil {
 		return err
 	}
-	result, err := cl.SetManifest(ctx, next.Raw(), v.Statement.Manifest)
+	result, err := cl.SetManifest(ctx, next.Raw(), v.Statement.Manifest, f.accept...)
 	if err != nil {
 		return err
 	}
+	if result.Proposal != nil {
+		return a.signOwn(ctx, cl, *result.Proposal, d)
+	}
 	return a.isInForce(result, name)
+}
+
+// dryRun is what set would do.
+type dryRun struct {
+	manifest.Diff
+	Needs []string `json:"needs"` // approvals, in words; none where the user's is enough
+}
+
+// signOwn signs the proposal that a manifest has become. It is one's own if it
+// is what was shown.
+func (a *app) signOwn(ctx context.Context, cl *client.Client, p apiv1.Proposal, d manifest.Diff) error {
+	if shown := d.Risks(); !slices.Equal(shown, p.Accepts) && len(shown)+len(p.Accepts) > 0 {
+		return problem.New("GOV-014", "the proposal accepts %q, and %q was shown", p.Accepts, shown)
+	}
+	p, _, err := cl.Proposal(ctx, p.Digest)
+	if err != nil {
+		return err
+	}
+	result, err := cl.Approve(ctx, p)
+	if err != nil {
+		return err
+	}
+	return a.showApproval(result)
 }
 
 // planned shows who of those that run would lose or get an identity. The
@@ -214,13 +252,13 @@ func (a *app) isInForce(result apiv1.SetResult, name string) error {
 }
 
 // acceptRisks demands that every risk of a change was accepted by name.
-func (a *app) acceptRisks(d manifest.Diff, accepted []string) error {
+func (a *app) acceptRisks(effects []manifest.Effect, accepted []string) error {
 	for _, risk := range accepted {
 		if !contains(risks, risk) {
 			return usage("--accept=%s is no risk", risk).WithNext("%s", suggestion(risk, risks, "--accept=", "the risks are: "+strings.Join(risks, ", ")))
 		}
 	}
-	for _, e := range d.Effects {
+	for _, e := range effects {
 		if e.Risk != "" && !contains(accepted, e.Risk) {
 			return problem.New("CLI-006", "%s: %s", e.Subject, e.Text).WithNext("accept it by name: --accept=%s", e.Risk)
 		}

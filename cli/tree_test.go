@@ -160,7 +160,8 @@ var machine = map[string][]string{
 // (integration), or that print no table.
 var elsewhere = map[string]string{
 	"status": "integration", "marble list": "integration", "marble show": "integration", "verify": "integration",
-	"manifest set": "integration", "manifest get": "integration", "dev up": "integration", "dev down": "integration",
+	"manifest set": "integration", "manifest get": "integration", "manifest approve": "integration", "manifest reject": "integration",
+	"manifest withdraw": "integration", "manifest proposals": "integration", "manifest history": "integration", "dev up": "integration", "dev down": "integration",
 	"plan": "integration", "forecast": "integration", "floor show": "integration", "floor raise": "integration",
 	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",

@@ -18,7 +18,7 @@ import (
 // ApprovalText is what a user signs to approve a proposal: lines that end in a
 // line feed, so that no two proposals have the same one.
 //
-//	ashlar approval v1
+//	Ashlar approval v1
 //	trustDomain shop.example
 //	proposal <id, hex>
 //	manifest <digest, hex>       (or: action <digest, hex>)
@@ -28,7 +28,7 @@ import (
 //	approve
 func ApprovalText(trustDomain string, p Proposal) []byte {
 	return []byte(strings.Join([]string{
-		"ashlar approval v1",
+		"Ashlar approval v1",
 		"trustDomain " + trustDomain,
 		"proposal " + p.ID.String(),
 		p.Kind + " " + p.Digest.String(),
