@@ -19,6 +19,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
+	"github.com/ashlar-mesh/ashlar/internal/alarm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -239,11 +240,15 @@ func (d *daemon) serve(part string, run func() error) {
 }
 
 func (d *daemon) tick(ctx context.Context) {
-	t := time.NewTicker(tickEvery)
-	defer t.Stop()
-	for {
+	due := alarm.New(d.s.Now, d.s.Times.Look)
+	defer due.Stop()
+	for due.In(tickEvery); ; {
 		select {
-		case <-t.C:
+		case <-due.C():
+			if !due.Ringing() {
+				continue
+			}
+			due.In(tickEvery)
 			if err := d.core.Tick(ctx); err != nil && ctx.Err() == nil {
 				d.s.Log.Error("housekeeping failed", "error", err)
 			}

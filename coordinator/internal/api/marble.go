@@ -70,7 +70,7 @@ func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 		sessions: map[coordinator.Peer]*live{}, secrets: newSecretLimits(c)}
 	c.Coordinator.WatchSecrets(s.refreshSecrets)
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(servingConfig(c.Coordinator, []string{"h2"}, tls.VerifyClientCertIfGiven))),
+		grpc.Creds(credentials.NewTLS(servingConfig(c.Coordinator, c.Now, []string{"h2"}, tls.VerifyClientCertIfGiven))),
 		grpc.ConnectionTimeout(s.times.Handshake),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxSendMsgSize(marblepb.MaxMessage),

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/internal/alarm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -26,6 +27,7 @@ type Times struct {
 	Handshake time.Duration // TLS handshake and the head of a request; 10 s
 	Request   time.Duration // a whole request or unary call, and its answer; 30 s
 	Idle      time.Duration // a connection without requests; 2 min
+	Look      time.Duration // how often who waits for a moment looks at the clock, which may jump; 15 s
 }
 
 func (t Times) orDefault() Times {
@@ -37,6 +39,7 @@ func (t Times) orDefault() Times {
 	set(&t.Handshake, 10*time.Second)
 	set(&t.Request, 30*time.Second)
 	set(&t.Idle, 2*time.Minute)
+	set(&t.Look, alarm.Look)
 	return t
 }
 
@@ -87,7 +90,7 @@ func NewClient(c Config) *http.Server {
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, problem.New("CRD-111", "%s", clip(r.URL.Path, 80)))
 	})
-	return s.server(servingConfig(c.Coordinator, []string{"h2", "http/1.1"}, tls.RequestClientCert))
+	return s.server(servingConfig(c.Coordinator, c.Now, []string{"h2", "http/1.1"}, tls.RequestClientCert))
 }
 
 // server returns the HTTP server of the API.
@@ -166,8 +169,8 @@ type serving struct {
 
 // servingConfig asks for the current certificate at each handshake, and keeps
 // on the connection which key it was served with.
-func servingConfig(c *coordinator.Coordinator, protocols []string, auth tls.ClientAuthType) *tls.Config {
-	base := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, ClientAuth: auth, SessionTicketsDisabled: true}
+func servingConfig(c *coordinator.Coordinator, now func() time.Time, protocols []string, auth tls.ClientAuthType) *tls.Config {
+	base := &tls.Config{Time: now, MinVersion: tls.VersionTLS13, NextProtos: protocols, ClientAuth: auth, SessionTicketsDisabled: true}
 	var current atomic.Pointer[serving]
 	config := base.Clone()
 	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {

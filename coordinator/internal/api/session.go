@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/internal/alarm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
@@ -179,10 +180,11 @@ func stopping() error { return problem.New("CRD-003", "the session ends") }
 
 // run demands evidence when it is due, and answers the marble.
 func (l *live) run(ctx context.Context, due time.Time) error {
-	demand := time.NewTimer(due.Sub(l.s.now()))
+	demand, end := alarm.New(l.s.now, l.s.times.Look), alarm.New(l.s.now, l.s.times.Look)
 	defer demand.Stop()
-	end := time.NewTimer(l.peer.NotAfter.Sub(l.s.now()))
 	defer end.Stop()
+	demand.Set(due)
+	end.Set(l.peer.NotAfter)
 	for {
 		select {
 		case m := <-l.in:
@@ -191,15 +193,21 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 				return err
 			}
 			if next > 0 {
-				demand.Reset(next)
-				end.Reset(l.peer.NotAfter.Sub(l.s.now()))
+				demand.In(next)
+				end.Set(l.peer.NotAfter)
 			}
-		case <-demand.C:
+		case <-demand.C():
+			if !demand.Ringing() {
+				continue
+			}
 			if err := l.demand(ctx); err != nil {
 				return err
 			}
-			demand.Reset(answerTime)
-		case <-end.C:
+			demand.In(answerTime)
+		case <-end.C():
+			if !end.Ringing() {
+				continue
+			}
 			return problem.New("CRD-033", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
 		case <-l.refresh:
 			if err := l.pushSecrets(ctx); err != nil {
