@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/url"
+	"path"
 	"testing"
 	"time"
 )
@@ -41,12 +42,23 @@ type Identity struct {
 // Leaf issues an identity with one URI SAN and any DNS names.
 func (ca *CA) Leaf(t testing.TB, uri string, notAfter time.Time, dnsNames ...string) *Identity {
 	t.Helper()
+	return ca.InstanceLeaf(t, uri, "", notAfter, dnsNames...)
+}
+
+// InstanceLeaf is Leaf for an instance of the marble that the URI names: its
+// subject is that of a coordinator's leaf.
+func (ca *CA) InstanceLeaf(t testing.TB, uri, instance string, notAfter time.Time, dnsNames ...string) *Identity {
+	t.Helper()
 	u, err := url.Parse(uri)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var subject pkix.Name
+	if instance != "" {
+		subject = pkix.Name{CommonName: path.Base(u.Path), SerialNumber: instance}
+	}
 	cert, key := sign(t, &x509.Certificate{
-		SerialNumber: serial(t), URIs: []*url.URL{u}, DNSNames: dnsNames,
+		SerialNumber: serial(t), Subject: subject, URIs: []*url.URL{u}, DNSNames: dnsNames,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},

@@ -102,7 +102,7 @@ func (c *compiler) instance(in coordinator.ViewInstance) (*Resources, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res[Endpoint], err = c.endpointsOf(in.Marble); err != nil {
+	if res[Endpoint], err = c.endpointsFor(in); err != nil {
 		return nil, err
 	}
 	key := in.Marble + " " + in.Loopback

@@ -82,6 +82,10 @@ func newPair(t *testing.T) *pair {
 func programs(t *testing.T) {
 	t.Helper()
 	serve(t, at(backLo, stockPort), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stream" {
+			echoBody(w, r)
+			return
+		}
 		if r.ProtoMajor == 2 {
 			w.Header().Set("Content-Type", "application/grpc")
 			w.Header().Set("Grpc-Status", "9")
@@ -108,6 +112,21 @@ func programs(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { _ = lis.Close() })
+}
+
+// echoBody answers with what comes, as it comes.
+func echoBody(w http.ResponseWriter, r *http.Request) {
+	c := http.NewResponseController(w)
+	if c.EnableFullDuplex() != nil || c.Flush() != nil {
+		return
+	}
+	buf := make([]byte, 512)
+	for {
+		n, err := r.Body.Read(buf)
+		if _, bad := w.Write(buf[:n]); err != nil || bad != nil || c.Flush() != nil {
+			return
+		}
+	}
 }
 
 func at(ip string, port int) string { return net.JoinHostPort(ip, strconv.Itoa(port)) }

@@ -144,7 +144,7 @@ func (f *fixture) changeManifest(marble string, edit func(*manifest.Marble)) {
 
 // leaf issues an identity to an instance.
 func (f *fixture) leaf(marble, id string, life time.Duration) *envoytest.Identity {
-	identity := f.ca.Leaf(f.t, "spiffe://shop.example/"+marble, time.Now().Add(life))
+	identity := f.ca.InstanceLeaf(f.t, "spiffe://shop.example/"+marble, id, time.Now().Add(life))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	serial := identity.Leaf.SerialNumber.Text(16)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -168,6 +169,14 @@ func lbEndpoints(addrs []netip.Addr, port uint16) []*endpoint.LbEndpoint {
 	return out
 }
 
+// endpointsFor returns the endpoints of an instance: none if it is barred.
+func (c *compiler) endpointsFor(in coordinator.ViewInstance) (Group, error) {
+	if c.out(in) {
+		return Group{}, nil
+	}
+	return c.endpointsOf(in.Marble)
+}
+
 // endpointsOf returns the endpoints that a marble's calls lead to; the same
 // group for all of its instances.
 func (c *compiler) endpointsOf(marble string) (Group, error) {
@@ -180,6 +189,9 @@ func (c *compiler) endpointsOf(marble string) (Group, error) {
 	}
 	g := Group{}
 	for _, call := range m.Calls {
+		if c.shut(call.Marble) {
+			continue
+		}
 		h := hop{call.Marble, call.Port}
 		if g[h.outboundName()], err = c.sharedEndpoints(h); err != nil {
 			return nil, err

@@ -65,7 +65,7 @@ func (s *snapshot) next(v *coordinator.View) *snapshot {
 func (n *snapshot) compile(c *compiler, in coordinator.ViewInstance, old *set, same bool) (*set, error) {
 	cur := &set{in: in, revision: n.view.Revision}
 	if same && old != nil && old.in == in && old.failed == nil {
-		eps, err := c.endpointsOf(in.Marble)
+		eps, err := c.endpointsFor(in)
 		if err != nil {
 			return nil, err
 		}
