@@ -27,13 +27,14 @@ type FactKind string
 const (
 	FactCalls   FactKind = "calls"   // a marble calls a port of another ("cart:http")
 	FactReaches FactKind = "reaches" // a marble reaches another through others
-	FactReads   FactKind = "reads"   // a marble is sent a secret
-	FactListed  FactKind = "listed"  // a marble is a reader of a secret, but its parameters name it nowhere: it is not sent
+	FactReads   FactKind = "reads"   // a marble gets a secret, or a user sees its value
+	FactUses    FactKind = "uses"    // a marble has operations done with a secret that it never gets, or counts
+	FactGives   FactKind = "gives"   // a marble or user may give a secret its value
 	FactRuns    FactKind = "runs"    // a marble runs a package, under a TEE
 	FactOn      FactKind = "runs-on" // a marble runs on a platform, under a TEE
 	FactAnybody FactKind = "anybody" // "anybody" can be a marble: what it runs, or the host, is not held fast
 	FactHas     FactKind = "has"     // a user has a right
-	FactCould   FactKind = "could"   // a user could bring it about, alone
+	FactCould   FactKind = "could"   // a user could bring it about alone, or two users ("a and b") together
 	FactNew     FactKind = "new"     // a marble, user or platform is newly allowed what the text says
 )
 
@@ -56,8 +57,6 @@ func (f Fact) String() string {
 	}
 	verb := string(f.Kind)
 	switch f.Kind {
-	case FactListed:
-		verb = "is a reader of"
 	case FactOn:
 		verb = "runs on"
 	case FactAnybody:

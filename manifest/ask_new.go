@@ -97,13 +97,24 @@ func (a *asker) newPair() bool {
 
 func (a *asker) newReaders() {
 	for _, secret := range sortedKeys(a.m.Secrets) {
+		now := a.m.Secrets[secret]
 		was, had := a.before.m.Secrets[secret]
-		for _, marble := range slices.Sorted(slices.Values(a.m.Secrets[secret].Readers)) {
-			if !a.before.sent(marble, secret) && a.sent(marble, secret) || !slices.Contains(was.Readers, marble) {
+		for _, marble := range a.readersOf(secret) {
+			if !slices.Contains(was.Readers, marble) || exported(now) && !exported(was) {
 				a.reading(marble, secret)
 			}
 		}
-		if had && was.Scope == Instance && a.m.Secrets[secret].Scope == Shared {
+		for i, marble := range now.Depositors {
+			if !slices.Contains(was.Depositors, marble) {
+				a.fact(Fact{Kind: FactGives, Subject: marble, Object: secret, Text: "deposits it"}, place{"secrets", secret, "depositors", i})
+			}
+		}
+		for i, o := range now.Operations {
+			if had && len(was.Operations) > 0 && !slices.Contains(was.Operations, o) {
+				a.fact(Fact{Kind: FactNew, Subject: secret, Object: string(o), Text: "readers may have it done"}, place{"secrets", secret, "operations", i})
+			}
+		}
+		if had && was.Scope == Instance && now.Scope == Shared {
 			a.fact(Fact{Kind: FactNew, Subject: secret, Object: "secrets", Text: "one value for all readers; was one for each instance"}, place{"secrets", secret})
 		}
 	}
@@ -169,14 +180,52 @@ func (a *asker) newTerms() {
 		if had && limit(now) > limit(was) {
 			a.fact(Fact{Kind: FactNew, Subject: name, Object: "maxInstances", Text: fmt.Sprintf("may have %s; was %d", plural(limit(now), "instance"), limit(was))}, place{"marbles", name, "maxInstances"})
 		}
+		if had && now.Renewal != was.Renewal {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: "renewal", Text: "may go on for another time where renewals fail"}, place{"marbles", name, "renewal"})
+		}
 		if had && now.Lease > was.Lease {
 			a.fact(Fact{Kind: FactNew, Subject: name, Object: "lease", Text: fmt.Sprintf("keeps an identity for %s; was %s", short(time.Duration(now.Lease)), short(time.Duration(was.Lease)))}, place{"marbles", name, "lease"})
 		}
 	}
+	a.newGovernance()
 	for _, t := range a.before.m.Tests {
 		if !slices.Contains(a.m.Tests, t) {
 			a.fact(Fact{Kind: FactNew, Subject: "tests", Object: t.String(), Text: "is demanded no more"}, place{"tests"})
 		}
+	}
+}
+
+// newGovernance tells of numbers that sink, of holders and thresholds of recovery
+// and of seals that more software opens.
+func (a *asker) newGovernance() {
+	old, now := a.before.m, a.m
+	for _, right := range sortedKeys(old.Approvals) {
+		if was, is := old.Approvals[right], max(1, now.Approvals[right]); is < was {
+			a.fact(Fact{Kind: FactNew, Subject: "approvals", Object: right, Text: fmt.Sprintf("%s suffices; was %d", plural(is, "user"), was)}, place{"approvals", right})
+		}
+	}
+	for _, name := range sortedKeys(old.Witnesses) {
+		if w, stays := now.Witnesses[name]; !stays || w.Key != old.Witnesses[name].Key {
+			a.fact(Fact{Kind: FactNew, Subject: "witnesses", Object: name, Text: "need not see the log any more"}, place{"witnesses", name})
+		}
+	}
+	if now.Seal != old.Seal && now.Seal != SealNone && old.Seal != "" {
+		a.fact(Fact{Kind: FactNew, Subject: "state", Object: "seal", Text: "is sealed " + sealed(now.Seal) + "; was " + string(old.Seal)}, place{"seal"})
+	}
+	if now.Recovery == nil {
+		return
+	}
+	before := old.Recovery
+	if before == nil {
+		before = &Recovery{Threshold: maxNumber + 1}
+	}
+	for _, name := range sortedKeys(now.Recovery.Keys) {
+		if before.Keys[name] != now.Recovery.Keys[name] {
+			a.fact(Fact{Kind: FactNew, Subject: name, Object: "recovery", Text: "has a share of the key that opens the state"}, place{"recovery", "keys", name})
+		}
+	}
+	if now.Recovery.Threshold < before.Threshold {
+		a.fact(Fact{Kind: FactNew, Subject: "state", Object: "recovery", Text: fmt.Sprintf("is opened by %s", plural(now.Recovery.Threshold, "share"))}, place{"recovery", "threshold"})
 	}
 }
 

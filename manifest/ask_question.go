@@ -44,6 +44,8 @@ var forms = []form{
 	{words: "may MARBLE read SECRET", judge: (*asker).reads},
 	{words: "who can [ever] read SECRET", about: true, tell: (*asker).readers},
 	{words: "which single person could release SECRET", tell: (*asker).releasers},
+	{words: "which two people could release SECRET", tell: (*asker).pairs},
+	{words: "which single person could let MARBLE reach MARBLE", tell: (*asker).openers},
 	{words: "which single person could change the manifest", tell: (*asker).changers},
 	{words: "which single person could raise the floor of PLATFORM", about: true, tell: (*asker).raisers},
 	{words: "may USER do RIGHT", judge: (*asker).may},
@@ -190,6 +192,7 @@ func (a *asker) known(s slot, name string) bool {
 		_, ok = a.m.Platforms[name]
 	default:
 		_, ok = slices.BinarySearch(a.everyRight(), name)
+		ok = ok || a.isRight(name)
 	}
 	return ok
 }

@@ -13,7 +13,8 @@ import (
 // anybody is the subject of facts about whoever it may be.
 const anybody = "anybody"
 
-// sent reports whether the coordinator releases a secret to a marble.
+// sent reports whether a marble's parameters name a secret: what is sent to it
+// when it starts. Every other secret of its own it may fetch.
 func (a *asker) sent(marble, secret string) bool {
 	_, found := slices.BinarySearch(a.m.SecretsOf(marble), secret)
 	return found
@@ -57,21 +58,55 @@ func (a *asker) uses(marble, secret string) []place {
 	return found[secret]
 }
 
-// reading adds what makes a marble read a secret, and reports whether it does.
+// reading adds what makes a marble read a secret, or use it, and reports whether
+// it reads it.
 func (a *asker) reading(marble, secret string) bool {
 	at := a.readerAt(marble, secret)
 	if at < 0 {
 		return false
 	}
-	reader := place{"secrets", secret, "readers", at}
-	mb := a.m.Marbles[marble]
-	if !a.sent(marble, secret) {
-		a.fact(Fact{Kind: FactListed, Subject: marble, Object: secret, Text: "may be sent it, but its parameters do not name it"}, reader)
-		return false
+	mb, s := a.m.Marbles[marble], a.m.Secrets[secret]
+	f := Fact{Kind: FactReads, Subject: marble, Object: secret, Text: fmt.Sprintf("runs package %s on platform %s", mb.Package, platformOf(mb))}
+	reads := exported(s)
+	switch {
+	case s.Type == Counter:
+		f.Kind, f.Text = FactUses, "reads and increments it; "+f.Text
+	case !reads:
+		f.Kind, f.Text = FactUses, fmt.Sprintf("%s, and never gets it; %s", some(wordsOf(s.Operations)), f.Text)
+	case !a.sent(marble, secret):
+		f.Text = "fetches it from its agent; " + f.Text
 	}
-	a.fact(Fact{Kind: FactReads, Subject: marble, Object: secret, Text: fmt.Sprintf("runs package %s on platform %s", mb.Package, platformOf(mb))},
-		slices.Concat([]place{reader}, a.uses(marble, secret), []place{{"marbles", marble, "package"}})...)
-	return true
+	a.fact(f, slices.Concat([]place{{"secrets", secret, "readers", at}}, a.uses(marble, secret), []place{{"marbles", marble, "package"}})...)
+	return reads
+}
+
+// giving adds who may give an opaque secret its value, and so knows it.
+func (a *asker) giving(secret string) []string {
+	if a.m.Secrets[secret].Type != Opaque {
+		return nil
+	}
+	var who []string
+	for i, marble := range a.m.Secrets[secret].Depositors {
+		a.fact(Fact{Kind: FactGives, Subject: marble, Object: secret, Text: "deposits it, and knows what it gave"}, place{"secrets", secret, "depositors", i}, place{"marbles", marble, "package"})
+		who = append(who, marble)
+	}
+	for _, user := range sortedKeys(a.m.Users) {
+		if a.has(user, WriteSecret+secret, Fact{Kind: FactGives, Subject: user, Object: secret, Text: "gives it a value, and knows what was given"}) {
+			who = append(who, user)
+		}
+	}
+	return who
+}
+
+// seeing adds the users who may see a secret's value.
+func (a *asker) seeing(secret string) []string {
+	var who []string
+	for _, user := range sortedKeys(a.m.Users) {
+		if a.exported(secret) && a.has(user, ReadSecret+secret, Fact{Kind: FactReads, Subject: user, Object: secret, Text: "sees its value"}) {
+			who = append(who, user)
+		}
+	}
+	return who
 }
 
 func platformOf(mb Marble) string {
@@ -81,52 +116,37 @@ func platformOf(mb Marble) string {
 	return mb.Platform
 }
 
-// readers tells who can read a secret: the marbles that are sent it, whoever can
-// pose as one of them, and the users who could make it another's.
+// readersOf are the readers of a secret, sorted.
+func (a *asker) readersOf(secret string) []string {
+	return slices.Sorted(slices.Values(a.m.Secrets[secret].Readers))
+}
+
+// readers tells who can read a secret: the marbles that get it, the users who may
+// see it, who gave it, whoever can pose as one of the marbles, and the users who
+// could make it another's.
 func (a *asker) readers(names []string) string {
 	secret := names[0]
 	var who []string
-	for _, marble := range slices.Sorted(slices.Values(a.m.Secrets[secret].Readers)) {
+	for _, marble := range a.readersOf(secret) {
 		if a.reading(marble, secret) {
 			who = append(who, marble)
 		}
 	}
-	open := a.posers(who)
+	who = append(who, a.seeing(secret)...)
+	givers := a.giving(secret)
+	open := a.posers(a.readersOf(secret))
 	users := a.releasing(secret)
 	text := fmt.Sprintf("%s can read %s", some(who), secret)
+	if len(givers) > 0 {
+		text += fmt.Sprintf("; %s may give it a value", some(givers))
+	}
 	if open {
-		text += "; so can anybody who poses as one of them"
+		text += "; so can anybody who poses as one of its readers"
 	}
 	if len(users) > 0 {
-		text += fmt.Sprintf("; %s could make others its readers", some(users))
+		text += fmt.Sprintf("; %s could release it alone", some(users))
 	}
 	return text
-}
-
-// releasers tells which single person could release a secret.
-func (a *asker) releasers(names []string) string {
-	secret := names[0]
-	var who []string
-	for _, marble := range a.m.Secrets[secret].Readers {
-		if a.sent(marble, secret) {
-			who = append(who, marble)
-		}
-	}
-	slices.Sort(who)
-	open := a.posers(who)
-	users := a.releasing(secret)
-	switch {
-	case open:
-		return fmt.Sprintf("anybody who poses as one of its readers could release %s alone", secret)
-	case len(users) == 0:
-		return fmt.Sprintf("no single person could release %s: nobody may set the next manifest", secret)
-	}
-	return fmt.Sprintf("%s could release %s alone", some(users), secret)
-}
-
-// releasing adds the users who could give a secret to others.
-func (a *asker) releasing(secret string) []string {
-	return a.powers(UpdateManifest, secret, "sets a manifest with other readers, or other software for a reader")
 }
 
 // posers adds what lets anybody be one of these marbles, and reports whether
@@ -182,19 +202,21 @@ func asTree(v any) *jsonpos.Node {
 	return root
 }
 
-// reads judges whether a marble is sent a secret.
+// reads judges whether a marble gets a secret.
 func (a *asker) reads(names []string) (bool, string) {
 	marble, secret := names[0], names[1]
 	switch {
-	case a.reading(marble, secret):
+	case a.reading(marble, secret) && a.sent(marble, secret):
 		return true, fmt.Sprintf("%s is sent %s", marble, secret)
-	case a.readerAt(marble, secret) >= 0:
-		return false, fmt.Sprintf("%s is a reader of %s, but its parameters do not name it", marble, secret)
+	case a.readerAt(marble, secret) < 0:
+		return false, fmt.Sprintf("%s is none of the readers of %s", marble, secret)
+	case !a.exported(secret):
+		return false, fmt.Sprintf("%s may use %s, and never gets it", marble, secret)
 	}
-	return false, fmt.Sprintf("%s is none of the readers of %s", marble, secret)
+	return true, fmt.Sprintf("%s may fetch %s", marble, secret)
 }
 
-// readBy tells which secrets a marble is sent.
+// readBy tells which secrets a marble gets, or uses.
 func (a *asker) readBy(names []string) string {
 	var sent []string
 	for _, secret := range sortedKeys(a.m.Secrets) {

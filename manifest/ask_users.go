@@ -42,56 +42,71 @@ func (a *asker) has(user, right string, f Fact) bool {
 	return grants != nil
 }
 
-// powers adds what the holders of a right could do alone, and returns them.
-func (a *asker) powers(right, object, text string) []string {
-	var who []string
-	for _, user := range sortedKeys(a.m.Users) {
-		if a.has(user, right, Fact{Kind: FactCould, Subject: user, Object: object, Text: text}) {
-			who = append(who, user)
-		}
-	}
-	return who
-}
-
-// changers tells which single person could change the manifest.
-func (a *asker) changers([]string) string {
-	who := a.powers(UpdateManifest, "manifest", meanings[UpdateManifest])
-	if len(who) == 0 {
-		return "no single person could change the manifest: nobody may set the next one"
-	}
-	return fmt.Sprintf("%s could change the manifest alone", some(who))
-}
-
 // raisers tells which single person could raise a platform's floor.
 func (a *asker) raisers(names []string) string {
-	who := a.powers(RaiseFloor+names[0], names[0], "raises the floor, without a manifest")
-	who = append(who, a.powers(UpdateManifest, names[0], "sets a manifest with a higher floor")...)
-	slices.Sort(who)
-	if who = slices.Compact(who); len(who) == 0 {
+	p, path := newPowers(a.m), "platforms/"+names[0]
+	var who []string
+	for _, user := range sortedKeys(a.m.Users) {
+		first, last := p.ally(user)
+		switch {
+		case first.may(RaiseFloor + names[0]):
+			a.could(names[0], RaiseFloor+names[0], "raises the floor, without a manifest", user)
+		case first.can(path):
+			a.could(names[0], UpdateManifest+":"+path, "sets a manifest with a higher floor", user)
+		case last.can(path), last.may(RaiseFloor + names[0]):
+			right, text := byRight(last, "", "raises the floor")
+			a.could(names[0], right, text, user)
+		default:
+			continue
+		}
+		who = append(who, user)
+	}
+	if len(who) == 0 {
 		return fmt.Sprintf("no single person could raise the floor of %s", names[0])
 	}
 	return fmt.Sprintf("%s could raise the floor of %s alone", some(who), names[0])
 }
 
-// meanings of rights, for people.
+// meanings of rights, for people: by what stands before the colon.
 var meanings = map[string]string{
-	UpdateManifest:     "sets the next manifest: every call, reader, right and reference value in it",
-	ManageEndorsements: "imports endorsements",
+	UpdateManifest:       "sets the next manifest: every call, reader, right and reference value in it",
+	ManageEndorsements:   "imports endorsements",
+	RotateCA:             "replaces the mesh CA or the root before their time",
+	BreakGlass:           "lifts a rule for a while: one more call, or one more TCB status",
+	Backup:               "fetches the sealed state",
+	RaiseFloor:           "raises what %s demands at least",
+	RaiseSecurityVersion: "sets a manifest that only raises the least security versions of %s",
+	WriteSecret:          "gives %s its value",
+	ReadSecret:           "sees the value of %s",
+	RotateSecret:         "has %s replaced",
+	Revoke:               "revokes or quarantines %s, and lifts both",
+}
+
+// everything is what "*" means behind the colon.
+var everything = map[string]string{
+	RaiseFloor: "every platform", RaiseSecurityVersion: "every package", WriteSecret: "every opaque secret", ReadSecret: "every secret", RotateSecret: "every secret",
+	Revoke: "every marble, package, platform and user",
 }
 
 func meaning(right string) string {
-	if platform, ok := strings.CutPrefix(right, RaiseFloor); ok {
-		if platform == "*" {
-			platform = "every platform"
-		}
-		return "raises what " + platform + " demands at least"
+	kind, name, scoped := strings.Cut(right, ":")
+	switch {
+	case !scoped, kind == UpdateManifest && name == "*":
+		return meanings[kind]
+	case kind == UpdateManifest:
+		return "changes " + name + " of the manifest"
+	case name == "*":
+		name = everything[kind+":"]
 	}
-	return meanings[right]
+	return fmt.Sprintf(meanings[kind+":"], name)
 }
 
-// everyRight is all rights that a question can be about, sorted.
+// everyRight is all rights that a question can be about by themselves, sorted.
 func (a *asker) everyRight() []string {
-	all := []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*"}
+	all := []string{UpdateManifest, ManageEndorsements, RotateCA, BreakGlass, Backup}
+	for kind := range everything {
+		all = append(all, kind+"*")
+	}
 	for platform := range a.m.Platforms {
 		all = append(all, RaiseFloor+platform)
 	}
@@ -100,6 +115,24 @@ func (a *asker) everyRight() []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// isRight reports whether a name is a right to something that the manifest has.
+func (a *asker) isRight(name string) bool {
+	kind, of, scoped := strings.Cut(name, ":")
+	if !scoped {
+		return false
+	}
+	if kind == UpdateManifest {
+		_, known := split[strings.Split(of, "/")[0]]
+		return known || slices.Contains(kindsOfPath(), of) || of == NotesPath
+	}
+	section, ok := map[string]string{RaiseFloor: "platforms", RaiseSecurityVersion: "packages", WriteSecret: "secrets", ReadSecret: "secrets", RotateSecret: "secrets"}[kind+":"]
+	if kind+":" == Revoke {
+		section, of, ok = strings.Cut(of, "/")
+	}
+	names := map[string][]string{"platforms": sortedKeys(a.m.Platforms), "packages": sortedKeys(a.m.Packages), "secrets": sortedKeys(a.m.Secrets), "marbles": sortedKeys(a.m.Marbles), "users": sortedKeys(a.m.Users)}
+	return ok && (of == "*" || slices.Contains(names[section], of))
 }
 
 // may judges whether a user has a right.
@@ -147,5 +180,9 @@ func (a *asker) holders(names []string) string {
 	if len(who) < 2 {
 		verb = "has"
 	}
-	return fmt.Sprintf("%s %s %s", some(who), verb, names[0])
+	text := fmt.Sprintf("%s %s %s", some(who), verb, names[0])
+	if n := Needed(a.m, names[0]); n > 1 {
+		text += fmt.Sprintf("; %d have to agree", n)
+	}
+	return text
 }

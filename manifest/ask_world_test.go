@@ -29,7 +29,16 @@ var (
 	worldMarbles = []string{"a", "b", "c", "d", "e", "f"}
 	worldRoutes  = []string{"GET /x", "GET /y/*", "POST /z"}
 	worldUsers   = []string{"alice", "bob", "carol"}
-	worldRights  = []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*", RaiseFloor + "default", RaiseFloor + "strict"}
+	worldHolders = []string{
+		"age1dc6qh88lkdaf3899gnntk7q293ufq8flkvmnsa59zx3sv9a05qws9s7aq0",
+		"age1f063yte5g42v2w7796ace54hu0gkqzkkx8pctfwhen3rcau9gkdqjneh52",
+		"age1m0qmfjgqlljg646mtkjuvwqyqyjlvhdslclzgj2twm4fsezhmxrqtertqa",
+	}
+	worldRights = []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*", RaiseFloor + "default", RaiseFloor + "strict", BreakGlass, Backup, RotateCA,
+		"updateManifest:packages/*", "updateManifest:packages/p", "updateManifest:platforms/strict", "updateManifest:platforms/*", "updateManifest:marbles/*/package", "updateManifest:marbles/a/parameters",
+		"updateManifest:marbles/*/calls", "updateManifest:marbles/b", "updateManifest:secrets/*/readers", "updateManifest:secrets/k1", "updateManifest:users/*", "updateManifest:users/alice", "updateManifest:users/dave",
+		"updateManifest:roles/one", "updateManifest:roles/*", "updateManifest:approvals", "updateManifest:recovery", "updateManifest:tests", "readSecret:*", "writeSecret:*", "rotateSecret:*", "revoke:*", "revoke:users/*",
+		"raiseSecurityVersion:*", "raiseSecurityVersion:p"}
 )
 
 type doc = map[string]any
@@ -77,36 +86,93 @@ func (w *world) manifest(t testing.TB) *Manifest {
 	secrets, readers := doc{}, map[string][]string{}
 	for _, name := range pick(w, 2, "k1", "k2") {
 		readers[name] = w.atLeastOne(marbles...)
-		secrets[name] = doc{"type": "symmetric", "readers": readers[name], "scope": w.atLeastOne("shared", "instance")[0]}
+		secrets[name] = w.secret(readers[name], marbles)
 	}
 	all := doc{}
 	for _, name := range marbles {
-		all[name] = w.marble(name, readers)
+		all[name] = w.marble(name, readers, secrets)
 	}
 	for _, name := range marbles {
 		all[name].(doc)["calls"] = w.calls(name, marbles, all)
 	}
 	m := doc{"version": 1, "trustDomain": "shop.example", "packages": doc{"p": w.pkg(), "q": w.pkg()}, "marbles": all, "secrets": secrets,
 		"platforms": doc{"default": w.platform(), "strict": w.platform()}, "roles": doc{}, "users": doc{}}
-	for _, role := range []string{"one", "two"} {
-		m["roles"].(doc)[role] = doc{"actions": w.atLeastOne(worldRights...)}
+	for _, role := range []string{"one", "two", "three"} {
+		actions := pick(w, 12, worldRights...)
+		if len(actions) == 0 {
+			actions = append(actions, worldRights[w.IntN(len(worldRights))])
+		}
+		m["roles"].(doc)[role] = doc{"actions": actions}
 	}
+	keys := doc{}
 	for i, user := range worldUsers {
-		if w.IntN(2) == 0 {
-			m["users"].(doc)[user] = doc{"certificate": w.certificates[i], "roles": w.atLeastOne("one", "two")}
+		if w.IntN(3) > 0 {
+			m["users"].(doc)[user] = doc{"certificate": w.certificates[i], "roles": w.atLeastOne("one", "two", "three")}
+			if w.IntN(3) == 0 {
+				keys[user] = worldHolders[i]
+			}
 		}
 	}
-	raw, err := json.MarshalIndent(m, "", " ")
-	if err != nil {
-		t.Fatal(err)
+	if len(keys) > 0 {
+		m["recovery"] = doc{"keys": keys, "threshold": 1 + w.IntN(len(keys))}
 	}
-	return mustParse(t, raw)
+	return w.approved(t, m)
 }
 
-func (w *world) marble(name string, readers map[string][]string) doc {
+// approved adds numbers of approvals that can be reached.
+func (w *world) approved(t testing.TB, m doc) *Manifest {
+	t.Helper()
+	numbers := doc{}
+	for _, right := range worldRights {
+		if (isUpdate(right) || right == BreakGlass || right == "revoke:users/*") && w.IntN(8) == 0 {
+			numbers[right] = 2 + w.IntN(2)
+		}
+	}
+	for {
+		m["approvals"] = numbers
+		raw, err := json.MarshalIndent(m, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, ds := Parse(raw)
+		if parsed != nil {
+			return parsed
+		}
+		for _, d := range ds {
+			if d.Severity == SeverityError && d.Code != "MAN-064" {
+				t.Fatalf("got %v\n%s", ds, raw)
+			}
+			for right := range numbers {
+				if d.Code == "MAN-064" && strings.HasPrefix(d.Message, right+" needs") {
+					delete(numbers, right)
+				}
+			}
+		}
+	}
+}
+
+// secret is one of any kind.
+func (w *world) secret(readers, marbles []string) doc {
+	s := doc{"type": "symmetric", "readers": readers, "scope": w.atLeastOne("shared", "instance")[0]}
+	switch w.IntN(5) {
+	case 0:
+		s["operations"] = w.atLeastOne("encrypt", "hmac")
+	case 1:
+		s["type"], s["scope"] = "opaque", "shared"
+		if w.IntN(2) == 0 {
+			s["depositors"] = w.atLeastOne(marbles...)
+		}
+	case 2:
+		s["type"] = "counter"
+	}
+	return s
+}
+
+func (w *world) marble(name string, readers map[string][]string, secrets doc) doc {
 	env := doc{"PLAIN": "x"}
 	for _, secret := range sortedKeys(readers) {
-		if slices.Contains(readers[secret], name) && w.IntN(3) > 0 {
+		s := secrets[secret].(doc)
+		if slices.Contains(readers[secret], name) && s["operations"] == nil && s["type"] != "counter" && w.IntN(3) > 0 {
 			env["S"+secret] = "{{ hex .Secrets." + secret + " }}"
 		}
 	}

@@ -180,8 +180,8 @@ func (u *mutator) items(v reflect.Value) {
 	}
 }
 
-// everything is a manifest that has every field.
-func everything(t *testing.T) *Manifest {
+// everyField is a manifest that has every field.
+func everyField(t *testing.T) *Manifest {
 	t.Helper()
 	m := mustParse(t, ruled(everyPackage(), everyPlatform()))
 	other := mustParse(t, sample(t))
@@ -223,7 +223,7 @@ func demanded(old, new *Manifest) []string {
 // TestEveryFieldIsDemandedByItsPath alters every value that a manifest can hold,
 // one at a time, through the types themselves.
 func TestEveryFieldIsDemandedByItsPath(t *testing.T) {
-	m := copied(t, everything(t))
+	m := copied(t, everyField(t))
 	if got := demanded(m, copied(t, m)); got != nil {
 		t.Fatalf("the same manifest demands %v", got)
 	}
@@ -268,7 +268,7 @@ func TestEveryFieldIsDemandedByItsPath(t *testing.T) {
 // TestEntriesAreDemandedWhole adds and removes entries: of marbles and secrets
 // every field is demanded, given or not.
 func TestEntriesAreDemandedWhole(t *testing.T) {
-	m := copied(t, everything(t))
+	m := copied(t, everyField(t))
 	for section, remove := range map[string]func(m *Manifest){
 		"packages/p": func(m *Manifest) { delete(m.Packages, "p") }, "platforms/default": func(m *Manifest) { delete(m.Platforms, "default") },
 		"users/alice": func(m *Manifest) { delete(m.Users, "alice") }, "roles/operator": func(m *Manifest) { delete(m.Roles, "operator") },
