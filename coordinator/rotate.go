@@ -159,8 +159,8 @@ func (c *Coordinator) rotate(ctx context.Context, which, actor, why string) erro
 	return c.adopt(ctx, next, audit.Record{Time: now, Kind: audit.Rotation, Subject: which + " CA", Actor: actor, Text: which + " CA replaced " + why, Details: details})
 }
 
-// overlapEnd is when no leaf that chains to the root of today is left, and not
-// before the overlap that the manifest says.
+// overlapEnd is when no certificate that chains to the root of today is left, and
+// not before the overlap that the manifest says.
 func (c *Coordinator) overlapEnd(ctx context.Context, now time.Time) (time.Time, error) {
 	m := c.current.Load().m
 	overlap := authority.MeshLife
@@ -172,6 +172,9 @@ func (c *Coordinator) overlapEnd(ctx context.Context, now time.Time) (time.Time,
 		}
 	}
 	until := now.Add(max(overlap, longest+settleTime))
+	if mesh := c.authority.Load().MeshCA(); certifies(m) && mesh.NotAfter.After(until) {
+		until = mesh.NotAfter // no certificate of a secret outlives it
+	}
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		for _, r := range instances.All(tx) {
 			for _, end := range []time.Time{r.NotAfter, r.PreviousNotAfter} {
@@ -183,6 +186,19 @@ func (c *Coordinator) overlapEnd(ctx context.Context, now time.Time) (time.Time,
 		return nil
 	})
 	return until, err
+}
+
+// certifies reports whether secrets have certificates.
+func certifies(m *manifest.Manifest) bool {
+	if m == nil {
+		return false
+	}
+	for _, s := range m.Secrets {
+		if s.Type.Certified() {
+			return true
+		}
+	}
+	return false
 }
 
 // retireRoots ends the trust in older roots.
