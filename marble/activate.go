@@ -13,7 +13,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
@@ -27,14 +26,14 @@ func (m *Marble) activate(ctx context.Context, enter func(stage.Status)) error {
 		return err
 	}
 	defer l.close()
-	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*m.timeout())
 	defer cancel()
 	enter(stage.Status{Stage: stage.Attesting})
 	offer, err := m.vouch(ctx, l, binding.Activate, nil)
 	if err != nil {
 		return err
 	}
-	call, cancelCall := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	call, cancelCall := context.WithTimeout(ctx, m.timeout())
 	defer cancelCall()
 	resp, err := l.client.Activate(call, &marblepb.ActivateRequest{
 		Instance: m.instance(), Evidence: offer.evidence, PublicKey: offer.public, Nonce: offer.nonce,
@@ -54,14 +53,17 @@ func (m *Marble) accept(resp *marblepb.ActivateResponse, key *ecdsa.PrivateKey) 
 	if err != nil {
 		return err
 	}
-	p := resp.GetParameters()
+	parameters, err := readParameters(resp.GetParameters())
+	if err != nil {
+		return err
+	}
 	serves, err := ports(resp.GetServes())
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	m.serves = serves
-	m.parameters = manifest.Parameters{Argv: p.GetArgv(), Env: p.GetEnv(), Files: p.GetFiles()}
+	m.parameters = parameters
 	m.decision = short(resp.GetDecision())
 	m.mu.Unlock()
 	m.swap(lease)
@@ -100,7 +102,7 @@ type offer struct {
 // vouch makes a key and has the TEE vouch for it, on this connection, for this
 // purpose, under the nonce, which it asks for if nil.
 func (m *Marble) vouch(ctx context.Context, l *link, purpose binding.Purpose, nonce []byte) (*offer, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.timeout())
 	defer cancel()
 	if nonce == nil {
 		resp, err := l.client.Challenge(ctx, &marblepb.ChallengeRequest{})

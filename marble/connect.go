@@ -47,7 +47,7 @@ func (l *link) exporter() ([]byte, error) {
 // roots, or in policy mode by a fresh statement. lease is shown as the marble's
 // own identity; nil shows none.
 func (m *Marble) connect(ctx context.Context, lease *Lease) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.timeout())
 	defer cancel()
 	roots := m.trustedRoots()
 	l, err := m.dial(ctx, lease, roots)
@@ -236,11 +236,11 @@ func (m *Marble) trustRoot(root *x509.Certificate) {
 // relaying. The caller closes it with the function returned. Under a lease that
 // has ended it opens none (MRB-021).
 func (m *Marble) Upstream(ctx context.Context) (*grpc.ClientConn, func(), error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.timeout())
 	defer cancel()
-	lease, _ := m.Lease()
-	if !m.cfg.Now().Before(lease.NotAfter) {
-		return nil, nil, problem.New("MRB-021", "the lease ended at %s", lease.NotAfter.UTC().Format(time.RFC3339))
+	lease, err := m.inForce()
+	if err != nil {
+		return nil, nil, err
 	}
 	l, err := m.dial(ctx, lease, lease.Bundle)
 	if err != nil {

@@ -32,7 +32,9 @@ type Lease struct {
 	SPIFFEID   string
 	Revision   string    // manifest digest, hex
 	RenewAfter time.Time // when to offer fresh evidence
-	NotAfter   time.Time
+	DegradeAt  time.Time // when the marble is degraded if no renewal is granted
+	DrainAt    time.Time // when it is to get no new requests
+	NotAfter   time.Time // when it is cut: its identity ends
 
 	key     *ecdsa.PrivateKey
 	secrets map[string]Secret
@@ -85,7 +87,10 @@ func (l *Lease) TrustDomain() string {
 
 // Certificate returns the leaf with its chain and key, for crypto/tls.
 func (l *Lease) Certificate() *tls.Certificate {
-	c := &tls.Certificate{PrivateKey: l.key, Leaf: l.Chain[0]}
+	c := &tls.Certificate{Leaf: l.Chain[0]}
+	if l.key != nil {
+		c.PrivateKey = l.key
+	}
 	for _, cert := range l.Chain {
 		c.Certificate = append(c.Certificate, cert.Raw)
 	}
@@ -108,7 +113,11 @@ func (l *Lease) ChainPEM() []byte { return certificatesPEM(l.Chain) }
 func (l *Lease) BundlePEM() []byte { return certificatesPEM(l.Bundle) }
 
 // KeyPEM returns the leaf's private key, PKCS #8. Whoever has it is the marble.
+// One that was revoked has none.
 func (l *Lease) KeyPEM() []byte {
+	if l.key == nil {
+		return nil
+	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: l.keyDER()})
 }
 
@@ -157,6 +166,7 @@ func parseLease(p *marblepb.Lease, want expectation) (*Lease, error) {
 		key: want.key, SPIFFEID: p.GetSpiffeId(), Revision: p.GetRevision(),
 		RenewAfter: time.UnixMilli(p.GetRenewAfterUnixMs()), NotAfter: time.UnixMilli(p.GetNotAfterUnixMs()),
 	}
+	l.lapses(p)
 	var err error
 	if len(p.GetCertificates()) == 0 && want.previous != nil {
 		l.Chain = want.previous.Chain
@@ -210,11 +220,14 @@ func (l *Lease) check(want expectation) error {
 	}
 	switch {
 	case !l.NotAfter.After(want.now):
-		return fmt.Errorf("it ended at %s, and it is %s", l.NotAfter.UTC().Format(time.RFC3339), want.now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("it ended at %s, and it is %s", stamp(l.NotAfter), stamp(want.now))
 	case l.NotAfter.After(leaf.NotAfter):
-		return fmt.Errorf("it ends at %s, after its leaf (%s)", l.NotAfter.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("it ends at %s, after its leaf (%s)", stamp(l.NotAfter), stamp(leaf.NotAfter))
 	case !l.RenewAfter.Before(l.NotAfter):
-		return fmt.Errorf("renewal would start at %s, after its end", l.RenewAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("renewal would start at %s, after its end", stamp(l.RenewAfter))
+	case l.DegradeAt.Before(l.RenewAfter) || l.DrainAt.Before(l.DegradeAt) || l.NotAfter.Before(l.DrainAt):
+		return fmt.Errorf("renewal due at %s, degraded at %s, drained at %s, cut at %s: not in this order",
+			stamp(l.RenewAfter), stamp(l.DegradeAt), stamp(l.DrainAt), stamp(l.NotAfter))
 	}
 	return nil
 }

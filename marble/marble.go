@@ -29,12 +29,15 @@ type Marble struct {
 	tracker *stage.Tracker
 
 	cancel context.CancelFunc
-	done   chan struct{} // closed when the renewal loop has ended
+	work   sync.WaitGroup // the renewal loop, and what watches the lease
+	ended  chan struct{}  // closed at the revocation
 
 	mu         sync.Mutex // guards what follows
 	roots      []*x509.Certificate
 	lease      *Lease
-	changed    chan struct{} // closed and replaced with lease
+	changed    chan struct{}  // closed and replaced with lease, and when it ends
+	over       bool           // lease has ended, or was taken away
+	revoked    *problem.Error // why there will be no other; nil while there may
 	parameters manifest.Parameters
 	serves     []uint16 // ports on which the program is to listen
 	decision   string
@@ -51,7 +54,7 @@ func Run(ctx context.Context, cfg Config) (*Marble, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	m := &Marble{cfg: cfg, tracker: cfg.Tracker, changed: make(chan struct{}), proxyNews: make(chan struct{}, 1), done: make(chan struct{})}
+	m := &Marble{cfg: cfg, tracker: cfg.Tracker, changed: make(chan struct{}), proxyNews: make(chan struct{}, 1), ended: make(chan struct{})}
 	if cfg.Trust.Root != nil {
 		m.roots = []*x509.Certificate{cfg.Trust.Root}
 	}
@@ -60,10 +63,8 @@ func Run(ctx context.Context, cfg Config) (*Marble, error) {
 	}
 	loop, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.cancel = cancel
-	go func() {
-		defer close(m.done)
-		m.keep(loop)
-	}()
+	m.work.Go(func() { m.keep(loop) })
+	m.work.Go(func() { m.watch(loop) })
 	return m, nil
 }
 
@@ -100,15 +101,24 @@ func (m *Marble) firstActivation(ctx context.Context) error {
 // until it ends.
 func (m *Marble) Close() {
 	m.cancel()
-	<-m.done
+	m.work.Wait()
 }
 
 // Lease returns the lease in hand, and a channel that is closed when another
-// takes its place.
+// takes its place, and when it ends. A lease that was revoked holds no key and no
+// secret.
 func (m *Marble) Lease() (*Lease, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.lease, m.changed
+}
+
+// Live returns the lease in hand, whether it still counts, and a channel that is
+// closed when either changes.
+func (m *Marble) Live() (lease *Lease, live bool, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lease, !m.over && m.cfg.Now().Before(m.lease.NotAfter), m.changed
 }
 
 // Name returns the marble's role in the manifest.
@@ -156,9 +166,8 @@ func (m *Marble) ReportProxy(up bool, reason string) {
 // swap puts a new lease in place of the old.
 func (m *Marble) swap(l *Lease) {
 	m.mu.Lock()
-	m.lease = l
-	close(m.changed)
-	m.changed = make(chan struct{})
+	m.lease, m.over = l, false
+	m.announce()
 	m.mu.Unlock()
 	m.tracker.Leased(l.NotAfter)
 	m.cfg.Log.Info("lease", "lease", l)

@@ -14,6 +14,8 @@ type Rendered struct {
 	Argv  []string          // replaces the arguments after argv[0]; nil: the manifest gives none
 	Env   []string          // KEY=value, sorted
 	Files map[string][]byte // by absolute path
+
+	lasting map[string]string // of Env by name, and Argv under "argv": what a renewal does not change
 }
 
 // String names what was rendered, without any value.
@@ -28,8 +30,11 @@ func (m *Marble) Render() (*Rendered, error) {
 	m.mu.Lock()
 	lease, parameters := m.lease, m.parameters
 	m.mu.Unlock()
+	if revoked := m.Revoked(); revoked != nil {
+		return nil, revoked
+	}
 	data := m.data(lease)
-	r := &Rendered{Files: make(map[string][]byte, len(parameters.Files))}
+	r := &Rendered{Files: make(map[string][]byte, len(parameters.Files)), lasting: map[string]string{}}
 	for i, text := range parameters.Argv {
 		arg, err := manifest.Render(text, data)
 		if err != nil {
@@ -39,6 +44,9 @@ func (m *Marble) Render() (*Rendered, error) {
 			return nil, problem.New("MRB-011", "argv[%d] would hold a zero byte: use hex or base64", i)
 		}
 		r.Argv = append(r.Argv, arg)
+		if !fleeting(text) {
+			r.lasting["argv"] += arg + "\x00"
+		}
 	}
 	for name, text := range parameters.Env {
 		value, err := manifest.Render(text, data)
@@ -49,6 +57,9 @@ func (m *Marble) Render() (*Rendered, error) {
 			return nil, problem.New("MRB-011", "env %q is no name, or would hold a zero byte: use hex or base64", name)
 		}
 		r.Env = append(r.Env, name+"="+value)
+		if !fleeting(text) {
+			r.lasting[name] = value
+		}
 	}
 	slices.Sort(r.Env)
 	for path, text := range parameters.Files {

@@ -70,7 +70,7 @@ func (m *Marble) callError(err error, doing string) error {
 	case codes.Unavailable, codes.Canceled:
 		return problem.New("MRB-004", "%s at %s: %s", doing, m.cfg.Coordinator, text)
 	case codes.DeadlineExceeded:
-		return problem.New("MRB-004", "%s at %s: no answer within %s", doing, m.cfg.Coordinator, m.cfg.CallTimeout)
+		return problem.New("MRB-004", "%s at %s: no answer within %s", doing, m.cfg.Coordinator, m.timeout())
 	case codes.ResourceExhausted: // the coordinator's own limits come with a code
 		return problem.New("MRB-010", "%s: %s", doing, text)
 	case codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated:

@@ -20,12 +20,13 @@ import (
 // The source of the trouble that this package reports.
 const troubleLease = "lease"
 
-// keep holds the session open and the lease fresh until ctx ends: retry with
-// back-off while the lease holds, then ask for a new activation.
+// keep holds the session open and the lease fresh until ctx ends or the identity
+// is revoked: retry with back-off while the lease holds, then ask for a new
+// activation.
 func (m *Marble) keep(ctx context.Context) {
 	retry := retrier{backoff: m.cfg.Backoff}
 	over := false // the coordinator no longer takes the leaf
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && m.Revoked() == nil {
 		lease, _ := m.Lease()
 		started := m.cfg.Now()
 		var err error
@@ -40,30 +41,50 @@ func (m *Marble) keep(ctx context.Context) {
 			m.tracker.Clear(troubleLease)
 			continue
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || m.Revoked() != nil {
 			return
 		}
 		over = over || leafIsOver(problem.From(err))
 		if m.cfg.Now().Sub(started) > m.cfg.Backoff.Max {
 			retry.reset()
 		}
-		if !m.wait(ctx, lease, err, retry.next()) {
+		if !m.wait(ctx, lease, err, min(retry.next(), m.longest(lease))) {
 			return
 		}
 	}
 }
 
-// wait reports the trouble and waits, but not beyond the end of the lease.
+// longest returns the longest wait between attempts, and timeout the longest of
+// one exchange with the coordinator, while a lease is in hand: short leases leave
+// less time.
+func (m *Marble) longest(l *Lease) time.Duration {
+	return min(m.cfg.Backoff.Max, max(m.cfg.Backoff.Min, l.NotAfter.Sub(l.RenewAfter)/4))
+}
+
+func (m *Marble) timeout() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lease == nil {
+		return m.cfg.CallTimeout
+	}
+	return min(m.cfg.CallTimeout, max(leastTimeout, m.lease.NotAfter.Sub(m.lease.RenewAfter)/2))
+}
+
+// leastTimeout is what an exchange with the coordinator may take at least.
+const leastTimeout = 2 * time.Second
+
+// wait reports the trouble and waits, but not beyond the end of the lease. What
+// becomes of the marble meanwhile is watch's to say.
 func (m *Marble) wait(ctx context.Context, lease *Lease, err error, wait time.Duration) bool {
 	e := problem.From(err)
 	now := m.cfg.Now()
 	code, reason := e.Code, e.Detail
 	if left := lease.NotAfter.Sub(now); left <= 0 {
-		code, reason = "MRB-021", "the lease ended at "+lease.NotAfter.UTC().Format(time.RFC3339)+"; "+e.Error()
+		code, reason = "MRB-021", "the lease ended at "+stamp(lease.NotAfter)+"; "+e.Error()
 	} else if left < wait {
 		wait = left
 	}
-	m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(code), Reason: reason, NextRetry: now.Add(wait)})
+	m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(code), Reason: reason, NextRetry: now.Add(wait), Mild: true})
 	return sleep(ctx, wait)
 }
 
@@ -178,7 +199,7 @@ func (s *session) run(ctx context.Context, in <-chan received, sent <-chan error
 		case <-end.C:
 			return problem.New("MRB-021", "no renewal was granted in time")
 		case <-s.timeout.C:
-			return problem.New("MRB-020", "the coordinator did not answer a renewal within %s", s.m.cfg.CallTimeout)
+			return problem.New("MRB-020", "the coordinator did not answer a renewal within %s", s.m.timeout())
 		case err = <-sent:
 			if errors.Is(err, io.EOF) { // the reason comes from Recv
 				sent = nil
@@ -246,18 +267,18 @@ func (s *session) offer(ctx context.Context, nonce []byte) error {
 		return problem.New("MRB-020", "the coordinator reads nothing from the session")
 	}
 	s.pending = o.key
-	s.timeout.Reset(s.m.cfg.CallTimeout)
+	s.timeout.Reset(s.m.timeout())
 	return nil
 }
 
 // postpone reports a failed renewal and plans the next.
 func (s *session) postpone(err error) {
 	e := problem.From(err)
-	wait := s.retry.next()
+	wait := min(s.retry.next(), s.m.longest(s.lease))
 	s.pending = nil
 	s.timeout.Stop()
 	s.renew.Reset(wait)
-	s.m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(e.Code), Reason: "renewal failed: " + e.Detail, NextRetry: s.m.cfg.Now().Add(wait)})
+	s.m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(e.Code), Reason: "renewal failed: " + e.Detail, NextRetry: s.m.cfg.Now().Add(wait), Mild: true})
 }
 
 // handle acts on one message. It reports true when it has taken a new leaf.
@@ -282,6 +303,9 @@ func (s *session) handle(ctx context.Context, r received) (renewed bool, err err
 		return false, nil
 	case *marblepb.SessionResponse_Lease:
 		return s.take(message.Lease)
+	case *marblepb.SessionResponse_Revocation:
+		s.m.cfg.Log.Error("the identity was revoked", "code", short(message.Revocation.GetCode()), "reason", short(message.Revocation.GetReason()))
+		return false, s.m.revoke(message.Revocation)
 	}
 	return false, problem.New("MRB-009", "a session message of an unknown kind")
 }

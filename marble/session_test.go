@@ -86,7 +86,7 @@ func TestRefusedRenewalIsRetriedWhileTheLeaseHolds(t *testing.T) {
 	go func() {
 		for {
 			s, changed := cfg.Tracker.Current()
-			if s.Stage == stage.Degraded && s.Code == "ATT-014" && !s.NextRetry.IsZero() {
+			if s.Stage == stage.Running && s.Code == "ATT-014" && !s.NextRetry.IsZero() {
 				seen <- s
 				return
 			}
@@ -99,7 +99,7 @@ func TestRefusedRenewalIsRetriedWhileTheLeaseHolds(t *testing.T) {
 	select {
 	case <-seen:
 	case <-time.After(10 * time.Second):
-		t.Error("was not degraded with the code of the refusal")
+		t.Error("was not running with the code of the refusal")
 	}
 	if activations, _ := c.Counts(); activations != 1 {
 		t.Errorf("got %d activations, want 1", activations)
@@ -118,7 +118,10 @@ func TestEndedLeaseIsCutAndActivatedAnew(t *testing.T) {
 		}})
 	cfg := config(c)
 	m := running(t, cfg)
-	await(t, "degraded by MRB-021", func() bool { s := m.Stage(); return s.Stage == stage.Degraded && s.Code == "MRB-021" })
+	await(t, "cut, and refused", func() bool {
+		s := m.Stage()
+		return s.Stage == stage.Cut && s.Code == "MRB-021" && !s.NextRetry.IsZero()
+	})
 	if s := m.Stage(); s.Ready(time.Now()) {
 		t.Error("is ready without a lease")
 	}
@@ -128,7 +131,7 @@ func TestEndedLeaseIsCutAndActivatedAnew(t *testing.T) {
 	before := serial(m)
 	c.Behave(marbletest.Behaviour{})
 	await(t, "a new activation", func() bool { return serial(m) != before })
-	await(t, "running again", func() bool { return m.Stage().Stage == stage.Running })
+	await(t, "running again", func() bool { s := m.Stage(); return s.Stage == stage.Running && s.Code == "" })
 }
 
 func TestLeafThatIsOverIsReplacedAtOnce(t *testing.T) {
@@ -153,12 +156,15 @@ func TestCoordinatorRestart(t *testing.T) {
 	before := serial(m)
 	for range 3 {
 		c.Stop()
-		await(t, "degraded", func() bool { s := m.Stage(); return s.Stage == stage.Degraded && !s.NextRetry.IsZero() })
+		await(t, "trouble", func() bool {
+			s := m.Stage()
+			return s.Stage == stage.Running && s.Code == "MRB-004" && !s.NextRetry.IsZero()
+		})
 		if s := m.Stage(); !s.Ready(time.Now()) {
 			t.Error("is not ready though the lease holds")
 		}
 		c.Restart()
-		await(t, "running", func() bool { return m.Stage().Stage == stage.Running })
+		await(t, "no trouble", func() bool { s := m.Stage(); return s.Stage == stage.Running && s.Code == "" })
 	}
 	if serial(m) != before {
 		t.Error("the leaf changed")

@@ -37,9 +37,9 @@ func (m *Marble) config(peers []string) *tls.Config {
 
 // certificate returns the current leaf; one that has ended is shown to nobody.
 func (m *Marble) certificate() (*tls.Certificate, error) {
-	lease, _ := m.Lease()
-	if !m.cfg.Now().Before(lease.NotAfter) {
-		return nil, problem.New("MRB-021", "the lease of %s ended", lease.SPIFFEID)
+	lease, err := m.inForce()
+	if err != nil {
+		return nil, err
 	}
 	return lease.Certificate(), nil
 }

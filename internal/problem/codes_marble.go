@@ -28,4 +28,9 @@ var marbleCodes = []Entry{
 	{"MRB-027", Refused, "peer is not the expected one", "check which marble answers on that address"},
 	{"MRB-028", Unavailable, "device gives no evidence", "run the collector of --device by hand, with 64 hexadecimal digits; the marble keeps trying"},
 	{"MRB-029", Invalid, "collector of a device cannot be run", "name an executable file, by path or found in PATH"},
+	{"MRB-030", Unavailable, "renewal is overdue", "see the reason; the marble keeps trying, and a renewal heals it"},
+	{"MRB-031", Unavailable, "marble gets no new requests, since its renewal is overdue", "see the reason; the marble keeps trying, and a renewal heals it"},
+	{"MRB-032", Refused, "identity was revoked", "see why with `ashlar audit list`; lift the revocation, and start the program again"},
+	{"MRB-033", Conflict, "program runs with older values in its environment or arguments", "restart it; files are replaced while it runs, environment and arguments are not"},
+	{"MRB-034", Internal, "reload command failed", "see its output in the marble's log; run it by hand"},
 }

@@ -2,6 +2,9 @@
 // certificate, key and bundle by SDS, and the coordinator's configuration by
 // relaying delta ADS under the marble's leaf.
 //
+// Without an identity it serves none, and takes the configuration back from
+// Envoy, which thereby closes every connection.
+//
 // It is the only way by which keys reach Envoy, and the only way by which
 // configuration does. It gives no secret to a process of another user, none that
 // the marble does not own, and never lets a secret through from the coordinator.
@@ -40,7 +43,8 @@ const (
 	maxSocketPath  = 107     // bytes of sun_path without its final 0 (unix(7))
 )
 
-// Identity is what a marble is in the mesh at one time.
+// Identity is what a marble is in the mesh at one time. The zero Identity is
+// none: the lease has ended, or was taken away.
 type Identity struct {
 	SPIFFEID    string
 	TrustDomain string
@@ -48,6 +52,9 @@ type Identity struct {
 	KeyPEM      []byte // PKCS #8
 	BundlePEM   []byte // trust anchors
 }
+
+// none reports whether there is no identity.
+func (i Identity) none() bool { return i.SPIFFEID == "" }
 
 // version names the identity's content for xDS. It does not depend on the key.
 func (i Identity) version() string {
@@ -64,7 +71,7 @@ func (i Identity) Format(f fmt.State, _ rune) { fmt.Fprint(f, i.SPIFFEID) } //no
 // Source knows the identity in force.
 type Source interface {
 	// Identity returns it, and a channel that is closed when another takes its
-	// place. It is safe for concurrent use.
+	// place or there is none any more. It is safe for concurrent use.
 	Identity() (Identity, <-chan struct{})
 }
 

@@ -74,7 +74,25 @@ func (s *subscription) response(id Identity) (*discovery.DeltaDiscoveryResponse,
 	return resp, nil
 }
 
-// DeltaSecrets serves what is new: at each subscription and at each renewal.
+// withdrawal takes back what Envoy has; nil if it has nothing.
+func (s *subscription) withdrawal() *discovery.DeltaDiscoveryResponse {
+	resp := &discovery.DeltaDiscoveryResponse{TypeUrl: SecretType}
+	for _, name := range slices.Sorted(maps.Keys(s.names)) {
+		if s.names[name] != "" {
+			s.names[name] = ""
+			resp.RemovedResources = append(resp.RemovedResources, name)
+		}
+	}
+	if len(resp.RemovedResources) == 0 {
+		return nil
+	}
+	s.nonce++
+	resp.Nonce = strconv.FormatUint(s.nonce, 10)
+	return resp
+}
+
+// DeltaSecrets serves what is new: at each subscription and at each renewal. What
+// Envoy has is taken back when there is no identity any more.
 func (s *secrets) DeltaSecrets(stream grpc.BidiStreamingServer[discovery.DeltaDiscoveryRequest, discovery.DeltaDiscoveryResponse]) error {
 	ctx, cancel := s.agent.stopping(stream.Context())
 	defer cancel()
@@ -102,6 +120,12 @@ func (s *secrets) DeltaSecrets(stream grpc.BidiStreamingServer[discovery.DeltaDi
 				return err
 			}
 			first = false
+		}
+		if id.none() {
+			if resp := sub.withdrawal(); resp != nil && stream.Send(resp) != nil {
+				return nil
+			}
+			continue
 		}
 		resp, err := sub.response(id)
 		if err != nil {

@@ -39,11 +39,14 @@ func (r *relay) StreamAggregatedResources(grpc.BidiStreamingServer[discovery.Dis
 
 // DeltaAggregatedResources relays one stream. It ends, and Envoy opens another
 // while it keeps what it has, when the coordinator ends it or the leaf is
-// renewed.
+// renewed. Without an identity Envoy keeps nothing.
 func (r *relay) DeltaAggregatedResources(down downstream) error {
 	ctx, cancel := r.agent.stopping(down.Context())
 	defer cancel()
 	l, err := r.connect(ctx)
+	if errors.Is(err, errNoIdentity) {
+		return r.withdraw(ctx, down)
+	}
 	if err != nil {
 		return err
 	}
@@ -90,14 +93,20 @@ type link struct {
 	changed <-chan struct{} // closed when another identity takes its place
 }
 
+// errNoIdentity says that there is nothing to connect with.
+var errNoIdentity = errors.New("the marble has no identity")
+
 // connect tries until the coordinator is there or Envoy goes away; at once when
 // the marble has a new leaf, since it was the old one that may have been refused.
+// It fails with errNoIdentity if the marble has none.
 func (r *relay) connect(ctx context.Context) (link, error) {
 	wait := r.agent.cfg.BackoffMin
 	for {
 		var l link
 		var err error
-		l.id, l.changed = r.agent.cfg.Source.Identity()
+		if l.id, l.changed = r.agent.cfg.Source.Identity(); l.id.none() {
+			return link{}, errNoIdentity
+		}
 		if l.conn, l.release, err = r.agent.cfg.Upstream(ctx); err == nil {
 			return l, nil
 		}

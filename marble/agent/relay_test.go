@@ -17,8 +17,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-const clusterType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
-
 func packed(t *testing.T, m proto.Message) *anypb.Any {
 	t.Helper()
 	a, err := anypb.New(m)

@@ -84,6 +84,9 @@ func (s *secrets) FetchSecrets(_ context.Context, r *discovery.DiscoveryRequest)
 		return nil, err
 	}
 	id, _ := s.agent.cfg.Source.Identity()
+	if id.none() {
+		return nil, status.Error(codes.Unavailable, problem.New("MRB-021", "there is no identity to serve").Error())
+	}
 	return world(id, r.GetResourceNames())
 }
 
@@ -107,7 +110,8 @@ func world(id Identity, names []string) (*discovery.DiscoveryResponse, error) {
 }
 
 // StreamSecrets serves the state of the world: all named secrets at the first
-// request, when the names change, and at each renewal.
+// request, when the names change, and at each renewal. Without an identity it says
+// nothing.
 func (s *secrets) StreamSecrets(stream grpc.BidiStreamingServer[discovery.DiscoveryRequest, discovery.DiscoveryResponse]) error {
 	ctx, cancel := s.agent.stopping(stream.Context())
 	defer cancel()
@@ -143,6 +147,9 @@ func (s *secrets) StreamSecrets(stream grpc.BidiStreamingServer[discovery.Discov
 				continue
 			}
 			subscribed, names = true, r.GetResourceNames()
+		}
+		if id.none() {
+			continue // Envoy waits until there is one again
 		}
 		resp, err := world(id, names)
 		if err != nil {

@@ -38,7 +38,7 @@ func TestRunsTheProgram(t *testing.T) {
 			t.Errorf("environment lacks %s", want)
 		}
 	}
-	for _, not := range []string{"ASHLAR_", "LD_PRELOAD", "ROLE=marble"} {
+	for _, not := range []string{"ASHLAR_MARBLE", "ASHLAR_COORDINATOR", "LD_PRELOAD", "ROLE=marble"} {
 		if strings.Contains(env, not) {
 			t.Errorf("environment has %s", not)
 		}

@@ -29,6 +29,7 @@ type options struct {
 	devices                       collectors
 	readyTimeout, grace           time.Duration
 	reload                        reloadSignal // sent to the program when files were replaced
+	onCut                         string       // what becomes of the program when its identity ends
 	command                       []string     // program and arguments
 }
 
@@ -91,6 +92,8 @@ flags (environment variable):
 const exitText = `
 exit codes: the program's own, 128 + the signal's number if one ended it; before
 the program started: 1 tool failed, 2 usage, 3 refused, 4 unreachable, 6 invalid.
+75 if the program was stopped since its identity ended (--on-cut stop), 77 since
+it was revoked.
 `
 
 func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
@@ -122,6 +125,7 @@ func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
 	f.Var(&o.measure, "measure", "further `[NAME=]FILE` to measure; may be repeated")
 	f.Var(&o.devices, "device", "`NAME=COMMAND` that collects a GPU's evidence, given a nonce in hexadecimal; may be repeated")
 	f.Var(&o.reload, "reload-signal", "`SIGNAL` for the program when its files were replaced: HUP, USR1, USR2")
+	text(&o.onCut, "on-cut", "ASHLAR_ON_CUT", onCutKeep, "keep the program running, or stop it, when its identity ended for want of a renewal")
 	f.DurationVar(&o.readyTimeout, "proxy-timeout", time.Minute, "how long Envoy may take to be ready")
 	f.DurationVar(&o.grace, "grace", 30*time.Second, "how long the program may take to end after SIGTERM")
 	return f
@@ -154,6 +158,8 @@ func (o *options) check() error {
 		return usage("which coordinator is trusted? give --coordinator-root or --coordinator-policy, one of the two")
 	case o.logFormat != "text" && o.logFormat != "json":
 		return usage("log format %q: wanted text or json", o.logFormat)
+	case o.onCut != onCutKeep && o.onCut != onCutStop:
+		return usage("--on-cut %q: wanted keep or stop", o.onCut)
 	case o.readyTimeout <= 0 || o.grace <= 0:
 		return usage("--proxy-timeout and --grace are durations above zero, such as 30s")
 	}

@@ -44,6 +44,9 @@ type runner struct {
 	files   files.Writer
 	written map[string][32]byte // SHA-256 of each file in place; owned by whoever calls place
 	signal  syscall.Signal      // that ended the run before the program started
+	started *marble.Rendered    // what the program was started with
+	env     []string            // of the program
+	stopped int                 // exit code, if it was the marble that stopped the program; obey's
 
 	simulated *simulated // nil: hardware vouches
 
@@ -144,11 +147,13 @@ func (r *runner) prepare(ctx context.Context, p *program.Program) (*marble.Marbl
 			return nil, program.Spec{}, err
 		}
 	}
+	r.started = rendered
 	env, dropped := environment(os.Environ(), rendered.Env)
 	if len(dropped) > 0 {
 		r.log.Warn("variables that steer loaders or runtimes are not passed on; set them in the manifest", "names", dropped)
 	}
-	spec := program.Spec{Argv: r.o.command, Env: env}
+	r.env = append(env, r.tellStage(dir)...)
+	spec := program.Spec{Argv: r.o.command, Env: r.env}
 	if len(rendered.Argv) > 0 {
 		spec.Argv = rendered.Argv
 	}
@@ -208,9 +213,12 @@ func (r *runner) place(rendered *marble.Rendered) (changed bool, err error) {
 // identity lets the agent read the marble's lease.
 type identity struct{ m *marble.Marble }
 
-// Identity implements agent.Source.
+// Identity implements agent.Source. A lease that has ended is none.
 func (i identity) Identity() (agent.Identity, <-chan struct{}) {
-	lease, changed := i.m.Lease()
+	lease, live, changed := i.m.Live()
+	if !live {
+		return agent.Identity{}, changed
+	}
 	return agent.Identity{SPIFFEID: lease.SPIFFEID, TrustDomain: lease.TrustDomain(),
 		ChainPEM: lease.ChainPEM(), KeyPEM: lease.KeyPEM(), BundlePEM: lease.BundlePEM()}, changed
 }
@@ -248,22 +256,28 @@ func (r *runner) startProxy(ctx context.Context, m *marble.Marble, dir string) e
 	return nil
 }
 
-// watchProxy reports an Envoy that died until its successor is ready.
+// watchProxy reports an Envoy that died until its successor is ready, and has it
+// drain while the marble gets no new requests.
 func (r *runner) watchProxy(ctx context.Context, m *marble.Marble, proxy *envoy.Proxy) {
 	m.ReportProxy(true, "")
 	tick := time.NewTicker(proxyInterval)
 	defer tick.Stop()
+	d := drain{proxy: proxy, log: r.log}
 	for restarts := 0; ; {
+		s, changed := r.tracker.Current()
+		d.follow(ctx, s.Stage)
 		select {
 		case <-ctx.Done():
 			return
+		case <-changed:
+			continue
 		case <-tick.C:
 		}
 		n := proxy.Restarts()
 		if n == restarts {
 			continue
 		}
-		restarts = n
+		restarts, d.on = n, false
 		const reason = "Envoy ended and was started again"
 		r.tracker.Trouble("proxy", stage.Trouble{Code: "MSH-021", Reason: reason})
 		m.ReportProxy(false, reason)
@@ -287,6 +301,7 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	var workers sync.WaitGroup
 	workers.Go(func() { r.awaitListening(ctx, m.Serves()) })
 	workers.Go(func() { r.refresh(ctx, m, process) })
+	workers.Go(func() { r.obey(ctx, m, process) })
 	workers.Go(func() { program.Reap(ctx, reapInterval) })
 	process.Forward(signals, r.o.grace)
 	r.tracker.Enter(stage.Status{Stage: stage.Stopping, Reason: "the program ended"})
@@ -294,6 +309,9 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	workers.Wait()
 	process.KillGroup()
 	r.log.Info("program ended", "exitCode", process.ExitCode())
+	if r.stopped != 0 {
+		return r.stopped, nil
+	}
 	return process.ExitCode(), nil
 }
 
@@ -324,33 +342,4 @@ func listens(ctx context.Context, addr string) bool {
 	}
 	_ = conn.Close() // nothing was sent
 	return true
-}
-
-// refresh keeps the rendered files in step with the lease, and tells the program
-// if that was asked for.
-func (r *runner) refresh(ctx context.Context, m *marble.Marble, process *program.Process) {
-	const source = "files"
-	_, changed := m.Lease()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-		_, changed = m.Lease()
-		rendered, err := m.Render()
-		placed := false
-		if err == nil {
-			placed, err = r.place(rendered)
-		}
-		if err != nil {
-			e := problem.From(err)
-			r.tracker.Trouble(source, stage.Trouble{Code: string(e.Code), Reason: e.Detail})
-			continue
-		}
-		r.tracker.Clear(source)
-		if placed && r.o.reload != 0 {
-			process.Signal(syscall.Signal(r.o.reload))
-		}
-	}
 }

@@ -37,7 +37,7 @@ var bootstrapTemplate = template.Must(template.New("bootstrap").Funcs(template.F
   "admin": {
     "address": {"pipe": {"path": {{json .AdminSocket}}, "mode": 384}},
     "ignore_global_conn_limit": true,
-    "allow_paths": [{"exact": "/ready"}, {"prefix": "/stats"}]
+    "allow_paths": [{"exact": "/ready"}, {"prefix": "/stats"}, {"exact": "/healthcheck/fail"}, {"exact": "/healthcheck/ok"}]
   },
 {{- end}}
   "dynamic_resources": {

@@ -261,10 +261,28 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	}
 }
 
+// Drain has Envoy end connections from peers with its next answer on each, so
+// that running requests finish and new ones come over no old connection; Undrain
+// ends that. Envoy forgets it when it is started again.
+func (p *Proxy) Drain(ctx context.Context) error {
+	_, err := p.ask(ctx, http.MethodPost, "/healthcheck/fail")
+	return err
+}
+
+// Undrain ends Drain.
+func (p *Proxy) Undrain(ctx context.Context) error {
+	_, err := p.ask(ctx, http.MethodPost, "/healthcheck/ok")
+	return err
+}
+
 // Get asks the administration socket, which answers to /ready and /stats only.
 // It returns the body, at most 16 MiB, and an error unless the status is 200.
 func (p *Proxy) Get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://envoy"+path, nil)
+	return p.ask(ctx, http.MethodGet, path)
+}
+
+func (p *Proxy) ask(ctx context.Context, method, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://envoy"+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking Envoy for %s: %w", path, err)
 	}

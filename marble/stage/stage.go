@@ -31,6 +31,8 @@ const (
 	StartingProgram      Stage = "starting-program" // it runs, but does not listen yet
 	Running              Stage = "running"
 	Degraded             Stage = "degraded" // the program runs; something that keeps it in the mesh does not
+	Drained              Stage = "drained"  // the program runs, and gets no new requests: its renewal is overdue
+	Cut                  Stage = "cut"      // the program runs, and has no identity: nobody is connected to it
 	Refused              Stage = "refused"  // the verdict said no
 	Stopping             Stage = "stopping" // final
 )
@@ -44,8 +46,8 @@ type Status struct {
 	NotAfter  time.Time `json:"notAfter,omitzero"`  // end of the lease in hand
 }
 
-// Ready reports whether the program may be sent work: it runs, and at now its
-// lease has not ended.
+// Ready reports whether the program may be sent work: it runs, is not drained or
+// cut, and at now its lease has not ended.
 func (s Status) Ready(now time.Time) bool {
 	return s.Stage == Running || (s.Stage == Degraded && now.Before(s.NotAfter))
 }
@@ -70,6 +72,8 @@ func (s Status) LogValue() slog.Value {
 type Trouble struct {
 	Code, Reason string
 	NextRetry    time.Time // zero: nothing is retried
+	// Mild trouble is shown, and does not make the marble Degraded.
+	Mild bool
 }
 
 // Tracker holds the current status. It is safe for concurrent use.
@@ -80,8 +84,15 @@ type Tracker struct {
 	mu       sync.Mutex // guards what follows
 	base     Status     // the stage entered last
 	troubles map[string]Trouble
+	lapse    lapse
 	current  Status        // what base and troubles come to
 	changed  chan struct{} // closed and replaced at each change
+}
+
+// lapse is how far the lease is on its way to its end without a renewal.
+type lapse struct {
+	stage        Stage // "", Degraded, Drained or Cut
+	code, reason string
 }
 
 // NewTracker returns a tracker in stage Starting that logs each change.
@@ -90,10 +101,11 @@ func NewTracker(log *slog.Logger, now func() time.Time) *Tracker {
 	return &Tracker{log: log, now: now, base: start, current: start, troubles: map[string]Trouble{}, changed: make(chan struct{})}
 }
 
-// follows reports whether a marble in stage from may enter stage to. Degraded
-// is never entered: it is Running with a Trouble.
+// follows reports whether a marble in stage from may enter stage to. Degraded,
+// Drained and Cut are never entered: they are Running with a Trouble or a lease
+// that lapses.
 func follows(from, to Stage) bool {
-	return to != Degraded && (from != Stopping || to == Stopping)
+	return to != Degraded && to != Drained && to != Cut && (from != Stopping || to == Stopping)
 }
 
 // Enter makes s the stage. A transition that is not allowed is ignored: after
@@ -128,6 +140,16 @@ func (t *Tracker) Trouble(source string, trouble Trouble) {
 	t.publish()
 }
 
+// Lapse records how far the lease is on its way to its end without a renewal:
+// Degraded, Drained, Cut, or "" for one that is renewed in time. While the stage
+// is Running, that is the status.
+func (t *Tracker) Lapse(to Stage, code, reason string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lapse = lapse{to, code, reason}
+	t.publish()
+}
+
 // Clear ends the trouble from a source.
 func (t *Tracker) Clear(source string) {
 	t.mu.Lock()
@@ -139,10 +161,8 @@ func (t *Tracker) Clear(source string) {
 // publish computes the status and tells who waits. The caller holds mu.
 func (t *Tracker) publish() {
 	s := t.base
-	if s.Stage == Running && len(t.troubles) > 0 {
-		first := slices.Min(slices.Collect(maps.Keys(t.troubles)))
-		trouble := t.troubles[first]
-		s.Stage, s.Code, s.Reason, s.NextRetry = Degraded, trouble.Code, first+": "+trouble.Reason, trouble.NextRetry
+	if s.Stage == Running {
+		t.burden(&s)
 	}
 	if s == t.current {
 		return
@@ -160,6 +180,34 @@ func (t *Tracker) publish() {
 		level = slog.LevelWarn
 	}
 	t.log.Log(context.Background(), level, "stage", "stage", s)
+}
+
+// burden adds to a running marble's status what troubles it. The caller holds mu.
+func (t *Tracker) burden(s *Status) {
+	worst := ""
+	for _, source := range slices.Sorted(maps.Keys(t.troubles)) {
+		if worst == "" || t.troubles[worst].Mild && !t.troubles[source].Mild {
+			worst = source
+		}
+	}
+	if worst != "" {
+		trouble := t.troubles[worst]
+		s.Code, s.Reason, s.NextRetry = trouble.Code, worst+": "+trouble.Reason, trouble.NextRetry
+		if !trouble.Mild {
+			s.Stage = Degraded
+		}
+	}
+	if t.lapse.stage == "" {
+		return
+	}
+	s.Stage = t.lapse.stage
+	if s.Code == "" {
+		s.Code = t.lapse.code
+	}
+	if s.Reason != "" {
+		s.Reason = "; " + s.Reason
+	}
+	s.Reason = t.lapse.reason + s.Reason
 }
 
 // Current returns the status, and a channel that is closed when it changes.

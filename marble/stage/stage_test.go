@@ -109,3 +109,37 @@ func TestProbe(t *testing.T) {
 		})
 	}
 }
+
+func TestLapse(t *testing.T) {
+	tr := tracker()
+	tr.Leased(noon.Add(time.Minute))
+	want := func(what string, s stage.Stage, code, reason string, ready bool) {
+		t.Helper()
+		got, _ := tr.Current()
+		if got.Stage != s || got.Code != code || got.Reason != reason || got.Ready(noon) != ready {
+			t.Errorf("%s: got %+v, ready %v; want %s %s %q, ready %v", what, got, got.Ready(noon), s, code, reason, ready)
+		}
+	}
+	tr.Lapse(stage.Drained, "MRB-031", "drained")
+	want("not running yet", stage.Starting, "", "", false)
+	tr.Lapse("", "", "")
+	tr.Enter(stage.Status{Stage: stage.Running})
+	tr.Trouble("lease", stage.Trouble{Code: "MRB-020", Reason: "away", Mild: true})
+	want("mild trouble", stage.Running, "MRB-020", "lease: away", true)
+	tr.Trouble("proxy", stage.Trouble{Code: "MSH-021", Reason: "gone"})
+	want("worse trouble, later by name", stage.Degraded, "MSH-021", "proxy: gone", true)
+	tr.Clear("proxy")
+	tr.Lapse(stage.Degraded, "MRB-030", "overdue")
+	want("degraded", stage.Degraded, "MRB-020", "overdue; lease: away", true)
+	tr.Lapse(stage.Drained, "MRB-031", "no new requests")
+	want("drained", stage.Drained, "MRB-020", "no new requests; lease: away", false)
+	tr.Clear("lease")
+	tr.Lapse(stage.Cut, "MRB-021", "ended")
+	want("cut", stage.Cut, "MRB-021", "ended", false)
+	tr.Lapse("", "", "")
+	want("renewed", stage.Running, "", "", true)
+	for _, s := range []stage.Stage{stage.Drained, stage.Cut} {
+		tr.Enter(stage.Status{Stage: s})
+		want("never entered", stage.Running, "", "", true)
+	}
+}
