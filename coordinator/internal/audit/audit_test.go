@@ -273,3 +273,24 @@ func sum(b []byte) []byte {
 	h := sha256.Sum256(b)
 	return h[:]
 }
+
+// BenchmarkAppend appends records such as activations have, 100 to an Update.
+func BenchmarkAppend(b *testing.B) {
+	s := storetest.Create(b, storetest.NewDisk().Engine())
+	l := audit.New(s, rand.Reader)
+	r := decision(0)
+	r.Verdict = json.RawMessage(`{"verdict":"` + strings.Repeat("v", 8000) + `"}`)
+	for left := b.N; left > 0; left -= min(left, 100) {
+		err := s.Update(b.Context(), func(tx *store.Tx) error {
+			for range min(left, 100) {
+				if _, err := l.Append(tx, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
