@@ -63,13 +63,17 @@ var people = sync.OnceValue(func() map[string]*person {
 	return all
 })
 
+func pemOf(cert *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+}
+
 // governed is a change that replaces users and roles: users have the rights
 // given, and approvals are as given.
 func governed(rights map[string][]string, approvals object) func(m object) {
 	return func(m object) {
 		users, roles := object{}, object{}
 		for name, actions := range rights {
-			users[name] = object{"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: people()[name].cert.Raw})), "roles": []string{name}}
+			users[name] = object{"certificate": pemOf(people()[name].cert), "roles": []string{name}}
 			roles[name] = object{"actions": actions}
 		}
 		m["users"], m["roles"] = users, roles

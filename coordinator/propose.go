@@ -314,7 +314,7 @@ func (r *revision) judge(user string, demands []manifest.Demand) ([]manifest.Mis
 	counts := false
 	approvals := manifest.Approvers(r.m, demands)
 	for _, a := range approvals {
-		counts = counts || a.Counts(user)
+		counts = counts || a.Counts(user) && r.stands(user)
 	}
 	if !counts && len(demands) > 0 {
 		return nil, problem.New("GOV-001", "%s may do none of it: %s", user, table(approvals))
@@ -326,6 +326,16 @@ func (r *revision) judge(user string, demands []manifest.Demand) ([]manifest.Mis
 		}
 	}
 	return missing, nil
+}
+
+// stands reports whether the manifest in force has a user, who is not revoked.
+func (r *revision) stands(name string) bool {
+	for _, u := range r.users {
+		if u.name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // maxRows bounds the table of a refusal.
