@@ -125,6 +125,9 @@ func (a *app) bundleInput(f verifyFlags) (in client.BundleInput, held bool, err 
 	if in.Manifest, err = a.wantedManifest(f.manifest); err != nil {
 		return in, false, err
 	}
+	if in.Witnessing, err = f.witnesses.parse(); err != nil {
+		return in, false, err
+	}
 	if f.policy == "" {
 		trust, err := client.LoadTrust(a.trust)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -138,6 +141,9 @@ func (a *app) bundleInput(f verifyFlags) (in client.BundleInput, held bool, err 
 	}
 	by, err := a.loadPolicy(f.policy)
 	in.Policy, in.Verifiers = by.policy, by.verifiers
+	if len(f.witnesses.keys) == 0 {
+		in.Witnessing = by.log
+	}
 	return in, err == nil, err
 }
 

@@ -61,6 +61,7 @@ type trustInput struct {
 	raw       []byte // the policy file, to be kept
 	policy    attest.Policy
 	verifiers attest.Verifiers
+	log       client.Witnessing // what the file demands of the log's witnesses
 }
 
 // loadPolicy reads a policy file and makes the verifiers that it allows.
@@ -144,7 +145,7 @@ func (a *app) dial(ctx context.Context, user *tls.Certificate) (*client.Client, 
 		a.p.Notef("verifying %s against %s\n", addr, filepath.Join(a.trust, policyName))
 	}
 	c, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
-		Remembered: &trust.Remembered, Certificate: user, Timeout: a.timeout})
+		Remembered: &trust.Remembered, Witnessing: in.log, Certificate: user, Timeout: a.timeout})
 	if err != nil {
 		return nil, upgraded(err, addr)
 	}

@@ -22,6 +22,7 @@ import (
 type verifyFlags struct {
 	policy, manifest, out, bundle, at, nonce string
 	dryRun                                   bool
+	witnesses                                witnessFlags
 }
 
 func (a *app) verifyCmd() *cobra.Command {
@@ -53,6 +54,7 @@ policy it is shown what the evidence says, and the exit code is 3.`,
 	c.Flags().StringVar(&f.out, "out", "", "write to this directory instead of the trust directory, with bundle.json")
 	c.Flags().StringVar(&f.bundle, "bundle", "", "write all that was seen into this file, to be judged again")
 	c.Flags().StringVar(&f.nonce, "nonce", "", "ask with this nonce, or hold a bundle to it: 64 hex digits, from who will read the bundle")
+	f.witnesses.register(c)
 	c.Flags().StringVar(&f.at, "at", "", "judge a bundle as of this time, RFC 3339 or a date")
 	return c
 }
@@ -97,8 +99,12 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
+	witnessing, err := a.witnessing(in, f.witnesses)
+	if err != nil {
+		return err
+	}
 	cl, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
-		Nonce: nonce, Manifest: want, Remembered: remembered, Timeout: a.timeout})
+		Nonce: nonce, Manifest: want, Remembered: remembered, Entries: entriesToRead(remembered), Witnessing: witnessing, Timeout: a.timeout})
 	if err != nil {
 		return a.refusedCoordinator(err)
 	}
@@ -160,9 +166,10 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 		Manifest   attest.Hex     `json:"manifest,omitempty"`
 		Revision   int            `json:"revision"`
 		Floors     apiv1.Floors   `json:"floors,omitzero"`
+		Log        logDocument    `json:"log"`
 		Trust      string         `json:"trust"`
 		Simulation bool           `json:"simulation"`
-	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, a.trust, s.Evidence.TEE.Simulated()}); done {
+	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, logOf(v), a.trust, s.Evidence.TEE.Simulated()}); done {
 		return err
 	}
 	p, ok := a.p, a.p.Green(term.OK)
@@ -179,6 +186,7 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 	default:
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
 	}
+	a.logLines(v)
 	a.floorLines(v.Floors)
 	if f.dryRun {
 		p.Printf("Verified. Dry run: nothing was written\n")

@@ -128,6 +128,27 @@ func readExportHeader(in io.Reader) (*exportReader, exportHeader, error) {
 	return r, h, nil
 }
 
+// ReadExport calls each with every entry of an export, in the order of its lines,
+// and checks nothing of them. LOG-060.
+func ReadExport(in io.Reader, each func(entry []byte) error) error {
+	r, _, err := readExportHeader(in)
+	if err != nil {
+		return err
+	}
+	for {
+		var l exportLine
+		switch err := r.next(&l); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := each([]byte(l.Entry)); err != nil {
+			return err
+		}
+	}
+}
+
 // IsExport says whether a file that begins with head is meant as an export.
 func IsExport(head []byte) bool {
 	return strings.HasPrefix(string(head), `{"export":"`+exportKind+`"`)

@@ -27,6 +27,9 @@ type History struct {
 	Size  uint64 `json:"size"` // of the attested checkpoint
 	// Remembered says that Since is of a checkpoint that was remembered.
 	Remembered bool `json:"remembered"`
+	// Read says that the entries between were read: the last of them that set a
+	// manifest set the one in force.
+	Read bool `json:"read"`
 	// Revisions were put in force by the entries between; the last one is the
 	// manifest in force.
 	Revisions []transparency.Revision `json:"revisions"`
@@ -62,7 +65,7 @@ func follow(r *transparency.Reader, k known, v Verified, limit uint64) (*History
 	if size-k.size > limit {
 		return nil, problem.New("LOG-057", "%d entries were added to the log, and %d are read at most", size-k.size, limit)
 	}
-	h := &History{Since: k.size, Size: size, Revisions: []transparency.Revision{}, Kinds: map[string]int{}}
+	h := &History{Since: k.size, Size: size, Read: true, Revisions: []transparency.Revision{}, Kinds: map[string]int{}}
 	chain := transparency.ChainAfter(k.rev)
 	for at := k.size; at < size; {
 		entries, err := r.Entries(at)
@@ -108,21 +111,35 @@ type Witnessing struct {
 // DefaultWitnessed is how old a co-signature may be where a client does not say.
 const DefaultWitnessed = 24 * time.Hour
 
-// check counts the co-signatures over a checkpoint that r's log agrees with, and
-// notes them. LOG-082 is too few.
-func (w Witnessing) check(h *History, co []transparency.Cosignature, size uint64, now time.Time) error {
-	within := w.Within
-	if within <= 0 {
-		within = DefaultWitnessed
-	}
-	h.Witnessed, h.WitnessedSize = nil, size
+// fresh returns the co-signatures that count now.
+func (w Witnessing) fresh(co []transparency.Cosignature, now time.Time) []transparency.Cosignature {
+	var fresh []transparency.Cosignature
 	for _, c := range co {
-		if now.Sub(c.Time) <= within && c.Time.Sub(now) <= maxAhead {
-			h.Witnessed = append(h.Witnessed, c)
+		if now.Sub(c.Time) <= w.within() && c.Time.Sub(now) <= maxAhead {
+			fresh = append(fresh, c)
 		}
 	}
-	if len(h.Witnessed) < w.AtLeast {
-		return problem.New("LOG-082", "%d of %d witnesses have co-signed it in the last %s, and %d are wanted", len(h.Witnessed), len(w.Keys), within, w.AtLeast)
+	return fresh
+}
+
+func (w Witnessing) within() time.Duration {
+	if w.Within > 0 {
+		return w.Within
+	}
+	return DefaultWitnessed
+}
+
+// Check counts co-signatures of the witnesses over one checkpoint, as
+// transparency.OpenCosigned returns them. LOG-082 is too few.
+func (w Witnessing) Check(co []transparency.Cosignature, now time.Time) error {
+	if n := len(w.fresh(co, now)); n < w.AtLeast {
+		return problem.New("LOG-082", "%d of %d witnesses have co-signed it in the last %s, and %d are wanted", n, len(w.Keys), w.within(), w.AtLeast)
 	}
 	return nil
+}
+
+// check is Check, and notes in h what counts.
+func (w Witnessing) check(h *History, co []transparency.Cosignature, size uint64, now time.Time) error {
+	h.Witnessed, h.WitnessedSize = w.fresh(co, now), size
+	return w.Check(co, now)
 }

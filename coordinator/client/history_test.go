@@ -227,7 +227,7 @@ func TestFirstContact(t *testing.T) {
 				return
 			}
 			defer cl.Close()
-			if h := cl.Verified().History; h == nil || h.Remembered || h.Size-h.Since != c.read {
+			if h := cl.Verified().History; h == nil || h.Remembered || h.Size-h.Since != c.read || h.Read != (c.read > 0) {
 				t.Errorf("got %+v, want %d entries read", h, c.read)
 			}
 		})

@@ -34,6 +34,8 @@ var logCodes = []Entry{
 	{"LOG-064", Refused, "an entry was put into the log", "ask for the export again; who made this one added it"},
 	{"LOG-065", Refused, "the entries do not give the root that the log signed", "ask the log itself, which can name the entry: ashlar audit verify FILE --online"},
 	{"LOG-070", Invalid, "this is no proof file of a log", "make it again: ashlar audit prove SEQ --out FILE; its format is c2sp.org/tlog-proof"},
+	{"LOG-071", Refused, "the entry is of another certificate", "ask the log for the entry that the certificate names: ashlar audit prove CERTIFICATE"},
+	{"LOG-072", Refused, "the log has broken a promise", "keep the certificate and the log's checkpoint: together they show that an entry was dropped or replaced"},
 	{"LOG-080", Invalid, "this is no key of a witness", "copy the verifier key that the witness publishes: NAME+ID+BASE64, of type 4"},
 	{"LOG-081", Refused, "the co-signature is not one of this witness over this checkpoint", "compare the witness's key with the one that it publishes"},
 	{"LOG-082", Refused, "too few witnesses have co-signed the log", "ask the witnesses for their newest checkpoint of this log: it may show more, fewer or other entries"},
