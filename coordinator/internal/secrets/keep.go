@@ -29,7 +29,7 @@ type Request struct {
 	Names    []string
 	At       time.Time
 	// Fetched says that use-only keys are refused, and not released by their
-	// public part alone.
+	// public part and version alone.
 	Fetched bool
 }
 
@@ -109,7 +109,7 @@ func releasable(s manifest.Secret, name string, fetched bool) error {
 	switch {
 	case s.Type == manifest.Counter:
 		return problem.New("SEC-005", "secret %s is a counter: it is read and incremented, not released", name)
-	case len(s.Operations) > 0 && (fetched || s.Type == manifest.Symmetric):
+	case len(s.Operations) > 0 && fetched:
 		return problem.New("SEC-004", "secret %s is for %v", name, s.Operations)
 	}
 	return nil
