@@ -51,7 +51,7 @@ var disclosed = map[Kind]disclosure{
 	RenewalAccepted:    {false, leased},
 	RenewalRefused:     {false, asked},
 	Issuance:           {true, []string{"serial", "notAfter"}},
-	Rotation:           {true, []string{"serial", "previous", "notAfter"}},
+	Rotation:           {true, []string{"serial", "previous", "notAfter", "root", "previousRoot", "overlapUntil", "retired"}},
 	SecretRelease:      {true, []string{"instance", "secrets"}},
 	SecretUse:          {true, []string{"instance", "version", "operation", "count", "since"}},
 	SecretDeposit:      {true, []string{"instance", "version", "until"}},
@@ -88,7 +88,6 @@ var disclosed = map[Kind]disclosure{
 	IncidentLifted:     {true, incident},
 	BreakGlassEnded:    {true, incident},
 	IncidentRefused:    {},
-	RotatedByLineage:   {true, incident},
 }
 
 var (
