@@ -141,7 +141,7 @@ type ViewInstance struct {
 type ProxyEvent struct {
 	Peer      Peer
 	Connected *bool  // set on connect and disconnect
-	Type      string // "cluster", "endpoint", "listener", "route"
+	Type      string // "cluster", "endpoint", "listener", "route"; empty: Revision changes nothing for this proxy
 	State     string // "sent", "applied", "refused"
 	Error     string
 	Names     []string

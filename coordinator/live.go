@@ -255,6 +255,8 @@ func (l *live) event(e ProxyEvent, at time.Time) {
 	}
 	if slices.Contains(proxyTypes, e.Type) {
 		r.proxyType(e, at)
+	} else if e.Connected == nil {
+		r.taken(e.Revision)
 	}
 	l.refusing = without(l.refusing, key)
 	if slices.ContainsFunc(r.proxy.Types, stuck) {
@@ -285,13 +287,19 @@ func (r *run) proxyType(e ProxyEvent, at time.Time) {
 	} else {
 		r.proxy.Types[i] = t
 	}
+	r.taken(e.Revision)
+}
+
+// taken notes a revision that the proxy has whole, if it took all that it was
+// sent.
+func (r *run) taken(revision string) {
 	for _, o := range r.proxy.Types {
 		if o.State != "applied" {
 			return
 		}
 	}
-	if e.Revision != "" {
-		r.proxy.Revision = clip(e.Revision, 128)
+	if revision != "" && len(r.proxy.Types) > 0 {
+		r.proxy.Revision = clip(revision, 128)
 	}
 }
 

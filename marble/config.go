@@ -39,6 +39,9 @@ type Config struct {
 	Now         func() time.Time // time.Now if nil
 	CallTimeout time.Duration    // bounds each exchange with the coordinator and the TEE; 30 s if zero
 	Backoff     Backoff          // between attempts
+	// Look is how often it looks at the clock, which may jump, while it waits for
+	// a moment: 15 s if zero.
+	Look time.Duration
 }
 
 // Trust says which coordinator is the right one: either one whose certificate

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/internal/alarm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
@@ -43,12 +44,11 @@ func (l *Lease) lapse(at time.Time) (to stage.Stage, code, reason string, next t
 // watch tells the tracker how far the lease is on its way to its end, whatever
 // the renewal loop waits for, and ends the lease at its time.
 func (m *Marble) watch(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	wake := alarm.New(m.cfg.Now, m.cfg.Look)
+	defer wake.Stop()
 	for {
 		lease, changed := m.Lease()
-		now := m.cfg.Now()
-		to, code, reason, next, more := lease.lapse(now)
+		to, code, reason, next, more := lease.lapse(m.cfg.Now())
 		if to == stage.Cut {
 			m.end(lease)
 			_, changed = m.Lease()
@@ -57,16 +57,16 @@ func (m *Marble) watch(ctx context.Context) {
 			m.tracker.Lapse(to, code, reason)
 		}
 		if more {
-			timer.Reset(next.Sub(now))
+			wake.Set(next)
 		} else {
-			timer.Stop()
+			wake.Stop()
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-m.ended:
 			return
-		case <-timer.C:
+		case <-wake.C():
 		case <-changed:
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ashlar-mesh/ashlar/attest/binding"
+	"github.com/ashlar-mesh/ashlar/internal/alarm"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
@@ -96,7 +97,7 @@ type session struct {
 	outgoing chan *marblepb.SessionRequest
 	pending  *ecdsa.PrivateKey // key of a renewal that was offered; nil: none
 	timeout  *time.Timer       // of pending
-	renew    *time.Timer       // when to offer a renewal unasked
+	renew    *alarm.Alarm      // when to offer a renewal unasked
 	retry    retrier           // of refused renewals
 }
 
@@ -110,7 +111,8 @@ func (m *Marble) session(ctx context.Context, lease *Lease) error {
 		return err
 	}
 	s := &session{m: m, link: l, lease: lease, outgoing: make(chan *marblepb.SessionRequest, 8), retry: retrier{backoff: m.cfg.Backoff},
-		timeout: stoppedTimer(), renew: time.NewTimer(lease.RenewAfter.Sub(m.cfg.Now()))}
+		timeout: stoppedTimer(), renew: alarm.New(m.cfg.Now, m.cfg.Look)}
+	s.renew.Set(lease.RenewAfter)
 	defer s.renew.Stop()
 	defer s.timeout.Stop()
 	stream, err := l.client.Session(ctx)
@@ -189,14 +191,18 @@ func (s *session) run(ctx context.Context, in <-chan received, sent <-chan error
 	s.m.tracker.Clear(troubleLease) // the coordinator is there again
 	changed := s.report()
 	s.m.signalProxy()
-	end := time.NewTimer(s.lease.NotAfter.Sub(s.m.cfg.Now()))
+	end := alarm.New(s.m.cfg.Now, s.m.cfg.Look)
 	defer end.Stop()
+	end.Set(s.lease.NotAfter)
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-end.C:
+		case <-end.C():
+			if !end.Ringing() {
+				continue
+			}
 			return problem.New("MRB-021", "no renewal was granted in time")
 		case <-s.timeout.C:
 			return problem.New("MRB-020", "the coordinator did not answer a renewal within %s", s.m.timeout())
@@ -210,8 +216,10 @@ func (s *session) run(ctx context.Context, in <-chan received, sent <-chan error
 			changed = s.report()
 		case <-s.m.proxyNews:
 			s.reportProxy()
-		case <-s.renew.C:
-			err = s.offer(ctx, nil)
+		case <-s.renew.C():
+			if s.renew.Ringing() {
+				err = s.offer(ctx, nil)
+			}
 		case r, ok := <-in:
 			if !ok {
 				return problem.New("MRB-004", "the session ended")
@@ -277,7 +285,7 @@ func (s *session) postpone(err error) {
 	wait := min(s.retry.next(), s.m.longest(s.lease))
 	s.pending = nil
 	s.timeout.Stop()
-	s.renew.Reset(wait)
+	s.renew.In(wait)
 	s.m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(e.Code), Reason: "renewal failed: " + e.Detail, NextRetry: s.m.cfg.Now().Add(wait), Mild: true})
 }
 
@@ -327,7 +335,7 @@ func (s *session) take(p *marblepb.Lease) (renewed bool, err error) {
 	}
 	s.lease = lease
 	if s.pending == nil {
-		s.renew.Reset(lease.RenewAfter.Sub(s.m.cfg.Now()))
+		s.renew.Set(lease.RenewAfter)
 	}
 	return false, nil
 }

@@ -260,6 +260,35 @@ func TestRefusalIsRecordedAndNotRepeated(t *testing.T) {
 	p.next(Endpoint) // and no listener before it
 }
 
+// A revision that changes nothing for a proxy is one that it has, and it is said
+// once; one that it refuses a part of, or has not answered to, is not.
+func TestUnchangedRevisionIsReported(t *testing.T) {
+	f := newFixture(t, shopView())
+	p := f.connect(f.leaf("cart", "c1", time.Hour))
+	p.sync("out/db/sql")
+	said := func(revision string) (n int) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, e := range f.events {
+			if e.Peer.Instance == "c1" && e.Type == "" && e.Connected == nil && e.Revision == revision {
+				n++
+			}
+		}
+		return n
+	}
+	f.change(func(v *coordinator.View) { v.Revision = "bb" })
+	f.await("unchanged", func(e coordinator.ProxyEvent) bool {
+		return e.Peer.Instance == "c1" && e.Type == "" && e.Revision == "bb"
+	})
+	f.change(func(v *coordinator.View) { v.Instances[3].Address = "127.0.77.33" }) // another's
+	f.changeManifest("cart", func(m *manifest.Marble) { m.Calls = nil })
+	p.ack(p.next(Listener))
+	p.next(Cluster)
+	if n, m := said("bb"), said("bbx"); n != 1 || m != 0 {
+		t.Errorf("said %d times that bb changes nothing, want once, and %d times that the next does, want never", n, m)
+	}
+}
+
 // A marble that neither serves nor calls must not wait for ever.
 func TestNothingIsAnAnswer(t *testing.T) {
 	v := shopView()

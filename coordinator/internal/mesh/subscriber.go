@@ -33,6 +33,8 @@ type subscriber struct {
 	set   *set
 	kinds [kinds]kindState
 	early map[string]struct{} // clusters that changed before endpoints were subscribed
+	// unchanged is the newest revision that was reported as changing nothing.
+	unchanged string
 
 	sent [kinds][]sentResponse // not answered yet; only the stream's goroutine touches it
 }
@@ -72,6 +74,22 @@ func (s *subscriber) update(to *set) {
 	s.set = to
 	s.reportWithheld(was)
 	s.flush()
+	s.reportUnchanged()
+}
+
+// reportUnchanged says, once, that the proxy has all that a revision gives it
+// where that is what it had before. mu is held.
+func (s *subscriber) reportUnchanged() {
+	if s.set.failed != nil || s.unchanged == s.set.revision {
+		return
+	}
+	for kind := range kinds {
+		if s.kinds[kind].started && !s.settled(kind) {
+			return // its answer to what it is sent will say so
+		}
+	}
+	s.unchanged = s.set.revision
+	s.event(coordinator.ProxyEvent{Peer: s.peer, Revision: s.set.revision})
 }
 
 // reportWithheld says that the proxy keeps what it has, and why; once for each
