@@ -76,6 +76,7 @@ type daemon struct {
 	core    *coordinator.Coordinator
 	mesh    *mesh.Distributor
 	metrics *api.Metrics
+	commits func(time.Duration, error) // observes those of the store
 
 	client         *http.Server
 	clientGate     *api.Gate
@@ -107,6 +108,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	d := &daemon{s: s, failed: make(chan error, 1)}
 	if err := d.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // it was told to end before it served
+		}
 		return err
 	}
 	if err := d.listen(); err != nil {
@@ -137,6 +141,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.metrics = api.NewMetrics(Version, d.s.simulated())
 	d.metrics.WatchEndorsements(d.s.endorsements.States, d.s.endorsements.Outcomes, d.s.Now)
+	d.commits = d.metrics.Commits()
 	o, err := d.openState(ctx, seal.Key{})
 	if err != nil && d.s.recoverable(err) {
 		o, err = d.await(ctx, config, err)
@@ -225,6 +230,7 @@ func (d *daemon) start(ctx context.Context) {
 		d.core.Watch(ctx, func(err error) { d.s.Log.Error("instances whose lease has ended stay", "error", err) })
 	})
 	d.work.Go(func() { d.s.endorsements.run(ctx) })
+	d.work.Go(func() { d.witnesses.run(ctx) })
 }
 
 // serve runs one part; its failure ends the coordinator.

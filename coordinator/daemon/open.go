@@ -93,7 +93,7 @@ func (d *daemon) openState(ctx context.Context, key seal.Key) (*openedState, err
 		return key, err
 	}
 	var err error
-	if o.store, err = bolt.Open(ctx, bolt.Config{Dir: d.s.State, Unlock: unlock, Random: rand.Reader, Observe: d.metrics.Commits()}); err != nil {
+	if o.store, err = bolt.Open(ctx, bolt.Config{Dir: d.s.State, Unlock: unlock, Random: rand.Reader, Observe: d.commits}); err != nil {
 		return nil, err
 	}
 	if err := d.keep(ctx, o, key); err != nil {
