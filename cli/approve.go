@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -141,19 +142,31 @@ func (a *app) noteProposal(p apiv1.Proposal) {
 	for _, one := range p.Approvals {
 		a.p.Notef("  signed by %s at %s\n", one.User, instant(one.At))
 	}
-	for _, d := range p.Demands {
-		a.p.Notef("  %s\n", wanted(d))
+	for _, line := range wants(p) {
+		a.p.Notef("  %s\n", line)
 	}
+}
+
+// wants says what each demand of a proposal needs.
+func wants(p apiv1.Proposal) []string {
+	var lines []string
+	for _, d := range p.Demands {
+		text := wanted(d)
+		if len(p.Demands) > 1 {
+			text = d.Path + ": " + text
+			if d.Others > 0 {
+				text = fmt.Sprintf("%s and %d more: %s", d.Path, d.Others, wanted(d))
+			}
+		}
+		lines = append(lines, text)
+	}
+	return lines
 }
 
 // wanted says in a line what a demand needs, and who could give it.
 func wanted(d apiv1.Demand) string {
-	what := d.Path
-	if d.Others > 0 {
-		what += fmt.Sprintf(" and %d more", d.Others)
-	}
 	if d.Settled {
-		return what + ": approved by " + strings.Join(d.Approved, ", ")
+		return "approved by " + strings.Join(d.Approved, ", ")
 	}
 	have := 0
 	var could []string
@@ -169,7 +182,7 @@ func wanted(d apiv1.Demand) string {
 			could = append(could, user+" alone")
 		}
 	}
-	text := fmt.Sprintf("%s: %d of %d approvals", what, have, d.Needed)
+	text := fmt.Sprintf("%d of %d approvals", have, d.Needed)
 	if len(d.Approved) > 0 {
 		text += " (" + strings.Join(d.Approved, ", ") + ")"
 	}
@@ -186,22 +199,20 @@ func orWords(names []string) string {
 
 // showApproval reports what an approval did.
 func (a *app) showApproval(result apiv1.ApproveResult) error {
-	if result.Set != nil {
-		if a.output == "text" || a.output == "wide" {
-			return a.isInForce(*result.Set, "")
-		}
-	}
 	if done, err := a.p.Structured(result); done {
 		return err
 	}
 	p := result.Proposal
+	if result.Set != nil {
+		return a.isInForce(*result.Set, "")
+	}
 	if result.Settled {
-		a.p.Printf("%s took effect: %s\n", a.p.Green("✓"), p.Text)
+		a.p.Printf("%s took effect: %s\n", a.p.Green(term.OK), p.Text)
 		return nil
 	}
-	a.p.Printf("%s signed, and waits for more until %s: %s\n", a.p.Green("✓"), instant(p.Expires), p.Text)
-	for _, d := range p.Demands {
-		a.p.Printf("  %s\n", wanted(d))
+	a.p.Printf("%s signed: %s, open until %s\n", a.p.Green(term.OK), p.Text, instant(p.Expires))
+	for _, line := range wants(p) {
+		a.p.Printf("  %s\n", line)
 	}
 	a.p.Notef("next: they run ashlar manifest approve %.8s\n", p.Digest.String())
 	return nil
@@ -266,7 +277,7 @@ func (a *app) end(ctx context.Context, prefix string, f endFlags, verb string) e
 		if done, err := a.p.Structured(p); done {
 			return err
 		}
-		a.p.Printf("%s done: %s\n", a.p.Green("✓"), what)
+		a.p.Printf("%s done: %s\n", a.p.Green(term.OK), what)
 		return nil
 	})
 }

@@ -45,10 +45,13 @@ func (a *app) showProposals(all []apiv1.Proposal) error {
 	}
 	var rows [][]string
 	for _, p := range all {
-		what := p.Text
-		for _, d := range p.Demands {
-			rows = append(rows, []string{a.p.Digest(p.Digest.String()), what, p.ProposedBy, a.p.Ahead(p.Expires), wanted(d)})
-			what = ""
+		digest, what, by, expires := a.p.Digest(p.Digest.String()), p.Text, p.ProposedBy, a.p.Ahead(p.Expires)
+		if p.Kind == apiv1.ManifestProposal {
+			what = p.Kind
+		}
+		for _, line := range wants(p) {
+			rows = append(rows, []string{digest, what, by, expires, line})
+			digest, what, by, expires = "", "", "", ""
 		}
 	}
 	a.p.Table([]string{"DIGEST", "WHAT", "BY", "EXPIRES", "NEEDS"}, rows)

@@ -41,7 +41,7 @@ func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Man
 		}
 		needs, waits = needsOf(old.m, demands), len(missing) > 0
 	}
-	p := apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: fmt.Sprintf("manifest %s in place of %s", digest.Short(), clip(old.digest(), 8)), Accepts: result.Risks}
+	p := apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: "manifest " + digest.Short(), Accepts: result.Risks}
 	switch {
 	case req.DryRun && waits:
 		r, err := c.newProposal(old, req.Principal, req.Raw, p, needs)
