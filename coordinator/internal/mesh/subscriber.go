@@ -78,9 +78,9 @@ func (s *subscriber) update(to *set) {
 }
 
 // reportUnchanged says, once, that the proxy has all that a revision gives it
-// where that is what it had before. mu is held.
+// where that is what it had before, on this stream or an earlier one. mu is held.
 func (s *subscriber) reportUnchanged() {
-	if s.set.failed != nil || s.unchanged == s.set.revision {
+	if s.set.failed != nil || s.unchanged == s.set.revision || !s.kinds[Cluster].started || !s.kinds[Listener].started {
 		return
 	}
 	for kind := range kinds {
@@ -114,6 +114,7 @@ func (s *subscriber) CreateDeltaWatch(req *discovery.DeltaDiscoveryRequest, sub 
 	s.subscribe(kind, req)
 	k.open, k.wildcard, k.names, k.request, k.out = true, sub.IsWildcard(), sub.SubscribedResources(), req, out
 	s.flush()
+	s.reportUnchanged()
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
