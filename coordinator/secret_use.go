@@ -193,7 +193,7 @@ func (c *Coordinator) useKey(ctx context.Context, req UseSecretRequest) (SecretU
 	if missing != nil {
 		return SecretUse{}, errors.Join(c.makeFor(ctx, a, *missing), errAgain)
 	}
-	output, version, err := c.secret.keys.Do(grasp)
+	output, version, err := c.secret.keys.Do(ctx, grasp)
 	if err != nil || usage.Operation == secrets.Public {
 		return SecretUse{Output: output, Version: version}, err
 	}

@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"context"
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
@@ -15,6 +16,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -106,14 +108,17 @@ func (u Usage) check(s manifest.Secret) error {
 // Keys does things with keys. It keeps those that it has parsed, so that a
 // signature costs no more than the signature. It is safe for concurrent use.
 type Keys struct {
-	random io.Reader
+	random  io.Reader
+	private chan struct{} // one token for each operation with a private key: they leave half of the cores to others
 
 	mu     sync.Mutex // guards parsed
 	parsed map[*version]any
 }
 
 // NewKeys returns one that reads randomness from random.
-func NewKeys(random io.Reader) *Keys { return &Keys{random: random, parsed: map[*version]any{}} }
+func NewKeys(random io.Reader) *Keys {
+	return &Keys{random: random, private: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), parsed: map[*version]any{}}
+}
 
 // Forget drops all parsed keys: call it when some were destroyed.
 func (k *Keys) Forget() {
@@ -122,15 +127,23 @@ func (k *Keys) Forget() {
 	clear(k.parsed)
 }
 
-// Do does what was asked for, and says with which version. SEC-006: the input is
-// not what the operation takes.
+// Do does what was asked for, and says with which version. It waits for a core
+// until ctx ends: SEC-009. SEC-006: the input is not what the operation takes.
 //
 // Signatures: ECDSA in ASN.1 over the hash of the input (FIPS 186-5; SEC 1, C.5),
 // RSASSA-PSS with a salt as long as the hash (RFC 8017), Ed25519 over the input
 // (RFC 8032). HMAC: HMAC-SHA-256 under HKDF-SHA-256 of the key, 32 bytes.
 // Ciphertexts under a symmetric key are in the form of seal; RSA decrypts OAEP
 // with SHA-256 and the associated data as label.
-func (k *Keys) Do(g Grasp) (output []byte, version uint64, err error) {
+func (k *Keys) Do(ctx context.Context, g Grasp) (output []byte, version uint64, err error) {
+	if g.usage.Operation != Public && g.versions[0].PrivateKey != nil {
+		select {
+		case k.private <- struct{}{}:
+			defer func() { <-k.private }()
+		case <-ctx.Done():
+			return nil, 0, problem.Because(ctx.Err(), "SEC-009", "waiting for %d others who sign or decrypt", cap(k.private))
+		}
+	}
 	for _, v := range g.versions {
 		if output, err = k.do(g.usage, v); err == nil {
 			return output, v.Number, nil
@@ -159,7 +172,7 @@ func (k *Keys) do(u Usage, v *version) ([]byte, error) {
 	if v.Bytes != nil {
 		return unseal(v, u)
 	}
-	key, err := k.private(v)
+	key, err := k.parse(v)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +190,7 @@ func (k *Keys) do(u Usage, v *version) ([]byte, error) {
 var hashes = map[string]crypto.Hash{"": crypto.SHA256, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
 
 func (k *Keys) sign(u Usage, v *version) ([]byte, error) {
-	key, err := k.private(v)
+	key, err := k.parse(v)
 	if err != nil {
 		return nil, err
 	}
@@ -202,9 +215,9 @@ func (k *Keys) sign(u Usage, v *version) ([]byte, error) {
 	return nil, fmt.Errorf("a key of type %T does not sign", key)
 }
 
-// private returns a version's parsed private key. Versions are immutable, and
+// parse returns a version's parsed private key. Versions are immutable, and
 // the store gives the same one as long as the record is the same.
-func (k *Keys) private(v *version) (any, error) {
+func (k *Keys) parse(v *version) (any, error) {
 	k.mu.Lock()
 	key := k.parsed[v]
 	k.mu.Unlock()

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -292,7 +293,7 @@ func FuzzDecrypt(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if out, _, err := keys.Do(g); err == nil && (name != "box" || !bytes.Equal(input, good)) {
+		if out, _, err := keys.Do(context.Background(), g); err == nil && (name != "box" || !bytes.Equal(input, good)) {
 			t.Errorf("decrypted %q", out)
 		}
 	})
@@ -320,7 +321,7 @@ func (k *keeper) do(keys *Keys, m *manifest.Manifest, u Usage) []byte {
 	if err != nil {
 		k.Fatal(err)
 	}
-	out, _, err := keys.Do(g)
+	out, _, err := keys.Do(context.Background(), g)
 	if err != nil {
 		k.Fatal(err)
 	}
