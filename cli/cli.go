@@ -119,6 +119,7 @@ mutually attested, and lets anybody outside verify the whole deployment.`,
 	f.BoolVar(&a.yes, "yes", false, "answer yes to the question that a terminal would be asked")
 	root.AddCommand(a.manifestCmd(), a.verifyCmd(), a.statusCmd(), a.marbleCmd(), a.explainCmd(),
 		a.planCmd(), a.forecastCmd(), a.floorCmd(), a.auditCmd(), a.endorsementsCmd(), a.caCmd(), a.secretCmd(),
+		a.revokeCmd(), a.quarantineCmd(), a.breakGlassCmd(), a.blastRadiusCmd(), a.rotateCmd(),
 		a.certCmd(), a.checkCmd(), a.initCmd(), a.inspectCmd(), a.devCmd(), a.versionCmd(), a.completionCmd())
 	root.AddCommand(helpTopics()...)
 	root.Version = Version

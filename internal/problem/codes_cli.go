@@ -41,6 +41,8 @@ var cliCodes = []Entry{
 	{"CLI-053", Refused, "the revisions do not follow from each other", "do not rely on this history: something between you and the coordinator, or the coordinator, changes what it says"},
 	{"CLI-060", Usage, "a secret would be shown on a terminal", "pass --out FILE, or --reveal to see it here"},
 	{"CLI-061", Invalid, "a value is empty", "give the value in a file or on standard input"},
+	{"CLI-068", Usage, "whom or what the command is about is not said", "see its help for an example"},
+	{"CLI-069", Refused, "the proposal is not what was asked for", "do not approve it: something between you and the coordinator, or the coordinator, changes what you ask for"},
 	{"CLI-076", Refused, "nobody has said which log this should be of", "pass --log-key, or verify the coordinator first: ashlar verify ADDR --policy FILE"},
 	{"CLI-078", Invalid, "the certificate says nothing of a log", "name the certificate of a marble, which has the extension of its leaf"},
 	{"CLI-092", Invalid, "no certificate to begin with", "name a PEM file whose first certificate is the root that you trust"},

@@ -69,6 +69,17 @@ var operations = map[string]operation{
 	"POST /v1/secrets/{name}/rotate": {"Give a secret its next version now. Needs the right rotateSecret:NAME.", apiv1.RotatedSecret{}, "", []int{400, 401, 403, 404, 409, 413, 415, 429}},
 
 	"GET /v1/manifest/history":                {"Manifests that are or were in force, in order, linked by their digests.", apiv1.History{}, "", []int{400}},
+	"GET /v1/revocations":                     {"The revocations that stand. For users of the manifest.", apiv1.Incidents{}, "", []int{401}},
+	"POST /v1/revocations":                    {"Take identities away: of a marble or one instance, a package or one measurement, a platform or one machine, or a user. Needs the right revoke:KIND/NAME. Where others have to agree, the answer is a proposal.", apiv1.RevokeResult{}, "", incidentStatuses},
+	"DELETE /v1/revocations/{id}":             {"Lift a revocation. Needs the right that it took.", apiv1.IncidentResult{}, "", incidentStatuses},
+	"GET /v1/quarantine":                      {"Who is in quarantine. For users of the manifest.", apiv1.Incidents{}, "", []int{401}},
+	"POST /v1/quarantine":                     {"Put a marble or one instance in quarantine: it keeps its identity, and may neither call nor be called, nor get secrets. Needs the right revoke:marbles/NAME.", apiv1.RevokeResult{}, "", incidentStatuses},
+	"DELETE /v1/quarantine/{id}":              {"Lift a quarantine. Needs the right that it took.", apiv1.IncidentResult{}, "", incidentStatuses},
+	"GET /v1/break-glass":                     {"The rules that are lifted for a while. The coordinator's statement has the same.", apiv1.Incidents{}, "", nil},
+	"POST /v1/break-glass":                    {"Lift a rule for 1m to 24h: a hop that no call grants, or a TCB status that a platform does not accept. Needs the right breakGlass.", apiv1.IncidentResult{}, "", incidentStatuses},
+	"DELETE /v1/break-glass/{id}":             {"End a break-glass before its time. Needs the right breakGlass.", apiv1.IncidentResult{}, "", incidentStatuses},
+	"GET /v1/lineage":                         {"Every secret and leaf certificate that somebody touched and that counts still, who else reads it, and what helps. For users of the manifest.", apiv1.Lineage{}, "", []int{400, 401, 404}},
+	"POST /v1/lineage/rotate":                 {"Rotate the secrets that somebody touched, and no others; what was touched is destroyed. Needs the right rotateSecret for each.", apiv1.RotateTouchedResult{}, "", incidentStatuses},
 	"GET /v1/proposals":                       {"Changes that wait for approvals, oldest first. For users of the manifest.", apiv1.Proposals{}, "", []int{401, 404}},
 	"GET /v1/proposals/{digest}":              {"One change that waits for approvals. ETag is its id. For users of the manifest.", apiv1.Proposal{}, "", []int{401, 404}},
 	"DELETE /v1/proposals/{digest}":           {"End a proposal: its proposer withdraws it, who has a say in it rejects it.", apiv1.Proposal{}, "", []int{400, 401, 404, 409}},
@@ -76,6 +87,8 @@ var operations = map[string]operation{
 	"POST /v1/proposals/{digest}/approvals":   {"Approve a proposal with a signature of the key of the user's certificate (docs/wire.md). The one that settles the last demand puts the change in force.", apiv1.ApproveResult{}, "", []int{400, 401, 403, 404, 409, 413, 415}},
 	"DELETE /v1/proposals/{digest}/approvals": {"Withdraw one's own approval of a proposal.", apiv1.Proposal{}, "", []int{400, 401, 404, 409}},
 }
+
+var incidentStatuses = []int{400, 401, 403, 404, 409, 413, 415, 422, 429}
 
 // requests describes what operations that are no GET take.
 var requests = map[string]struct {
@@ -93,6 +106,14 @@ var requests = map[string]struct {
 	"PUT /v1/secrets/{name}":         {"the sealed value, at most 88 KiB", apiv1.SecretUpload{}, "version that the value follows, in quotes; 0 for the first", false},
 	"POST /v1/secrets/{name}/reveal": {"the key to encrypt to, at most 4 KiB", apiv1.RevealRequest{}, "", false},
 	"POST /v1/secrets/{name}/rotate": {"which value, at most 4 KiB", apiv1.RotateSecretRequest{}, "", false},
+
+	"POST /v1/revocations":        {"whom and why, at most 8 KiB", apiv1.RevokeRequest{}, "", false},
+	"DELETE /v1/revocations/{id}": {"why, at most 8 KiB", apiv1.LiftRequest{}, "", false},
+	"POST /v1/quarantine":         {"whom and why, at most 8 KiB", apiv1.RevokeRequest{}, "", false},
+	"DELETE /v1/quarantine/{id}":  {"why, at most 8 KiB", apiv1.LiftRequest{}, "", false},
+	"POST /v1/break-glass":        {"which rule, for how long and why, at most 8 KiB", apiv1.BreakGlassRequest{}, "", false},
+	"DELETE /v1/break-glass/{id}": {"why, at most 8 KiB", apiv1.LiftRequest{}, "", false},
+	"POST /v1/lineage/rotate":     {"what whom touched, at most 8 KiB", apiv1.RotateTouchedRequest{}, "", false},
 
 	"DELETE /v1/proposals/{digest}":           {"", nil, "id of the proposal, in quotes", false},
 	"POST /v1/proposals/{digest}/approvals":   {"the signature, at most 4 KiB", apiv1.ApproveRequest{}, "id of the proposal, in quotes", false},
@@ -113,6 +134,9 @@ var parameterDocs = map[string]object{
 	"witnessed": {"description": "the newest checkpoint that a witness has co-signed", "schema": object{"type": "boolean"}},
 	"from":      {"description": "sequence number of the first record", "schema": object{"type": "integer", "minimum": 0}},
 
+	"kind":     {"description": "marble, package, platform or user", "required": true, "schema": object{"type": "string", "enum": []string{"marble", "package", "platform", "user"}}},
+	"name":     {"description": "name of the manifest, or of a platform a machine as evidence names it, hexadecimal", "required": true, "schema": object{"type": "string"}},
+	"instance": {"description": "of a marble; absent for all of its instances", "schema": object{"type": "string"}},
 	"revision": {"description": "this revision in place of the manifest in force", "schema": object{"type": "integer", "minimum": 1}},
 	"accept":   {"description": "risks that are accepted, by name, with commas between them: drop-secrets, lock-out", "schema": object{"type": "string"}},
 	"dryRun":   {"description": "judge the manifest and say what would become of it, but write nothing", "schema": object{"type": "boolean"}},

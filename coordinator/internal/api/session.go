@@ -186,7 +186,12 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 	demand.Set(due)
 	end.Set(l.peer.NotAfter)
 	for {
+		gone, incidents := l.s.c.Standing(l.peer)
+		if gone != nil {
+			return l.tellRevoked(gone)
+		}
 		select {
+		case <-incidents:
 		case m := <-l.in:
 			next, err := l.handle(ctx, m)
 			if err != nil {
