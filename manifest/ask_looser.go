@@ -134,10 +134,6 @@ func change(old, now *jsonpos.Node) string {
 	return "is " + brief("", now) + "; was " + brief("", old)
 }
 
-func differ(old, now *jsonpos.Node) bool {
-	return (old == nil) != (now == nil) || old != nil && written(old) != written(now)
-}
-
 func isTrue(n *jsonpos.Node) bool { return n != nil && n.Text == "true" }
 
 // listed reports whether now has an item that old has not.

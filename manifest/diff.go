@@ -144,7 +144,7 @@ func (d *Diff) lists(path string, a, b *jsonpos.Node) {
 	}
 	ia, ib := identities(path, a), identities(path, b)
 	if ia == nil || ib == nil {
-		if old, new := written(a), written(b); old != new {
+		if differ(a, b) {
 			d.add(Altered, path, brief(path, a), brief(path, b))
 		}
 		return
@@ -267,15 +267,24 @@ func isHex(s string) bool {
 	return strings.Trim(s, "0123456789abcdefABCDEF") == ""
 }
 
-// written returns a value in full, for comparing.
-func written(n *jsonpos.Node) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d%q", n.Kind, n.Text)
-	for _, item := range n.Items {
-		b.WriteString(written(item))
+// differ reports whether two values differ, of which either may be nil. Members
+// are in the order of the types that wrote them.
+func differ(a, b *jsonpos.Node) bool {
+	if a == nil || b == nil {
+		return a != b
 	}
-	for _, m := range n.Members {
-		fmt.Fprintf(&b, "%q:%s", m.Key, written(m.Value))
+	if a.Kind != b.Kind || a.Text != b.Text || len(a.Items) != len(b.Items) || len(a.Members) != len(b.Members) {
+		return true
 	}
-	return b.String()
+	for i := range a.Items {
+		if differ(a.Items[i], b.Items[i]) {
+			return true
+		}
+	}
+	for i := range a.Members {
+		if a.Members[i].Key != b.Members[i].Key || differ(a.Members[i].Value, b.Members[i].Value) {
+			return true
+		}
+	}
+	return false
 }

@@ -79,7 +79,7 @@ func recoveryKey(text string) (string, error) {
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
-		return "", fmt.Errorf("it does not parse: %w", err)
+		return "", fmt.Errorf("it is no PKIX public key")
 	}
 	public, ok := key.(*rsa.PublicKey)
 	if !ok {

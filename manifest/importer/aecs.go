@@ -96,17 +96,20 @@ func (im *aecsImport) kind(source string, s, spec value, path string) (manifest.
 		v.maps(path + ".type")
 		return manifest.Secret{Type: manifest.Symmetric, Bits: 256}, true
 	case "SECRET_TYPE_RSA_KEY_PAIR":
-		v.note(Maps, path+".type", "the key comes with a certificate, signed by the mesh CA")
-		return manifest.Secret{Type: manifest.CertRSA, Bits: im.rsaBits(params, path)}, true
+		v.maps(path + ".type")
+		return manifest.Secret{Type: manifest.RSA, Bits: im.rsaBits(params, path)}, true
 	case "SECRET_TYPE_CERTIFICATE":
 		v.note(Stricter, path+".type", "signed by the mesh CA, not by itself; ECDSA P-256")
 		params.note(NoCounterpart, "", "of a certificate a manifest sets common name, DNS names and validity")
 		return manifest.Secret{Type: manifest.CertECDSA, Bits: 256}, true
 	}
+	if v.text() == "SECRET_TYPE_IMPORT_DATA" || v.text() == "SECRET_TYPE_CONFIGURATIONS" {
+		v.note(Maps, path+".type", "opaque: what is given")
+		params.note(Dropped, "", redacted)
+		return manifest.Secret{Type: manifest.Opaque}, true
+	}
 	why := "secrets have no such type"
 	switch v.text() {
-	case "SECRET_TYPE_IMPORT_DATA", "SECRET_TYPE_CONFIGURATIONS":
-		why = userSupplied
 	case "SECRET_TYPE_SM2_KEY_PAIR":
 		why = "SM2 is not offered"
 	}

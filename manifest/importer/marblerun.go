@@ -1,8 +1,6 @@
 package importer
 
 import (
-	"slices"
-
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -40,10 +38,6 @@ func marbleRun(j *job, root value) {
 	im.edges(root)
 	im.book.release()
 	im.people(root)
-	root.get("RecoveryKeys").note(NoCounterpart, "", "a manifest names no recovery keys")
-	if !root.get("RecoveryKeys").empty() {
-		j.decide("", "RecoveryKeys: nobody holds shares of the state's key; see how the coordinator seals its state")
-	}
 	im.config(root.get("Config"))
 }
 
@@ -239,88 +233,5 @@ func (im *marbleRunImport) edges(root value) {
 		if !used[t.path] {
 			t.leave(Dropped, "no marble has this tag")
 		}
-	}
-}
-
-// people turns roles and users into those that have a right here.
-func (im *marbleRunImport) people(root value) {
-	roles := map[string]bool{}
-	roleNames, userNames := principalNames(), principalNames()
-	updaters := 0
-	for _, r := range root.get("Roles").members() {
-		if im.role(r, roleNames.name(r.name)) {
-			roles[r.name] = true
-		}
-	}
-	for _, u := range root.get("Users").members() {
-		name := userNames.name(u.name)
-		path := join("users", name)
-		out := manifest.User{Certificate: u.get("Certificate").text()}
-		for _, r := range u.get("Roles").items() {
-			if roles[r.text()] {
-				out.Roles = append(out.Roles, roleNames.name(r.text()))
-				r.maps(path + ".roles")
-			} else {
-				r.note(NoCounterpart, "", "the role has no right here")
-			}
-		}
-		if len(out.Roles) == 0 {
-			u.leave(Dropped, "the user would have no right here")
-			continue
-		}
-		if im.m.Users == nil {
-			im.m.Users = map[string]manifest.User{}
-		}
-		updaters++
-		slices.Sort(out.Roles)
-		out.Roles = slices.Compact(out.Roles)
-		im.m.Users[name] = out
-		u.get("Certificate").note(Maps, path+".certificate", renamed(u.name, name))
-	}
-	threshold, set := root.get("Config").get("UpdateThreshold").count()
-	if updaters > 1 && !(set && threshold == 1) {
-		im.decide("users", "there several people had to acknowledge an update; here each of the %d users may set a manifest alone", updaters)
-	}
-}
-
-// role reports whether anything of a role is left.
-func (im *marbleRunImport) role(r member, name string) bool {
-	update := false
-	kind := r.get("ResourceType")
-	for _, a := range r.get("Actions").items() {
-		if kind.text() == "Manifest" && isFold(a.text(), "UpdateManifest") {
-			a.maps(join("roles", name) + ".actions")
-			update = true
-			continue
-		}
-		switch {
-		case isFold(a.text(), "UpdateSecurityVersion"):
-			a.note(NoCounterpart, "", "raising minSecurityVersion is setting a manifest; raiseFloor is for platforms")
-		default:
-			a.note(NoCounterpart, "", "people neither read nor write secrets here")
-		}
-	}
-	if !update {
-		r.leave(Dropped, "no action of the role has a counterpart")
-		return false
-	}
-	kind.maps(join("roles", name))
-	r.get("ResourceNames").note(Maps, join("roles", name), "a manifest is one resource")
-	if im.m.Roles == nil {
-		im.m.Roles = map[string]manifest.Role{}
-	}
-	im.m.Roles[name] = manifest.Role{Actions: []string{manifest.UpdateManifest}}
-	return true
-}
-
-func (im *marbleRunImport) config(c value) {
-	for _, f := range []struct{ name, why string }{
-		{"SealMode", "how state is sealed is the coordinator's own setting"},
-		{"FeatureGates", "features are not switched by the manifest"},
-		{"UpdateThreshold", "one user with updateManifest suffices here"},
-		{"RecoveryThreshold", "a manifest names no recovery keys"},
-		{"RotateRootSecret", "there is no root secret: onUpdate of each secret says what an update does to it"},
-	} {
-		c.get(f.name).note(NoCounterpart, "", f.why)
 	}
 }

@@ -1,6 +1,8 @@
 package importer
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +23,7 @@ func (im *marbleRunImport) secret(s member) {
 	}
 	kind := s.get("Type")
 	if user := s.get("UserDefined"); user.flag() || kind.text() == "plain" {
-		user.note(NoCounterpart, "", userSupplied)
-		im.book.lack(s.name, s.value, userSupplied)
+		im.given(s, kind, user)
 		return
 	}
 	out := manifest.Secret{Type: manifest.SecretType(kind.text()), Scope: manifest.Instance}
@@ -46,6 +47,23 @@ func (im *marbleRunImport) secret(s member) {
 	}
 	im.book.keep(s.name, s.value, out)
 }
+
+// given turns a secret that people upload into an opaque one.
+func (im *marbleRunImport) given(s member, kind, user value) {
+	if k := kind.text(); k != "plain" && k != "symmetric-key" {
+		user.note(NoCounterpart, "", broughtCertificate)
+		im.book.lack(s.name, s.value, broughtCertificate)
+		return
+	}
+	path := join("secrets", im.book.names.name(s.name))
+	kind.note(Maps, path+".type", "opaque: what is given")
+	user.maps(path + ".type")
+	s.get("Size").note(Dropped, "", "nobody checks the size of what is given")
+	s.get("Shared").note(Maps, path, "one value, as there")
+	im.book.keep(s.name, s.value, manifest.Secret{Type: manifest.Opaque})
+}
+
+const broughtCertificate = "a certificate and its key are made here, not brought"
 
 // bits reads the size of a key. It is false if there is no such secret here.
 func (im *marbleRunImport) bits(s member, kind manifest.SecretType, path string) (int, bool) {
@@ -108,8 +126,39 @@ func (im *marbleRunImport) certificate(s member, out *manifest.Secret, path stri
 		cert.note(NoCounterpart, "", "a certificate is made here, not brought")
 		return
 	}
-	cert.note(NoCounterpart, "", "of a certificate a manifest sets common name, DNS names and validity")
+	cert.note(NoCounterpart, "", "of a certificate a manifest sets common name, organization, DNS names, addresses, usages and validity")
 	im.job.names(out, path, cert.get("Subject").get("CommonName"), cert.get("DNSNames"))
+	im.subject(out, path, cert)
+}
+
+// subject reads what else of a template has a counterpart: organization,
+// addresses, and extended key usages by Go's numbers.
+func (im *marbleRunImport) subject(out *manifest.Secret, path string, cert value) {
+	for _, o := range cert.get("Subject").get("Organization").items() {
+		if name := o.text(); name == "" || len(name) > 64 || len(out.Organization) == 4 || slices.Contains(out.Organization, name) {
+			o.note(Dropped, "", "at most 4 organizations of at most 64 characters (RFC 5280)")
+			continue
+		}
+		out.Organization = append(out.Organization, o.text())
+		o.maps(path + ".organization")
+	}
+	for _, ip := range cert.get("IPAddresses").items() {
+		if a, err := netip.ParseAddr(ip.text()); err != nil || a.Zone() != "" || len(out.IPAddresses) == 32 || slices.Contains(out.IPAddresses, ip.text()) {
+			ip.note(Dropped, "", "no IP address, or there twice, or more than 32")
+			continue
+		}
+		out.IPAddresses = append(out.IPAddresses, ip.text())
+		ip.maps(path + ".ipAddresses")
+	}
+	for _, u := range cert.get("ExtKeyUsage").items() {
+		usage := map[string]string{"1": "serverAuth", "2": "clientAuth"}[u.scalar()]
+		if usage == "" || slices.Contains(out.ExtendedKeyUsages, usage) {
+			u.note(NoCounterpart, "", "keys are for servers and clients")
+			continue
+		}
+		out.ExtendedKeyUsages = append(out.ExtendedKeyUsages, usage)
+		u.maps(path + ".extendedKeyUsages")
+	}
 }
 
 // names sets the names of a certificate.

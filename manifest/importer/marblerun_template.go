@@ -149,6 +149,10 @@ func (im *marbleRunImport) reference(function string, path []string, inFile bool
 	if got, ok := predefined[strings.Join(path, ".")]; ok {
 		return render(function, got, false, inFile)
 	}
+	previous := len(path) > 2 && path[0] == "Previous"
+	if previous {
+		path = path[1:]
+	}
 	if len(path) < 2 || len(path) > 3 || path[0] != "Secrets" {
 		return converted{why: "templates have no such value: " + strings.Join(path[:min(2, len(path))], ".")}
 	}
@@ -164,18 +168,26 @@ func (im *marbleRunImport) reference(function string, path []string, inFile bool
 		part = path[2]
 	}
 	name := ".Secrets." + k.name
-	symmetric := k.secret.Type == manifest.Symmetric
-	switch {
-	case symmetric && (part == "" || part == "Private" || part == "Public"):
-	case !symmetric && part == "Cert":
-		name += ".Certificate"
-	case !symmetric && part == "Private":
-		name += ".PrivateKey"
-	default:
-		return converted{why: "public keys alone, types and sizes are no values of templates"}
+	if previous {
+		name += ".Previous"
 	}
-	c := render(function, name, symmetric, inFile)
+	bytes := k.secret.Type == manifest.Symmetric || k.secret.Type == manifest.Opaque
+	switch {
+	case bytes && (part == "" || part == "Private" || part == "Public"):
+	case !bytes && part == "Cert":
+		name += ".Certificate"
+	case !bytes && part == "Private":
+		name += ".PrivateKey"
+	case !bytes && (part == "Public" || part == "" && function != "pem"):
+		name += ".PublicKey"
+	default:
+		return converted{why: "types and sizes are no values of templates"}
+	}
+	c := render(function, name, bytes, inFile)
 	c.uses = []string{path[1]}
+	if previous {
+		c.remark = "empty until the first rotation, and after the overlap; there it was the current value"
+	}
 	return c
 }
 
@@ -185,6 +197,8 @@ func render(function, name string, bytes, inFile bool) converted {
 	switch {
 	case function == "pem" && strings.HasSuffix(name, ".Certificate"):
 		return converted{text: "{{ pem " + strings.TrimSuffix(name, "Certificate") + "Chain }}"}
+	case function == "string" && bytes:
+		return converted{text: "{{ text " + name + " }}"}
 	case function == "pem" && !bytes, function == "hex", function == "base64", function == "raw" && inFile:
 		return converted{text: "{{ " + function + " " + name + " }}"}
 	case function == "pem":

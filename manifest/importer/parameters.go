@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -39,8 +40,8 @@ func (b *secretBook) keep(source string, from value, s manifest.Secret) *kept {
 	return k
 }
 
-// userSupplied is why a secret whose value people bring is not here.
-const userSupplied = "its value comes from a person: a manifest names only secrets that the coordinator makes"
+// givenAgain is what becomes of a value that people brought.
+const givenAgain = "give it its value again: ashlar secret set"
 
 // lack records a secret that can't be had here.
 func (b *secretBook) lack(source string, from value, why string) {
@@ -69,15 +70,19 @@ func (b *secretBook) release() {
 		}
 		k.secret.Readers = slices.Sorted(maps.Keys(k.reads))
 		b.job.m.Secrets[k.name] = k.secret
+		if k.secret.Type == manifest.Opaque {
+			b.job.decide("secrets."+k.name, "%s comes from a person: %s", k.from.path, givenAgain)
+		}
 		k.from.maps("secrets." + k.name)
 	}
 }
 
 // converted is text of the source as a template of a manifest.
 type converted struct {
-	text string
-	uses []string // secrets, by their names in the source
-	why  string   // not empty: it can't be converted
+	text   string
+	uses   []string // secrets, by their names in the source
+	why    string   // not empty: it can't be converted
+	remark string   // what is not quite the same
 }
 
 // literal is text that stays as it is.
@@ -98,7 +103,7 @@ func (c converted) append(next converted) converted {
 	case strings.HasSuffix(c.text, "{") && strings.HasPrefix(next.text, "{"):
 		return converted{why: "it holds {{, which begins an action here"}
 	}
-	return converted{text: c.text + next.text, uses: append(c.uses, next.uses...)}
+	return converted{text: c.text + next.text, uses: append(c.uses, next.uses...), remark: cmp.Or(c.remark, next.remark)}
 }
 
 // parameters collects what one marble gets.
@@ -117,7 +122,7 @@ func (p *parameters) take(v value, c converted, target string) bool {
 		p.job.decide(path, "%s was left out: %s", v.path, c.why)
 		return false
 	}
-	v.maps(path)
+	v.note(Maps, path, c.remark)
 	if v.is(jsonpos.Object) {
 		for _, f := range []string{"Data", "Encoding", "NoTemplates"} {
 			v.get(f).maps(path)

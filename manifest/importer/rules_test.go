@@ -56,6 +56,15 @@ func mrFile(value, secrets string) string {
 	return mr("", `,"Parameters":{"Files":{"/f":`+value+`}}`, `,"Secrets":{`+secrets+`}`)
 }
 
+// people are users who may update the manifest.
+func people(names ...string) string {
+	users := ""
+	for _, name := range names {
+		users += `,"` + name + `":{"Certificate":"` + name + `","Roles":["r"]}`
+	}
+	return `,"Roles":{"r":{"ResourceType":"Manifest","Actions":["UpdateManifest"]}},"Users":{` + users[1:] + `}`
+}
+
 func TestMarbleRunRules(t *testing.T) {
 	const (
 		key  = `"k":{"Type":"symmetric-key","Size":256,"Shared":true}`
@@ -101,7 +110,8 @@ func TestMarbleRunRules(t *testing.T) {
 		{"raw in a file", mrFile(`"{{ raw .Secrets.k }}"`, key), Line{}, `"/f":"{{ raw .Secrets.k }}"`, ""},
 		{"condition", mrEnv(`"{{ if .Secrets.k }}x{{ end }}"`, key), Line{src, "", NoCounterpart, "conditions"}, `!"env"`, ""},
 		{"printf", mrEnv(`"{{ printf \"%d\" 1 }}"`, ""), Line{src, "", NoCounterpart, "one function"}, `!"env"`, ""},
-		{"previous secret", mrEnv(`"{{ hex .Previous.Secrets.k }}"`, key), Line{src, "", NoCounterpart, "Previous"}, `!"env"`, ""},
+		{"previous secret", mrEnv(`"{{ hex .Previous.Secrets.k }}"`, key), Line{src, env, Maps, "first rotation"}, `{{ hex .Secrets.k.Previous }}`, ""},
+		{"previous certificate", mrEnv(`"{{ pem .Previous.Secrets.c.Cert }}{{ pem .Secrets.c.Private }}"`, cert), Line{src, env, Maps, "first rotation"}, `{{ pem .Secrets.c.Previous.Chain }}{{ pem .Secrets.c.PrivateKey }}`, ""},
 		{"unknown secret", mrEnv(`"{{ hex .Secrets.none }}"`, ""), Line{src, "", NoCounterpart, "no entry"}, `!"env"`, ""},
 		{"no template", mrEnv(`"{{"`, ""), Line{src, "", NoCounterpart, "parse"}, `!"env"`, ""},
 		{"a brace before an action", mrEnv(`"{{{ hex .Secrets.k }}"`, key), Line{src, "", NoCounterpart, ""}, `!"env"`, ""},
@@ -111,17 +121,31 @@ func TestMarbleRunRules(t *testing.T) {
 		{"marble's public key", mrEnv(`"{{ pem .MarbleRun.MarbleCert.Public }}"`, ""), Line{src, "", NoCounterpart, "MarbleCert"}, `!"env"`, ""},
 		{"certificate", mrEnv(`"{{ pem .Secrets.c.Cert }}{{ pem .Secrets.c.Private }}"`, cert), Line{"Secrets.c.ValidFor", "secrets.c.validity", Stricter, "8760h"}, `{{ pem .Secrets.c.Chain }}{{ pem .Secrets.c.PrivateKey }}`, ""},
 		{"P-521", mrEnv(`"{{ pem .Secrets.c.Cert }}"`, cert), Line{"Secrets.c.Size", "secrets.c.bits", NoCounterpart, "P-384"}, `"bits":384`, ""},
-		{"public key of a secret", mrEnv(`"{{ pem .Secrets.c.Public }}"`, cert), Line{src, "", NoCounterpart, "public"}, `!"env"`, ""},
+		{"public key of a secret", mrEnv(`"{{ pem .Secrets.c.Public }}"`, cert), Line{src, env, Maps, ""}, `{{ pem .Secrets.c.PublicKey }}`, ""},
+		{"size of a secret", mrEnv(`"{{ hex .Secrets.k.Size }}"`, key), Line{src, "", NoCounterpart, "sizes"}, `!"env"`, ""},
 		{"small RSA key", mrEnv(`"{{ pem .Secrets.r.Cert }}"`, `"r":{"Type":"cert-rsa","Size":1024}`), Line{"Secrets.r.Size", "secrets.r.bits", Stricter, "3072"}, `"bits":3072`, ""},
 		{"Ed25519", mrEnv(`"{{ pem .Secrets.e.Cert }}"`, `"e":{"Type":"cert-ed25519","Size":0,"ValidFor":1}`), Line{"Secrets.e.Type", "secrets.e.type", Maps, ""}, `"type":"cert-ed25519","scope":"instance","readers":["m"],"validity":"24h0m0s"`, ""},
 		{"odd size", mrEnv(`"{{ hex .Secrets.s }}"`, `"s":{"Type":"symmetric-key","Size":64}`), Line{"Secrets.s", "", NoCounterpart, "128 to 4096"}, `!"secrets"`, "no secret here"},
 		{"unknown type", mrEnv(`"x"`, `"s":{"Type":"blob"}`), Line{"Secrets.s", "", NoCounterpart, "no such type"}, `!"secrets"`, ""},
-		{"user's secret", mrEnv(`"{{ string .Secrets.u }}"`, `"u":{"Type":"plain","UserDefined":true}`), Line{src, "", NoCounterpart, "from a person"}, `!"secrets"`, "Secrets.u"},
+		{"user's secret", mrEnv(`"{{ string .Secrets.u }}"`, `"u":{"Type":"plain","UserDefined":true}`), Line{"Secrets.u.Type", "secrets.u.type", Maps, "opaque"}, `"V":"{{ text .Secrets.u }}"}}}},"secrets":{"u":{"type":"opaque","readers":["m"]}}`, "ashlar secret set"},
+		{"user's key", mrEnv(`"{{ hex .Secrets.u.Private }}"`, `"u":{"Type":"symmetric-key","Size":256,"UserDefined":true,"Private":"aGk="}`), Line{"Secrets.u.Private", "", Dropped, "stays out"}, `"V":"{{ hex .Secrets.u }}"`, "comes from a person"},
+		{"user's certificate", mrEnv(`"{{ pem .Secrets.u.Cert }}"`, `"u":{"Type":"cert-rsa","UserDefined":true}`), Line{"Secrets.u.UserDefined", "", NoCounterpart, "made here"}, `!"secrets"`, ""},
+		{"certificate's names", mrEnv(`"{{ pem .Secrets.c.Cert }}"`, `"c":{"Type":"cert-ecdsa","Size":256,"Cert":{"Subject":{"Organization":["O"],"Country":["X"]},"IPAddresses":["10.0.0.1","x"],"ExtKeyUsage":[1,3]}}`),
+			Line{"Secrets.c.Cert.ExtKeyUsage[1]", "", NoCounterpart, "servers and clients"}, `"organization":["O"],"ipAddresses":["10.0.0.1"],"extendedKeyUsages":["serverAuth"]`, ""},
 		{"secret without reader", mrEnv(`"x"`, key), Line{"Secrets.k", "", Dropped, "nobody"}, `!"secrets"`, ""},
-		{"recovery keys", mr("", "", `,"RecoveryKeys":{"a":"PEM"}`), Line{"RecoveryKeys", "", NoCounterpart, ""}, "", "RecoveryKeys"},
-		{"raising versions", mr("", "", `,"Roles":{"r":{"ResourceType":"Packages","ResourceNames":["p"],"Actions":["UpdateSecurityVersion"]}}`), Line{"Roles.r", "", Dropped, "no action"}, `!"roles"`, ""},
-		{"several who acknowledged", mr("", "", `,"Roles":{"r":{"ResourceType":"Manifest","Actions":["UpdateManifest"]}},"Users":{"a":{"Certificate":"x","Roles":["r"]},"b":{"Certificate":"y","Roles":["r","r"]}}`),
-			Line{"Roles.r.Actions[0]", "roles.r.actions", Maps, ""}, `"b":{"certificate":"y","roles":["r"]}`, "each of the 2 users"},
+		{"recovery keys", mr("", "", `,"RecoveryKeys":{"a":"PEM","b":"PEM"}`), Line{"RecoveryKeys.a", "recovery.keys.a", Maps, ""}, `"threshold":2`, "names no user"},
+		{"recovery keys of users", mr("", "", `,"RecoveryKeys":{"a":"PEM"},"Config":{"RecoveryThreshold":1}`+people("a", "b")), Line{"Config.RecoveryThreshold", "recovery.threshold", Maps, ""}, `"recovery":{"keys":{"a":"PEM"},"threshold":1}`, ""},
+		{"threshold without keys", mr("", "", `,"Config":{"RecoveryThreshold":2}`), Line{"Config.RecoveryThreshold", "", Dropped, "no recovery keys"}, `!recovery`, ""},
+		{"raising versions", mr("", "", `,"Roles":{"r":{"ResourceType":"Packages","ResourceNames":["p","q"],"Actions":["updatesecurityversion"]}},"Users":{"a":{"Certificate":"x","Roles":["r"]}}`),
+			Line{"Roles.r.ResourceNames[1]", "", Dropped, "no such thing"}, `"r":{"actions":["raiseSecurityVersion:p"]}`, ""},
+		{"reading and writing", mr("", `,"Parameters":{"Env":{"V":"{{ string .Secrets.u }}"}}`, `,"Secrets":{"u":{"Type":"plain","UserDefined":true},"x":{"Type":"plain","UserDefined":true}},"Roles":{"r":{"ResourceType":"Secrets","ResourceNames":["u","x"],"Actions":["ReadSecret","WriteSecret"]}},"Users":{"a":{"Certificate":"x","Roles":["r"]}}`),
+			Line{"Roles.r.Actions[1]", "roles.r.actions", Maps, ""}, `"actions":["readSecret:u","writeSecret:u"]`, ""},
+		{"role for nothing", mr("", "", `,"Roles":{"r":{"ResourceType":"Secrets","ResourceNames":["u"],"Actions":["ReadSecret"]}}`), Line{"Roles.r", "", Dropped, "no action"}, `!"roles"`, ""},
+		{"all who may update", mr("", "", people("a", "b")), Line{"Config", "approvals.updateManifest", Maps, "all 2 users"}, `"approvals":{"updateManifest":2}`, ""},
+		{"some who may update", mr("", "", `,"Config":{"UpdateThreshold":2}`+people("a", "b", "c")), Line{"Config.UpdateThreshold", "approvals.updateManifest", Maps, ""}, `"approvals":{"updateManifest":2}`, ""},
+		{"one who may update", mr("", "", `,"Config":{"UpdateThreshold":1}`+people("a", "b")), Line{"Config.UpdateThreshold", "approvals.updateManifest", Maps, "one user"}, `!approvals`, ""},
+		{"sealed to the program", mr("", "", `,"Config":{"SealMode":"UniqueKey"}`), Line{"Config.SealMode", "seal", Maps, ""}, `"seal":"unique"`, ""},
+		{"not sealed", mr("", "", `,"Config":{"SealMode":"Disabled"}`), Line{"Config.SealMode", "seal", Maps, "recovery"}, `"seal":"none"`, ""},
 		{"a call on a port in use", `{"Packages":{"p":{"UniqueID":"` + aa + `"}},"Marbles":{"a":{"Package":"p","TLS":["t"]},"b":{"Package":"p","TLS":["t"]}},"TLS":{"t":{"Incoming":[{"Port":"80"}],"Outgoing":[{"Addr":"b","Port":"80"}]}}}`,
 			Line{}, `"calls":[{"marble":"b","port":"tcp80","listen":1024}]`, "127.0.0.1:1024"},
 		{"callers without certificate", mr("", `,"TLS":["t"]`, `,"TLS":{"t":{"Incoming":[{"Port":"80","Cert":"c","DisableClientAuth":true}]}}`), Line{"TLS.t.Incoming[0].DisableClientAuth", "", Stricter, "every caller"}, `"tcp80":{"port":80}`, "nobody"},
@@ -156,10 +180,10 @@ func TestAECSRules(t *testing.T) {
 		{"boot measurement", ae(key, `{"mrenclave":"`+aa+`","hex_boot_measurement":"00"}`, ""), Line{r0 + ".hex_boot_measurement", "", NoCounterpart, ""}, "", "not compared here"},
 		{"product is no number", ae(key, `{"mrenclave":"`+aa+`","prodID":"zz"}`, ""), Line{r0 + ".prodID", "", Dropped, "65535"}, "!productID", "65535"},
 		{"public", ae(key, one, `,"share":"public"`), Line{spec + ".share", "secrets.s.readers", Stricter, "only readers"}, "", ""},
-		{"RSA", ae("SECRET_TYPE_RSA_KEY_PAIR", one, `,"params":[{"key":"bit_length","value":"1024"}]`), Line{spec + ".params[0].value", "secrets.s.bits", Stricter, "3072"}, `"type":"cert-rsa","bits":3072`, ""},
+		{"RSA", ae("SECRET_TYPE_RSA_KEY_PAIR", one, `,"params":[{"key":"bit_length","value":"1024"}]`), Line{spec + ".params[0].value", "secrets.s.bits", Stricter, "3072"}, `"type":"rsa","bits":3072`, ""},
 		{"certificate", ae("SECRET_TYPE_CERTIFICATE", one, ""), Line{spec + ".type", "secrets.s.type", Stricter, "mesh CA"}, `"type":"cert-ecdsa"`, ""},
 		{"SM2", ae("SECRET_TYPE_SM2_KEY_PAIR", one, ""), Line{"secrets[0]", "", NoCounterpart, "SM2"}, `!"secrets"`, "SM2"},
-		{"imported", ae("SECRET_TYPE_IMPORT_DATA", one, ""), Line{"secrets[0]", "", NoCounterpart, "from a person"}, `!"secrets"`, "secrets[0]"},
+		{"imported", ae("SECRET_TYPE_IMPORT_DATA", one, ""), Line{spec + ".type", "secrets.s.type", Maps, "opaque"}, `"s":{"type":"opaque","readers":["svc"]}`, "ashlar secret set"},
 		{"enclave of a secret that is left out", ae("SECRET_TYPE_IMPORT_DATA", one, ""), Line{r0 + ".mrenclave", "packages.svc.sgx.uniqueID", Maps, ""}, `"svc":{"sgx"`, ""},
 		{"no rules", ae(key, "", ""), Line{"secrets[0]", "", NoCounterpart, "no enclave"}, `!"secrets"`, "names no enclave"},
 		{"message of one secret", `{"spec":{"secret_name":"s","service_name":"x","type":"SECRET_TYPE_AES256_KEY","policy":{"rules":{"entries":[{"hex_mrenclave":"` + aa + `"}]}}}}`, Line{"spec.policy.rules.entries[0].hex_mrenclave", "packages.x.sgx.uniqueID", Maps, ""}, `"readers":["x"]`, ""},
@@ -206,7 +230,7 @@ func TestSCONERules(t *testing.T) {
 		{"binary as hex", scEnv("x$$SCONE::a:hex$$y", `{"name":"a","kind":"binary","size":64}`), Line{src, env, Maps, ""}, `"V":"x{{ hex .Secrets.a }}y"`, ""},
 		{"binary raw in a variable", scEnv("$$SCONE::a:bin$$", `{"name":"a","kind":"binary","size":64}`), Line{src, "", NoCounterpart, "function"}, `!"env"`, ""},
 		{"unknown form", scEnv("$$SCONE::a:rot13$$", `{"name":"a","kind":"binary","size":64}`), Line{src, "", NoCounterpart, "form"}, `!"env"`, ""},
-		{"brought value", scEnv("$$SCONE::a$$", `{"name":"a","kind":"ascii","value":"v"}`), Line{"secrets[0].value", "", Dropped, "stays out"}, `!"secrets"`, "secrets[0]"},
+		{"brought value", scEnv("$$SCONE::a$$", `{"name":"a","kind":"ascii","value":"v"}`), Line{"secrets[0].value", "", Dropped, "stays out"}, `"V":"{{ text .Secrets.a }}"`, "ashlar secret set"},
 		{"imported", scEnv("$$SCONE::a$$", `{"name":"a","kind":"ascii","import":{"session":"s"}}`), Line{"secrets[0].import", "", NoCounterpart, ""}, `!"secrets"`, "another session"},
 		{"unknown secret", scEnv("$$SCONE::a$$", ""), Line{src, "", NoCounterpart, "no such secret"}, `!"env"`, "left out"},
 		{"unreadable reference", scEnv("$$SCONE::$$", ""), Line{src, "", NoCounterpart, "can't be read"}, `!"env"`, ""},
@@ -218,7 +242,8 @@ func TestSCONERules(t *testing.T) {
 		{"certificate of the CA", scEnv("$$SCONE::ca:crt$$", chain), Line{"secrets[2]", "", Stricter, "only one"}, `{{ pem .Bundle }}`, ""},
 		{"key of the CA", scEnv("$$SCONE::ca.key$$", chain), Line{src, "", NoCounterpart, "never leaves"}, `!"env"`, ""},
 		{"key of the CA by name", scEnv("$$SCONE::cak$$", chain), Line{"secrets[3]", "", Stricter, "never leaves"}, `!"env"`, ""},
-		{"lone key", scEnv("$$SCONE::k$$", `{"name":"k","kind":"private-key","key_type":"RSA-4096"}`), Line{"secrets[0].kind", "secrets.k.type", Maps, "certificate"}, `{"type":"cert-rsa","bits":4096`, ""},
+		{"lone key", scEnv("$$SCONE::k$$", `{"name":"k","kind":"private-key","key_type":"RSA-4096"}`), Line{"secrets[0].kind", "secrets.k.type", Maps, ""}, `{"type":"rsa","bits":4096`, ""},
+		{"lone key's certificate", scEnv("$$SCONE::k.crt$$", `{"name":"k","kind":"private-key"}`), Line{src, "", NoCounterpart, "no certificate"}, `!"env"`, ""},
 		{"strange key", scEnv("$$SCONE::k$$", `{"name":"k","kind":"private-key","key_type":"P-521"}`), Line{"secrets[0].key_type", "secrets.k.type", NoCounterpart, "P-384"}, `"bits":384`, ""},
 		{"shared key", scEnv("$$SCONE::k$$", `{"name":"k","kind":"private-key"},{"name":"c","kind":"x509","private_key":"k"},{"name":"d","kind":"x509","private_key":"k"}`), Line{"secrets[0]", "", Stricter, "of its own"}, `!"env"`, ""},
 		{"validity", scEnv("$$SCONE::c$$", `{"name":"c","kind":"x509","valid_for":"2w"}`), Line{"secrets[0].valid_for", "secrets.c.validity", Maps, ""}, `"validity":"336h0m0s"`, ""},

@@ -67,8 +67,7 @@ func (im *sconeImport) secret(s value) {
 	}
 	if v := s.get("value"); v.present() && kind.text() != "x509-ca" {
 		v.note(Dropped, "", redacted)
-		kind.note(NoCounterpart, "", userSupplied)
-		im.lack(s, userSupplied)
+		im.brought(s, path)
 		return
 	}
 	if v := s.get("import"); v.present() {
@@ -92,6 +91,19 @@ func (im *sconeImport) secret(s value) {
 		kind.note(NoCounterpart, "", "secrets have no such kind")
 		im.lack(s, "secrets have no such kind")
 	}
+}
+
+// brought turns a value that is written in the session into one that is given.
+func (im *sconeImport) brought(s value, path string) {
+	kind := s.get("kind")
+	if k := kind.text(); k != "ascii" && k != "binary" {
+		kind.note(NoCounterpart, "", broughtCertificate)
+		im.lack(s, broughtCertificate)
+		return
+	}
+	kind.note(Maps, path+".type", "opaque: what is given")
+	s.get("name").note(Maps, path, renamed(s.get("name").text(), im.book.names.name(s.get("name").text())))
+	im.book.keep(s.get("name").text(), s, manifest.Secret{Type: manifest.Opaque})
 }
 
 func (im *sconeImport) lack(s value, why string) {
@@ -162,9 +174,10 @@ func (im *sconeImport) privateKey(s value, path string) {
 		s.leave(Stricter, why)
 		return
 	}
-	kind.note(Maps, path+".type", "the key comes with a certificate, signed by the mesh CA")
+	kind.maps(path + ".type")
 	out := manifest.Secret{}
 	out.Type, out.Bits = im.keyType(s, path)
+	out.Type = manifest.SecretType(strings.TrimPrefix(string(out.Type), "cert-"))
 	im.book.keep(name, s, out)
 }
 
@@ -241,8 +254,11 @@ func (im *sconeImport) text(s string, inFile bool) converted {
 // form writes a secret in the form that a reference asks for, such as crt, pem.
 func (im *sconeImport) form(k *kept, words []string, inFile bool) converted {
 	name := ".Secrets." + k.name
-	if k.secret.Type == manifest.Symmetric {
+	switch k.secret.Type {
+	case manifest.Symmetric:
 		return symmetricIn(name, words, k.from.get("kind").text(), inFile)
+	case manifest.Opaque:
+		return givenIn(name, words, k.from.get("kind").text(), inFile)
 	}
 	part := "Certificate"
 	if k.from.get("kind").text() == "private-key" {
@@ -266,7 +282,18 @@ func (im *sconeImport) form(k *kept, words []string, inFile bool) converted {
 			return converted{why: "secrets have no such form"}
 		}
 	}
+	if !k.secret.Type.Certified() && part != "PrivateKey" {
+		return converted{why: "the key has no certificate"}
+	}
 	return render(function, name+"."+part, false, inFile)
+}
+
+// givenIn writes a value that was given: text as it is.
+func givenIn(name string, words []string, kind string, inFile bool) converted {
+	if kind == "ascii" && len(words) == 0 {
+		return render("string", name, true, inFile)
+	}
+	return symmetricIn(name, words, kind, inFile)
 }
 
 func symmetricIn(name string, words []string, kind string, inFile bool) converted {
