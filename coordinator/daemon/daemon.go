@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/mesh"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
@@ -76,7 +77,9 @@ type daemon struct {
 	core    *coordinator.Coordinator
 	mesh    *mesh.Distributor
 	metrics *api.Metrics
-	commits func(time.Duration, error) // observes those of the store
+
+	witnesses *witnesses
+	commits   func(time.Duration, error) // observes those of the store
 
 	client         *http.Server
 	clientGate     *api.Gate
@@ -150,9 +153,12 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.store, config.Keeper, config.Opening = o.store, o.keeper, o.opening
+	d.witnesses = newWitnesses(d.s.Now, d.s.Log)
+	config.Warnings = func() []apiv1.Attention { return append(d.s.endorsements.warnings(), d.witnesses.warnings()...) }
 	if d.core, err = coordinator.Open(ctx, d.store, config); err != nil {
 		return errors.Join(err, d.store.Close())
 	}
+	d.witnesses.core = d.core
 	if err := o.finish(); err != nil {
 		return errors.Join(err, d.closeState())
 	}
