@@ -228,7 +228,7 @@ func TestParseBundle(t *testing.T) {
 		"digest upper case": func(s string) string { return strings.ToUpper(s[:120]) + s[120:] },
 		"number as 1.0":     edit(`"revision": 1`, `"revision": 1.0`),
 		"time with a zone":  edit(`Z",`, `+00:00",`),
-		"base64 with a gap": edit(`"claimsBuffer": "p`, `"claimsBuffer": "\np`),
+		"base64 with a gap": edit(`"claimsBuffer": "`, `"claimsBuffer": "\n`),
 		"not UTF-8":         edit(`"address": "`, "\"address\": \"\xff"),
 		"too large":         func(s string) string { return s + strings.Repeat(" ", MaxBundle) },
 		"too deep":          edit(`"version": 2`, `"version": `+strings.Repeat("[", 50)+strings.Repeat("]", 50)),
