@@ -144,7 +144,12 @@ type sessionStream = grpc.BidiStreamingClient[marblepb.SessionRequest, marblepb.
 // open opens a session and says hello.
 func (m *marble) open(t testing.TB) sessionStream {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	return m.openFor(t, 20*time.Second)
+}
+
+func (m *marble) openFor(t testing.TB, life time.Duration) sessionStream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), life)
 	t.Cleanup(cancel)
 	stream, err := m.rpc.Session(ctx)
 	if err != nil {

@@ -277,9 +277,13 @@ func BenchmarkPush(b *testing.B) {
 	const sessions = 1000
 	streams := make([]sessionStream, sessions)
 	for i := range streams {
-		streams[i] = member(b, s, i).open(b)
-		report(b, s, streams[i], fmt.Sprint("stage-", i))
+		m := s.newMarble(b, fmt.Sprintf("7f2c19ab-0000-4000-8000-%012d", i))
+		if _, err := m.activate(b); err != nil {
+			b.Fatal(err)
+		}
+		streams[i] = m.openFor(b, time.Hour)
 	}
+	report(b, s, streams[sessions-1], "joined")
 	version := uint64(1)
 	for b.Loop() {
 		version++
@@ -293,5 +297,27 @@ func BenchmarkPush(b *testing.B) {
 		}
 		wg.Wait()
 		b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms/1000-sessions")
+	}
+}
+
+// BenchmarkMarbleUse measures what a marble waits for, over TLS and with a
+// durable store: a signature, and a raised counter.
+func BenchmarkMarbleUse(b *testing.B) {
+	for name, req := range map[string]*marblepb.UseRequest{
+		"sign":      {Name: "signer", Operation: "sign", Input: make([]byte, 256)},
+		"public":    {Name: "signer", Operation: "public"},
+		"increment": {Name: "count", Operation: "increment"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := newStack(b, stackConfig{})
+			s.setVault(b)
+			s.marbles.secrets.uses = newRate(1e9, 1e9, s.now)
+			m := member(b, s, 1)
+			for b.Loop() {
+				if _, err := m.rpc.Use(b.Context(), req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
