@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"math"
@@ -350,4 +354,29 @@ func BenchmarkUse(b *testing.B) {
 			}
 		})
 	}
+	// The limits: the primitives alone.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	pair, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("ecdsa/limit", func(b *testing.B) {
+		for b.Loop() {
+			digest := sha256.Sum256(make([]byte, 256))
+			if _, err := ecdsa.SignASN1(rand.Reader, key, digest[:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("rsa/limit", func(b *testing.B) {
+		for b.Loop() {
+			digest := sha256.Sum256(make([]byte, 256))
+			if _, err := rsa.SignPSS(rand.Reader, pair, crypto.SHA256, digest[:], nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
