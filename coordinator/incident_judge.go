@@ -90,6 +90,14 @@ func (c *Coordinator) Standing(p Peer) (error, <-chan struct{}) {
 	return nil, changed
 }
 
+// outcast refuses a user who was revoked since the request was authenticated.
+func (c *Coordinator) outcast(user *Principal) error {
+	if in := c.incidents.Load().barred(suspect{user: user.Name}); in != nil {
+		return refusalOf(in)
+	}
+	return nil
+}
+
 // withheld says why an instance gets and uses no secret, though it lives; nil if
 // it may.
 func (c *Coordinator) withheld(p Peer) error {

@@ -107,6 +107,9 @@ func (c *Coordinator) perform(ctx context.Context, user *Principal, name string,
 	case user == nil:
 		return nil, problem.New("CRD-015", "the action %s needs a user's certificate", name)
 	}
+	if err := c.outcast(user); err != nil {
+		return nil, err
+	}
 	_, path, _ := strings.Cut(a.right(), ":")
 	needs := []need{{Path: path, Rights: []string{a.right()}}}
 	missing, err := rev.judge(user.Name, demandsOf(needs))

@@ -180,6 +180,8 @@ func (c *Coordinator) maySet(old *revision, req SetManifestRequest) error {
 		return nil // it is there already: nothing to permit
 	case p == nil:
 		return problem.New("CRD-015", "manifest %s is in force, and the request is nobody's", old.m.Digest().Short())
+	case c.outcast(p) != nil:
+		return c.outcast(p)
 	case !old.mayPropose(p.Name):
 		return problem.New("CRD-016", "%s has no role with the action %s, nor one for a part of the manifest", p.Name, manifest.UpdateManifest)
 	}
