@@ -91,6 +91,7 @@ type Log struct {
 	gate  gate
 	index index
 	tree  tree
+	bases bases
 }
 
 // New returns the log that s holds. It reads nothing yet.
@@ -112,7 +113,7 @@ func (l *Log) Append(tx *store.Tx, r Record) (Entry, error) {
 	if e.Public, e.Private, err = l.split(seq, &e.Record); err != nil {
 		return Entry{}, err
 	}
-	if _, err := records.Append(tx, join(e.Public, e.Private)); err != nil {
+	if _, err := records.Append(tx, l.bases.pack(e.Details["tee"], join(e.Public, e.Private))); err != nil {
 		return Entry{}, err
 	}
 	leaf := transparency.LeafHash(e.Public)
@@ -196,7 +197,7 @@ func (l *Log) conceal(p transparency.Private, r *Record) ([]byte, error) {
 
 const verdictKey = `,"verdict":`
 
-// join makes the bytes to store: the length of the public part (unsigned
+// join makes one of the parts of a record: the length of the public part (unsigned
 // varint), the public part, the private part.
 func join(public, private []byte) []byte {
 	return slices.Concat(binary.AppendUvarint(nil, uint64(len(public))), public, private)
@@ -241,7 +242,7 @@ func (l *Log) Verify(ctx context.Context) (Checkpoint, error) {
 			return Checkpoint{Size: size}, err
 		}
 		for _, stored := range page {
-			e, err := decode(stored)
+			e, err := l.decode(ctx, stored)
 			if err != nil {
 				return Checkpoint{Size: got.End()}, err
 			}
@@ -267,8 +268,12 @@ func (l *Log) Current(ctx context.Context) (c Checkpoint, err error) {
 }
 
 // decode reads a stored record, which must say of itself where it stands.
-func decode(stored store.LogRecord) (Entry, error) {
-	public, private, ok := cut(stored.Data)
+func (l *Log) decode(ctx context.Context, stored store.LogRecord) (Entry, error) {
+	parts, _, err := l.parts(ctx, stored)
+	if err != nil {
+		return Entry{}, problem.Because(err, "STO-016", "record %d", stored.Seq)
+	}
+	public, private, ok := cut(parts)
 	if !ok {
 		return Entry{}, problem.New("STO-016", "record %d is not a public and a private part", stored.Seq)
 	}

@@ -107,9 +107,9 @@ func (l *Log) entries(ctx context.Context, t transparency.Tile) ([]byte, error) 
 	}
 	var bundle []byte
 	for _, stored := range found {
-		public, _, ok := cut(stored.Data)
-		if !ok {
-			return nil, problem.New("STO-016", "record %d is not a public and a private part", stored.Seq)
+		public, err := l.public(ctx, stored)
+		if err != nil {
+			return nil, err
 		}
 		if bundle, err = transparency.AppendEntry(bundle, public); err != nil {
 			return nil, err

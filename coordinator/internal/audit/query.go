@@ -47,7 +47,7 @@ func (l *Log) Read(ctx context.Context, from uint64, limit int) ([]Entry, error)
 	}
 	entries := make([]Entry, len(stored))
 	for i, s := range stored {
-		if entries[i], err = decode(s); err != nil {
+		if entries[i], err = l.decode(ctx, s); err != nil {
 			return nil, err
 		}
 	}

@@ -150,9 +150,9 @@ func (x *tree) catchUp(ctx context.Context, l *Log) error {
 			return err
 		}
 		for _, stored := range read {
-			public, _, ok := cut(stored.Data)
-			if !ok {
-				return problem.New("STO-016", "record %d is not a public and a private part", stored.Seq)
+			public, err := l.public(ctx, stored)
+			if err != nil {
+				return err
 			}
 			leaf := transparency.LeafHash(public)
 			if err := x.whole.Append(leaf[:], nil); err != nil {
@@ -223,13 +223,17 @@ func (x *tree) rangeTo(ctx context.Context, s *store.Store, size uint64) (*compa
 	return r, nil
 }
 
-// Keep writes the tiles that have become full into the store. Call it every
-// minute: what it has not kept is read again after a restart, and stays in memory.
+// Keep writes the tiles that have become full into the store, and chooses what
+// the next records are stored as differences to. Call it every minute: what it has
+// not kept is read again after a restart, and stays in memory.
 func (l *Log) Keep(ctx context.Context) error {
 	x := &l.tree
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.catchUp(ctx, l); err != nil {
+		return err
+	}
+	if err := l.choose(ctx, x.whole.End()); err != nil {
 		return err
 	}
 	var full [len(kept)]int
