@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -159,4 +160,27 @@ func (r *Recovery) Send(ctx context.Context, m apiv1.RecoveryShare) (apiv1.Recov
 // Recovery returns who holds shares of the key that opens the state.
 func (c *Client) Recovery(ctx context.Context) (apiv1.Recovery, error) {
 	return get[apiv1.Recovery](ctx, c, "/v1/recovery", nil)
+}
+
+// Backup writes the sealed state to w. It needs a user with the right backup. The
+// request's context alone bounds its time. What was written is whole only if
+// backup.Verify says so.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.addr+"/v1/backup", nil)
+	if err != nil {
+		return problem.Because(err, "CRD-110", "address %q", c.addr)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.because(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		_, err := readBody(resp, maxAnswer)
+		return err
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return unreachable(err, c.addr)
+	}
+	return nil
 }

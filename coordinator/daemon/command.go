@@ -31,6 +31,7 @@ in the TEE that they find themselves in; without one, as a simulation:
 Commands
   init      make the state of a new coordinator, once
   run       serve the state until SIGTERM
+  restore   put a backup's state into a new folder: restore --from FILE --state DIR
   version   print the version
 
 Each flag can be given as an environment variable: --sim-root is ASHLAR_SIM_ROOT.
@@ -63,11 +64,13 @@ func dispatch(args []string, getenv func(string) string, stdout, stderr io.Write
 	case "version", "--version":
 		fmt.Fprintf(stdout, "ashlar-coordinator %s (%s, %s/%s)\n", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return nil
+	case "restore":
+		return restore(args, getenv, stdout)
 	case "init", "run":
 		return execute(name, args, getenv, stdout, stderr)
 	}
-	e := problem.New("CRD-130", "unknown command %q; wanted init, run or version", name).WithNext("ashlar-coordinator help")
-	if best := nearest.Word(name, []string{"init", "run", "version", "help"}); best != "" {
+	e := problem.New("CRD-130", "unknown command %q; wanted init, run, restore or version", name).WithNext("ashlar-coordinator help")
+	if best := nearest.Word(name, []string{"init", "run", "restore", "version", "help"}); best != "" {
 		e = e.WithNext("did you mean %q?", best)
 	}
 	return e

@@ -195,14 +195,10 @@ func TestStateOutlivesARestart(t *testing.T) {
 		t.Fatalf("stopping: %v", err)
 	}
 	addr, stop = run(t, m.config())
-	c, err = m.dial(addr.Client, "", alice)
-	if err != nil {
-		t.Fatal(err)
+	if c, err = m.visit(trust, addr.Client, alice); err != nil {
+		t.Fatalf("the restarted coordinator is not the remembered one: %v", err)
 	}
 	defer c.Close()
-	if err := client.WriteTrust(trust, c.Verified()); err != nil {
-		t.Errorf("the restarted coordinator is not the remembered one: %v", err)
-	}
 	got, err := c.Manifest(ctx)
 	if err != nil || !bytes.Equal(got.Digest, set.Digest) {
 		t.Errorf("got %s, %v, want %s", got.Digest, err, set.Digest)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/backup"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -20,11 +21,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
-// restoredFile is what the restore command leaves beside a state: a name of that
-// restore. The next start begins an epoch and removes it.
-const restoredFile = "restored"
-
-const maxRestored = 64 // bytes of restoredFile
+const maxRestored = 64 // bytes of the mark of a restore that count
 
 func (s *settings) checkSeal() error {
 	switch manifest.SealMode(s.Seal) {
@@ -113,7 +110,7 @@ func (d *daemon) keep(ctx context.Context, o *openedState, key seal.Key) error {
 	if err != nil {
 		return err
 	}
-	restored, err := os.ReadFile(filepath.Join(d.s.State, restoredFile))
+	restored, err := os.ReadFile(filepath.Join(d.s.State, backup.MarkFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -129,7 +126,7 @@ func (o *openedState) finish() error {
 	if o.opening.Restored == "" {
 		return nil
 	}
-	err := os.Remove(filepath.Join(o.dir, restoredFile))
+	err := os.Remove(filepath.Join(o.dir, backup.MarkFile))
 	if err == nil {
 		err = durable.SyncDir(o.dir)
 	}

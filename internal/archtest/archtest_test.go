@@ -57,7 +57,7 @@ var layers = [][]string{
 	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/eventlog", "attest/tdx", "attest/snp", "attest/tpm", "attest/azure", "attest/gcp", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
 		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/services", "attest/sim/platform", "attest/attesttest",
 		"manifest", "manifest/importer", "ratls", "transparency", "transparency/logtest",
-		"coordinator/apiv1", "coordinator/shares", "coordinator/internal/seal", "coordinator/internal/recovery", "coordinator/internal/store/...", "coordinator/internal/authority",
+		"coordinator/apiv1", "coordinator/shares", "coordinator/backup", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/recovery", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},

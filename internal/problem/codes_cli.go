@@ -45,5 +45,6 @@ var cliCodes = []Entry{
 	{"CLI-069", Refused, "the proposal is not what was asked for", "do not approve it: something between you and the coordinator, or the coordinator, changes what you ask for"},
 	{"CLI-076", Refused, "nobody has said which log this should be of", "pass --log-key, or verify the coordinator first: ashlar verify ADDR --policy FILE"},
 	{"CLI-078", Invalid, "the certificate says nothing of a log", "name the certificate of a marble, which has the extension of its leaf"},
+	{"CLI-084", Usage, "who gives a share is not said", "pass --user, --recovery-key, --cert and --key"},
 	{"CLI-092", Invalid, "no certificate to begin with", "name a PEM file whose first certificate is the root that you trust"},
 }

@@ -22,4 +22,7 @@ var storeCodes = []Entry{
 	{"STO-019", Unavailable, "gave up while waiting to write", "retry; nothing was written"},
 	{"STO-020", NotFound, "no such decision in the log", "list recent decisions to see their ids"},
 	{"STO-021", Refused, "no platform opens this state: it is sealed with the mode none", "recover it with the holders' shares: ashlar recover status"},
+	{"STO-022", Conflict, "something is there already", "restore into a folder that does not exist: an existing state is never written over"},
+	{"STO-023", Invalid, "the backup is damaged", "take another copy of it: ashlar backup --check tells"},
+	{"STO-024", Unavailable, "this state's engine makes no backups", "stop the coordinator and copy its folder"},
 }

@@ -74,6 +74,7 @@ var routes = []route{
 	{"/v1/ca", map[string]handler{"GET": (*clientAPI).cas}, nil},
 	{"/v1/ca/rotate", map[string]handler{"POST": (*clientAPI).rotateCA}, nil},
 	{"/v1/roots", map[string]handler{"GET": (*clientAPI).roots}, nil},
+	{"/v1/backup", map[string]handler{"GET": (*clientAPI).backup}, nil},
 	{"/v1/recovery", map[string]handler{"GET": (*clientAPI).recoveryStatus}, nil},
 	{"/v1/recovery/attestation", map[string]handler{"GET": (*clientAPI).recoveryStatement}, []string{"nonce", "purpose"}},
 	{"/v1/recovery/shares", map[string]handler{"POST": (*clientAPI).takeShare}, nil},

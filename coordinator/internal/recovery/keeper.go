@@ -12,7 +12,9 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/backup"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
@@ -200,11 +202,28 @@ func (k *Keeper) Reseal(ctx context.Context, mode manifest.SealMode) (changed bo
 	return seal.Rewrap(ctx, k.SealPath, k.Key, k.Source(mode), k.Random)
 }
 
-// Hold keeps the files as they are while f runs.
-func (k *Keeper) Hold(f func() error) error {
+// Backup writes seal.json, recovery.json and a snapshot of the state, which do not
+// change in relation to each other meanwhile.
+func (k *Keeper) Backup(ctx context.Context, s *store.Store, w *backup.Writer) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return f()
+	for _, path := range []string{k.SealPath, k.path(File)} {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && path != k.SealPath {
+			continue
+		}
+		if err != nil {
+			return problem.Because(err, "STO-007", "reading %s", filepath.Base(path))
+		}
+		if err := w.Add(filepath.Base(path), int64(len(b)), func(out io.Writer) error { _, err := out.Write(b); return err }); err != nil {
+			return err
+		}
+	}
+	err := s.Snapshot(ctx, func(size int64, write func(io.Writer) error) error { return w.Add("state.db", size, write) })
+	if err != nil {
+		return err
+	}
+	return w.Close()
 }
 
 // Opens reports whether an outcome is the key of this state.

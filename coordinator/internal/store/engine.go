@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"io"
 )
 
 // Entry is one key and value as an engine sees them: both opaque. A key has 1
@@ -25,6 +26,13 @@ const (
 // ErrConflict is what Commit returns (wrapped) when expected is not the
 // engine's revision. Nothing was changed then.
 var ErrConflict = errors.New("another writer was faster")
+
+// Snapshotter is an Engine that can write one durable state out while it goes on.
+type Snapshotter interface {
+	// Snapshot calls each with the size of a snapshot in bytes, and what writes
+	// it. It is a file that the engine opens.
+	Snapshot(ctx context.Context, each func(size int64, write func(io.Writer) error) error) error
+}
 
 // Engine makes entries durable. The store above it calls Commit from one
 // goroutine at a time; Range may be called at any time from any goroutine.

@@ -170,6 +170,21 @@ func (s *Store) Close() error {
 	return err
 }
 
+// Snapshot writes one durable state out, sealed as it is, while the store goes on.
+// An engine that cannot is STO-024.
+func (s *Store) Snapshot(ctx context.Context, each func(size int64, write func(io.Writer) error) error) error {
+	engine, ok := s.engine.(Snapshotter)
+	if !ok {
+		return problem.New("STO-024", "an engine of type %T", s.engine)
+	}
+	release, err := s.use()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return engine.Snapshot(ctx, each)
+}
+
 var errNotEmpty = errors.New("not empty")
 
 func newStore(c Config) (*Store, error) {

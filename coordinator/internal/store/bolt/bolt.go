@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -291,6 +292,31 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) (found [
 		})
 	})
 	return found, err
+}
+
+// Snapshot implements store.Snapshotter: the pages of one read transaction.
+func (e *engine) Snapshot(ctx context.Context, each func(size int64, write func(io.Writer) error) error) error {
+	return e.do(func() error {
+		return e.db.View(func(tx *bolt.Tx) error {
+			return each(tx.Size(), func(w io.Writer) error {
+				_, err := tx.WriteTo(contextWriter{ctx, w})
+				return err
+			})
+		})
+	})
+}
+
+// contextWriter stops writing when its context ends.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c contextWriter) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
 }
 
 // Close implements store.Engine.

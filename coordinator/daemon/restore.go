@@ -1,0 +1,52 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/backup"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// restore puts a backup's state into a folder that does not exist or is empty.
+func restore(args []string, getenv func(string) string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("ashlar-coordinator restore", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	from := flags.String("from", "", "file that ashlar backup wrote")
+	state := flags.String("state", getenv("ASHLAR_STATE"), "folder of the state, which does not exist yet")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return nil
+	case err != nil:
+		return flagError(flags, err)
+	case *from == "" || *state == "" || flags.NArg() > 0:
+		return problem.New("CRD-130", "wanted restore --from FILE --state DIR").WithNext("ashlar-coordinator help")
+	}
+	return Restore(*from, *state, stdout)
+}
+
+// Restore puts the backup in a file into a folder. The next start there begins a
+// new epoch. The errors are STO-022, STO-023 and STO-007.
+func Restore(from, state string, stdout io.Writer) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return problem.Because(err, "STO-007", "reading the backup")
+	}
+	defer f.Close()
+	var mark [16]byte
+	rand.Read(mark[:]) // never fails (crypto/rand)
+	s, err := backup.Restore(f, state, hex.EncodeToString(mark[:]))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "Put the state of %s into %s. Whatever happened since is not in it.\nnext: ashlar-coordinator run: a new epoch begins, which everybody sees who verifies it\n",
+		s.Time.Format(time.RFC3339), state)
+	return err
+}
