@@ -151,6 +151,7 @@ func (c *Coordinator) RaiseFloor(ctx context.Context, req RaiseRequest) (apiv1.R
 	if err := errors.Join(err, c.loadFloors(context.WithoutCancel(ctx))); err != nil {
 		return apiv1.RaiseResult{}, err
 	}
+	c.outdated.mark(rev.onPlatform(req.Platform), record.RaisedAt)
 	return apiv1.RaiseResult{Floor: record.public(req.Platform), Effects: rev.raised(req.Platform, req.Floor)}, nil
 }
 

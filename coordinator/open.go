@@ -57,11 +57,12 @@ type Coordinator struct {
 	servedFor string // trust domain
 	servedBy  *authority.Authority
 
-	live    live
-	health  health
-	refused atomic.Uint64
-	work    sync.WaitGroup // calls that write; Close waits for them
-	closing sync.Mutex     // orders work.Add and Close
+	live     live
+	health   health
+	outdated outdated
+	refused  atomic.Uint64
+	work     sync.WaitGroup // calls that write; Close waits for them
+	closing  sync.Mutex     // orders work.Add and Close
 }
 
 // Create makes the authority in a new, empty store and opens the coordinator.

@@ -78,7 +78,7 @@ func (r ruled) reason() (code, text string) {
 // it ends at the latest.
 func (p *planner) when(it *planItem) (renewal, notAfter time.Time) {
 	renewal, notAfter = it.record.RenewAfter, it.record.NotAfter
-	if renewal.Before(p.now) {
+	if renewal.Before(p.now) || p.changesRules(it.marble) { // then it is asked at once
 		renewal = p.now
 	}
 	if p.at.After(renewal) { // until then it renews as it does today

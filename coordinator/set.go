@@ -117,6 +117,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 	}
 	result.Recovery = c.followKeys(ctx, change)
 	c.current.Store(next.without(c.incidents.Load()))
+	c.outdated.mark(otherRules(old, next), by.at)
 	c.live.keepMarbles(m)
 	if err := c.become(Serving); err != nil {
 		return apiv1.SetResult{}, err

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
@@ -217,6 +218,54 @@ func TestSessionDemandsEvidence(t *testing.T) {
 	}
 	if left := time.UnixMilli(answer.GetLease().GetNotAfterUnixMs()).Sub(s.now()); left < 50*time.Minute {
 		t.Errorf("got %s left, want about an hour", left)
+	}
+}
+
+// Of who attested under other rules evidence is demanded at once. Who meets them
+// goes on, who does not keeps its leaf until its time.
+func TestRulesThatChangeAreAskedAboutAtOnce(t *testing.T) {
+	s := newStack(t, stackConfig{times: Times{Spread: time.Millisecond}})
+	s.set(t, "1h")
+	m := member(t, s, 1)
+	stream := m.open(t)
+	c := s.dial(t, s.alice)
+	before := c.Verified().Statement.Manifest
+	for _, next := range []struct {
+		raw  []byte
+		want problem.Code
+	}{
+		{s.manifest("2h"), ""},
+		{bytes.Replace(s.manifest("2h"), []byte(attest.Hex(agent).String()), []byte(strings.Repeat("ab", 32)), 1), "ATT-012"},
+	} {
+		set, err := c.SetManifest(context.Background(), next.raw, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = set.Digest
+		var demand *marblepb.Demand
+		for demand == nil {
+			answer, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			demand = answer.GetDemand()
+		}
+		if !strings.Contains(demand.GetReason(), "other rules") {
+			t.Errorf("got the reason %q", demand.GetReason())
+		}
+		if err := stream.Send(m.renewal(t, demand.GetNonce())); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refusal, refused := answer.GetRefusal().Decode(); refused != (next.want != "") || refused && refusal.Code != next.want {
+			t.Fatalf("got %v, want %q", answer, next.want)
+		}
+	}
+	if st, err := c.Status(context.Background()); err != nil || st.Instances != 1 {
+		t.Errorf("got %+v, %v: the leaf in hand counts until its time", st, err)
 	}
 }
 

@@ -28,6 +28,7 @@ type Times struct {
 	Request   time.Duration // a whole request or unary call, and its answer; 30 s
 	Idle      time.Duration // a connection without requests; 2 min
 	Look      time.Duration // how often who waits for a moment looks at the clock, which may jump; 15 s
+	Spread    time.Duration // over which demands are spread when other rules hold; 5 s
 }
 
 func (t Times) orDefault() Times {
@@ -40,6 +41,7 @@ func (t Times) orDefault() Times {
 	set(&t.Request, 30*time.Second)
 	set(&t.Idle, 2*time.Minute)
 	set(&t.Look, alarm.Look)
+	set(&t.Spread, 5*time.Second)
 	return t
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/x509"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -79,7 +80,10 @@ type live struct {
 	renewals *rate
 
 	demanded bool // a demand is unanswered
-	refusals int  // in a row
+	// hurried says that evidence is demanded early, since other rules hold than it
+	// was judged by.
+	hurried  bool
+	refusals int // in a row
 	// sent are the versions of secrets that were pushed under this leaf; nil
 	// before.
 	sent map[string]uint64
@@ -190,8 +194,10 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 		if gone != nil {
 			return l.tellRevoked(gone)
 		}
+		rules := l.outdated(ctx, demand)
 		select {
 		case <-incidents:
+		case <-rules:
 		case m := <-l.in:
 			next, err := l.handle(ctx, m)
 			if err != nil {
@@ -228,6 +234,19 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 	}
 }
 
+// outdated has evidence demanded soon where the rules have changed since it was
+// judged: not of all instances in the same instant. It returns a channel that is
+// closed when they may have changed again.
+func (l *live) outdated(ctx context.Context, demand *alarm.Alarm) <-chan struct{} {
+	old, changed := l.s.c.Outdated(ctx, l.peer)
+	if old && !l.hurried && !l.demanded && l.refusals == 0 {
+		l.hurried = true
+		left := l.s.c.DemandAt(l.peer).Sub(l.s.now())
+		demand.In(min(rand.N(l.s.times.Spread), max(0, left)))
+	}
+	return changed
+}
+
 func (l *live) demand(ctx context.Context) error {
 	nonce, err := l.s.c.NewDemand(ctx, l.peer, l.sess)
 	if err != nil {
@@ -238,6 +257,8 @@ func (l *live) demand(ctx context.Context) error {
 		reason = "the last demand was not answered"
 	} else if l.refusals > 0 {
 		reason = "the last renewal was refused"
+	} else if l.hurried {
+		reason = "the evidence was judged by other rules than hold now"
 	}
 	l.demanded = true
 	return l.queue(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Demand{Demand: &marblepb.Demand{Nonce: nonce, Reason: reason}}})
@@ -305,7 +326,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 		}
 		return l.retry(), nil
 	}
-	l.refusals, l.sent = 0, nil
+	l.refusals, l.sent, l.hurried = 0, nil, false
 	leaf, err := x509.ParseCertificate(next.Certificates[0])
 	if err != nil {
 		return 0, err
