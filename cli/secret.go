@@ -165,9 +165,9 @@ func (a *app) secretGetCmd() *cobra.Command {
 	var f secretGetFlags
 	c := &cobra.Command{Use: "get NAME", Short: "Show the value of a secret",
 		Example: "  ashlar secret get apiToken --out token.txt\n  ashlar secret get apiToken --reveal\n  ashlar secret get own --instance web/7f2c19ab --out own.key",
-		Long: `The answer is encrypted to a key that is made for it here. That you have seen the
-value is in the log before you have. Keys for use only are shown to nobody. Keys
-are written as PEM with their certificates, everything else as it is.
+		Long: `The answer is encrypted to a key that is made for it here. That you have seen
+the value is in the log before you have. Keys for use only are shown to nobody.
+Keys are written as PEM with their certificates, everything else as it is.
 Needs a user whose role has the action readSecret:NAME or readSecret:*.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
