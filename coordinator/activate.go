@@ -184,6 +184,7 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if err := c.update(ctx, func(tx *store.Tx) error { return c.settle(tx, &s) }); err != nil {
 		return grant{}, err
 	}
+	c.log.Committed(s.entry)
 	issued, err := c.issue(a, r, serial, s)
 	if err != nil {
 		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
@@ -310,7 +311,7 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 		Address: s.asked.info.Address, Loopback: s.asked.info.Loopback, TEE: s.asked.evidence.TEE, TCBStatus: string(s.verdict.TCBStatus),
 		ActivatedAt: s.at.UTC(), AttestedAt: s.at.UTC(), NotAfter: s.end,
 		RenewAfter: s.times.due.UTC(), DegradeAt: s.times.degrade.UTC(), DrainAt: s.times.drain.UTC(),
-		Serial: s.serial, Decision: s.id, Origin: s.origin(), Evidence: s.evidenceDigest(), Provenances: provenances(old.Provenances, provenanceOf(s.verdict.Claims, s.end), s.at),
+		Serial: s.serial, Decision: s.id, Rules: s.rev.rulesOf(s.asked.info.Marble), Origin: s.origin(), Evidence: s.evidenceDigest(), Provenances: provenances(old.Provenances, provenanceOf(s.verdict.Claims, s.end), s.at),
 	}
 	if s.peer != nil {
 		var err error

@@ -61,6 +61,8 @@ type Entry struct {
 	Hash    attest.Hex // leaf hash of the public part, 32 bytes
 	Public  []byte     // transparency.Entry as JSON: the leaf
 	Private []byte     // transparency.Private as JSON; nil if there is none
+
+	whole bool // as it was stored by Append
 }
 
 // PublicText is the text that anybody may read: the record's own, or what its
@@ -113,7 +115,9 @@ func (l *Log) Append(tx *store.Tx, r Record) (Entry, error) {
 	if e.Public, e.Private, err = l.split(seq, &e.Record); err != nil {
 		return Entry{}, err
 	}
-	if _, err := records.Append(tx, l.bases.pack(e.Details["tee"], join(e.Public, e.Private))); err != nil {
+	stored := l.bases.pack(e.Details["tee"], join(e.Public, e.Private))
+	e.whole = stored[0] == formWhole
+	if _, err := records.Append(tx, stored); err != nil {
 		return Entry{}, err
 	}
 	leaf := transparency.LeafHash(e.Public)
@@ -269,7 +273,7 @@ func (l *Log) Current(ctx context.Context) (c Checkpoint, err error) {
 
 // decode reads a stored record, which must say of itself where it stands.
 func (l *Log) decode(ctx context.Context, stored store.LogRecord) (Entry, error) {
-	parts, _, err := l.parts(ctx, stored)
+	parts, err := l.parts(ctx, stored)
 	if err != nil {
 		return Entry{}, problem.Because(err, "STO-016", "record %d", stored.Seq)
 	}

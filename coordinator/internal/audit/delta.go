@@ -25,11 +25,11 @@ const (
 	formWhole = 0
 	formDelta = 1
 
-	maxBases = 4   // TEEs that records are stored as differences of
-	maxBase  = 16  // whole records at hand for reading
-	worth    = 6   // a difference is at most a sixth of the whole
-	recent   = 500 // records that are looked through for a base
-	deltaFit = 3   // level of compress/flate: the lowest that makes good use of a dictionary
+	maxBases = 4    // TEEs that records are stored as differences of
+	maxBase  = 16   // whole records at hand for reading
+	worth    = 6    // a difference is at most a sixth of the whole
+	rebase   = 1000 // records after which a base may be replaced
+	deltaFit = 3    // level of compress/flate: the lowest that makes good use of a dictionary
 )
 
 // maxParts bounds both parts of a record and the length before them.
@@ -48,7 +48,6 @@ type bases struct {
 	mu    sync.Mutex // guards all fields
 	byTEE map[string]*base
 	read  map[uint64][]byte // parts of whole records, by place
-	next  uint64            // first record that was not looked at for a base
 }
 
 // pack makes the bytes to store of a record's parts.
@@ -70,38 +69,37 @@ func (b *bases) pack(tee string, parts []byte) []byte {
 	return bytes.Clone(on.out.Bytes())
 }
 
-// parts returns the parts of a stored record, and the place of the record that
-// it is stored as the difference to, which is its own if it is whole.
-func (l *Log) parts(ctx context.Context, stored store.LogRecord) (parts []byte, on uint64, err error) {
+// parts returns the parts of a stored record.
+func (l *Log) parts(ctx context.Context, stored store.LogRecord) ([]byte, error) {
 	if len(stored.Data) == 0 {
-		return nil, 0, errForm
+		return nil, errForm
 	}
 	form, rest := stored.Data[0], stored.Data[1:]
 	if form == formWhole {
-		return rest, stored.Seq, nil
+		return rest, nil
 	}
 	on, n := binary.Uvarint(rest)
 	if form != formDelta || n <= 0 || on >= stored.Seq {
-		return nil, 0, errForm
+		return nil, errForm
 	}
 	size, m := binary.Uvarint(rest[n:])
 	if m <= 0 || size > maxParts {
-		return nil, 0, errForm
+		return nil, errForm
 	}
 	dictionary, err := l.whole(ctx, on)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	parts = make([]byte, size)
+	parts := make([]byte, size)
 	r := flate.NewReaderDict(bytes.NewReader(rest[n+m:]), dictionary)
 	defer r.Close()
 	if _, err := io.ReadFull(r, parts); err != nil {
-		return nil, 0, errForm
+		return nil, errForm
 	}
 	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		return nil, 0, errForm
+		return nil, errForm
 	}
-	return parts, on, nil
+	return parts, nil
 }
 
 // whole returns the parts of a record that is stored whole.
@@ -131,7 +129,7 @@ func (l *Log) whole(ctx context.Context, seq uint64) ([]byte, error) {
 
 // public returns the public part of a stored record.
 func (l *Log) public(ctx context.Context, stored store.LogRecord) ([]byte, error) {
-	parts, _, err := l.parts(ctx, stored)
+	parts, err := l.parts(ctx, stored)
 	if err != nil {
 		return nil, problem.Because(err, "STO-016", "record %d", stored.Seq)
 	}
@@ -142,63 +140,28 @@ func (l *Log) public(ctx context.Context, stored store.LogRecord) ([]byte, error
 	return public, nil
 }
 
-// choose looks through the newest records for those that the next ones are to be
-// stored as differences to: accepted decisions that stand there whole.
-func (l *Log) choose(ctx context.Context, end uint64) error {
-	l.bases.mu.Lock()
-	from := max(l.bases.next, end-min(end, recent))
-	l.bases.mu.Unlock()
-	if from >= end {
-		return nil
-	}
-	found, err := records.Read(ctx, l.store, from, int(end-from))
-	if err != nil {
-		return err
-	}
-	for _, stored := range found {
-		e, err := l.decode(ctx, stored)
-		if err != nil {
-			return err
-		}
-		if tee := e.Details["tee"]; tee != "" && (e.Kind == ActivationAccepted || e.Kind == RenewalAccepted) {
-			if err := l.base(ctx, stored, tee); err != nil {
-				return err
-			}
-		}
-	}
-	l.bases.mu.Lock()
-	defer l.bases.mu.Unlock()
-	l.bases.next = end
-	return nil
-}
-
-// base makes the record that stored is, or rests on, the base for a TEE, if
-// there is none or it is newer.
-func (l *Log) base(ctx context.Context, stored store.LogRecord, tee string) error {
-	_, on, err := l.parts(ctx, stored)
-	if err != nil {
-		return err
+// Committed says that the Update which appended e has succeeded, so that later
+// records may be stored as the difference to it: to an accepted decision that
+// stands there whole, the first of its TEE since the start or long after the last.
+func (l *Log) Committed(e Entry) {
+	tee := e.Details["tee"]
+	if !e.whole || tee == "" || e.Kind != ActivationAccepted && e.Kind != RenewalAccepted {
+		return
 	}
 	b := &l.bases
 	b.mu.Lock()
-	old, full := b.byTEE[tee], len(b.byTEE) >= maxBases
-	b.mu.Unlock()
-	if old != nil && old.seq >= on || old == nil && full {
-		return nil
-	}
-	dictionary, err := l.whole(ctx, on)
-	if err != nil {
-		return err
-	}
-	next := &base{seq: on}
-	if next.writer, err = flate.NewWriterDict(&next.out, deltaFit, dictionary); err != nil {
-		return err
-	}
-	b.mu.Lock()
 	defer b.mu.Unlock()
+	old := b.byTEE[tee]
+	if old != nil && e.Seq < old.seq+rebase || old == nil && len(b.byTEE) >= maxBases {
+		return
+	}
+	next := &base{seq: e.Seq}
+	var err error
+	if next.writer, err = flate.NewWriterDict(&next.out, deltaFit, join(e.Public, e.Private)); err != nil {
+		return // only for a level that does not exist: records stay whole
+	}
 	if b.byTEE == nil {
 		b.byTEE = map[string]*base{}
 	}
 	b.byTEE[tee] = next
-	return nil
 }

@@ -68,12 +68,7 @@ func TestDifferences(t *testing.T) {
 			}
 		}
 	}
-	keep := func() {
-		t.Helper()
-		if err := l.Keep(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	keep := func() { l.Committed(want[len(want)-1]) }
 	const small = 1000
 	for _, step := range []struct {
 		kind  Kind
@@ -82,18 +77,18 @@ func TestDifferences(t *testing.T) {
 		small bool
 		then  func()
 	}{
-		{ActivationRefused, "sgx", verdict(t, "sgx"), false, keep}, // no base: it was refused
-		{ActivationAccepted, "sgx", verdict(t, "sgx"), false, nil}, // nobody has looked yet
+		{ActivationRefused, "sgx", verdict(t, "sgx"), false, keep}, // refused: no base
+		{ActivationAccepted, "sgx", verdict(t, "sgx"), false, nil}, // not known to be durable: no base
 		{ActivationAccepted, "sgx", verdict(t, "sgx"), false, keep},
-		{ActivationAccepted, "sgx", verdict(t, "sgx"), true, nil},
+		{ActivationAccepted, "sgx", verdict(t, "sgx"), true, keep},
 		{RenewalRefused, "sgx", verdict(t, "sgx"), true, nil},
 		{ActivationAccepted, "tdx", verdict(t, "tdx"), false, keep},
 		{RenewalAccepted, "tdx", verdict(t, "tdx"), true, nil},
 		{RenewalAccepted, "sgx", verdict(t, "sgx"), true, func() { l = New(s, rand.Reader) }},
-		{RenewalAccepted, "sgx", verdict(t, "sgx"), false, func() { l = New(s, rand.Reader); keep() }},
-		{RenewalAccepted, "tdx", verdict(t, "tdx"), true, nil}, // its base was found again
-		{RenewalAccepted, "sgx", verdict(t, "other texts"), false, keep},
-		{RenewalAccepted, "sgx", verdict(t, "other texts"), true, nil},
+		{RenewalAccepted, "sgx", verdict(t, "sgx"), false, keep},
+		{RenewalAccepted, "sgx", verdict(t, "sgx"), true, nil},
+		{RenewalAccepted, "sgx", verdict(t, "other texts"), false, keep}, // too soon for another base
+		{RenewalAccepted, "sgx", verdict(t, "other texts"), false, nil},
 		{RenewalAccepted, "", verdict(t, "sgx"), false, nil},
 	} {
 		size := add(step.kind, step.tee, step.v)
@@ -112,16 +107,15 @@ func TestDifferences(t *testing.T) {
 func TestForms(t *testing.T) {
 	s := storetest.Create(t, storetest.NewDisk().Engine())
 	l := New(s, rand.Reader)
-	err := s.Update(t.Context(), func(tx *store.Tx) error {
-		_, err := l.Append(tx, Record{Time: time.Unix(1, 0), Kind: ActivationAccepted, Details: map[string]string{"tee": "sgx"}, Verdict: verdict(t, "sgx")})
+	var e Entry
+	err := s.Update(t.Context(), func(tx *store.Tx) (err error) {
+		e, err = l.Append(tx, Record{Time: time.Unix(1, 0), Kind: ActivationAccepted, Details: map[string]string{"tee": "sgx"}, Verdict: verdict(t, "sgx")})
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Keep(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l.Committed(e)
 	good := l.bases.pack("sgx", join(verdict(t, "sgx"), nil))
 	if good[0] != formDelta {
 		t.Fatalf("got form %d, want a difference", good[0])
@@ -138,14 +132,14 @@ func TestForms(t *testing.T) {
 		"cut short":           change(func(b []byte) []byte { return b[:len(b)-9] }),
 		"longer than it says": change(func(b []byte) []byte { b[2]--; return b }),
 	} {
-		if parts, _, err := l.parts(context.Background(), store.LogRecord{Seq: 7, Data: b}); err == nil {
+		if parts, err := l.parts(context.Background(), store.LogRecord{Seq: 7, Data: b}); err == nil {
 			t.Errorf("%s: got %d bytes, want an error", name, len(parts))
 		}
 		if _, err := l.decode(context.Background(), store.LogRecord{Seq: 7, Data: b}); problem.CodeOf(err) != "STO-016" {
 			t.Errorf("%s: got %v, want STO-016", name, err)
 		}
 	}
-	if parts, _, err := l.parts(t.Context(), store.LogRecord{Seq: 7, Data: good}); err != nil || len(parts) == 0 {
+	if parts, err := l.parts(t.Context(), store.LogRecord{Seq: 7, Data: good}); err != nil || len(parts) == 0 {
 		t.Errorf("unchanged: got %d bytes, %v", len(parts), err)
 	}
 }

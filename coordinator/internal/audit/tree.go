@@ -223,17 +223,13 @@ func (x *tree) rangeTo(ctx context.Context, s *store.Store, size uint64) (*compa
 	return r, nil
 }
 
-// Keep writes the tiles that have become full into the store, and chooses what
-// the next records are stored as differences to. Call it every minute: what it has
-// not kept is read again after a restart, and stays in memory.
+// Keep writes the tiles that have become full into the store. Call it every
+// minute: what it has not kept is read again after a restart, and stays in memory.
 func (l *Log) Keep(ctx context.Context) error {
 	x := &l.tree
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.catchUp(ctx, l); err != nil {
-		return err
-	}
-	if err := l.choose(ctx, x.whole.End()); err != nil {
 		return err
 	}
 	var full [len(kept)]int
