@@ -55,13 +55,17 @@ func (a *app) diffCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d := manifest.Compare(old, next)
+			d := diffReport{Diff: manifest.Compare(old, next), Needs: manifest.Approvers(old, manifest.Demands(old, next))}
 			if done, err := a.p.Structured(d); done {
 				if err != nil {
 					return err
 				}
 			} else {
-				a.printDiff(d)
+				a.printDiff(d.Diff)
+				lines, _ := needs(old, manifest.Demands(old, next), "")
+				for _, line := range lines {
+					a.p.Printf("%s\n", line)
+				}
 			}
 			if exitCode && len(d.Changes) > 0 {
 				return differentExit
@@ -70,6 +74,12 @@ func (a *app) diffCmd() *cobra.Command {
 		}}
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit 20 if they differ")
 	return c
+}
+
+// diffReport is a diff, and who has to agree to it.
+type diffReport struct {
+	manifest.Diff
+	Needs []manifest.Approval `json:"needs"` // by path; none for a first manifest
 }
 
 // diffBase is what is compared with: the first of two files, or the manifest in

@@ -24,10 +24,11 @@ func (a Approval) Counts(user string) bool {
 // narrow right, since it never accepts more.
 func Approvers(m *Manifest, demands []Demand) []Approval {
 	all := make([]Approval, 0, len(demands))
+	p := newPowers(m)
 	for _, d := range demands {
-		a := Approval{Demand: d, Needed: max(d.Least, Needed(m, d.Rights[0])), Holders: Holders(m, d.Rights[0])}
+		a := Approval{Demand: d, Needed: max(d.Least, Needed(m, d.Rights[0])), Holders: p.holders(d.Rights[0])}
 		for _, right := range d.Rights[1:] {
-			a.Alone = append(a.Alone, Holders(m, right)...)
+			a.Alone = append(a.Alone, p.holders(right)...)
 		}
 		slices.Sort(a.Alone)
 		a.Alone = slices.Compact(a.Alone)
@@ -49,15 +50,7 @@ func Needed(m *Manifest, right string) int {
 }
 
 // Holders are the users who have a right, sorted.
-func Holders(m *Manifest, right string) []string {
-	var who []string
-	for _, user := range sortedKeys(m.Users) {
-		if m.May(user, right) {
-			who = append(who, user)
-		}
-	}
-	return who
-}
+func Holders(m *Manifest, right string) []string { return newPowers(m).holders(right) }
 
 // Missing is what a demand still lacks.
 type Missing struct {

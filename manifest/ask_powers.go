@@ -31,6 +31,18 @@ func (p *powers) roles(right string) map[string]bool {
 	return found
 }
 
+// holders are the users who have a right, sorted.
+func (p *powers) holders(right string) []string {
+	var who []string
+	roles := p.roles(right)
+	for _, user := range sortedKeys(p.m.Users) {
+		if slices.ContainsFunc(p.m.Users[user].Roles, func(role string) bool { return roles[role] }) {
+			who = append(who, user)
+		}
+	}
+	return who
+}
+
 // needed is Needed with numbers that may have been lowered.
 func needed(numbers map[string]int, right string) int {
 	return Needed(&Manifest{Approvals: numbers}, right)

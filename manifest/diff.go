@@ -223,9 +223,11 @@ func unionKeys(a, b *jsonpos.Node) []string {
 	return keys
 }
 
+var sections = fieldsOf(manifestType)
+
 // sectionRank orders the document's sections; other keys have one rank.
 func sectionRank(key string) int {
-	return 1 + slices.Index([]string{"version", "trustDomain", "packages", "platforms", "marbles", "secrets", "users", "roles", "tests"}, key)
+	return 1 + slices.Index(sections, key)
 }
 
 func join(path, key string) string {
@@ -241,7 +243,7 @@ func join(path, key string) string {
 // brief returns a value in at most 60 characters.
 func brief(path string, n *jsonpos.Node) string {
 	switch {
-	case n.Kind == jsonpos.String && (strings.HasSuffix(path, ".certificate") || strings.Contains(path, ".parameters.files[")):
+	case n.Kind == jsonpos.String && (strings.HasPrefix(n.Text, "-----BEGIN") || strings.HasSuffix(path, ".certificate") || strings.Contains(path, ".parameters.files[")):
 		return fmt.Sprintf("%d bytes, sha256 %s…", len(n.Text), DigestOf([]byte(n.Text)).Short())
 	case n.Kind == jsonpos.String && len(n.Text) >= 64 && isHex(n.Text):
 		return n.Text[:4] + "…" + n.Text[len(n.Text)-4:]

@@ -112,12 +112,12 @@ func (d *Diff) holderEffects(old, now *Recovery) {
 // and cannot any more.
 func (d *Diff) lockOut(a, b *Manifest) {
 	var closed []string
-	open := false
+	open, before, after := false, newPowers(a), newPowers(b)
 	for _, path := range kindsOfPath() {
 		right := UpdateManifest + ":" + path
-		still := changeable(b, right)
+		still := after.changeable(right)
 		open = open || still
-		if changeable(a, right) && !still {
+		if before.changeable(right) && !still {
 			closed = append(closed, path)
 		}
 	}
@@ -131,7 +131,7 @@ func (d *Diff) lockOut(a, b *Manifest) {
 }
 
 // changeable reports whether enough users hold a right for it to be used.
-func changeable(m *Manifest, right string) bool { return len(Holders(m, right)) >= Needed(m, right) }
+func (p *powers) changeable(right string) bool { return len(p.holders(right)) >= Needed(p.m, right) }
 
 // kindsOfPath are the paths that demands can have, with * for names.
 func kindsOfPath() []string {

@@ -134,20 +134,29 @@ func (c *checker) futureName(right, section, name string, p *path, at span) {
 // approvals checks that enough users hold each right that takes several, and
 // warns where fewer could get around a number.
 func (c *checker) approvals() {
-	pairs := maxRightPairs
+	pairs, held := maxRightPairs, newPowers(c.m)
+	given := make(map[string]bool)
+	for _, user := range c.userNames {
+		for _, role := range c.m.Users[user].Roles {
+			for _, action := range c.m.Roles[role].Actions {
+				given[action] = true
+			}
+		}
+	}
+	actions := sortedKeys(given)
 	c.section("approvals", func(m *jsonpos.Member, p *path) {
 		c.right(m.Key, p, keySpan(m), "approvals")
 		number := c.m.Approvals[m.Key]
 		if number < 2 || !c.rightsKnown() {
 			return
 		}
-		if !c.reachable(m.Key, &pairs) {
+		if !held.reachable(m.Key, actions, &pairs) {
 			c.report(p, spanOf(m.Value), finding{code: "MAN-064", message: fmt.Sprintf("%s needs %d users, and no so many have it", m.Key, number), suggest: "give more users the right, or lower the number"})
 			return
 		}
 		for _, path := range []string{"users/*", "roles/*"} {
 			right := UpdateManifest + ":" + path
-			if need := Needed(c.m, right); isUpdate(m.Key) && need < number && len(Holders(c.m, right)) >= need {
+			if need := Needed(c.m, right); isUpdate(m.Key) && need < number && len(held.holders(right)) >= need {
 				c.report(p, spanOf(m.Value), finding{code: "MAN-065", warning: true, message: fmt.Sprintf("%s needs %d users, but %s: who changes %s makes approvers", m.Key, number, agree(need), path),
 					suggest: fmt.Sprintf("add %q: %d to approvals", right, number)})
 				return
@@ -174,19 +183,18 @@ func (c *checker) rightsKnown() bool {
 }
 
 // reachable reports whether there is anything that enough users may do of what a
-// number is for. Where it cannot be told within bounds it is taken to be.
-func (c *checker) reachable(key string, pairs *int) bool {
+// number is for, by these actions of theirs. Where it cannot be told within bounds
+// it is taken to be.
+func (p *powers) reachable(key string, actions []string, pairs *int) bool {
 	seen := make(map[string]bool)
-	for _, user := range c.userNames {
-		for _, action := range actionsOf(c.m, user) {
-			common, overlap := intersection(action, key)
-			if !overlap || seen[common] {
-				continue
-			}
-			seen[common] = true
-			if *pairs--; *pairs < 0 || changeable(c.m, common) {
-				return true
-			}
+	for _, action := range actions {
+		common, overlap := intersection(action, key)
+		if !overlap || seen[common] {
+			continue
+		}
+		seen[common] = true
+		if *pairs--; *pairs < 0 || p.changeable(common) {
+			return true
 		}
 	}
 	return false
