@@ -164,6 +164,7 @@ var elsewhere = map[string]string{
 	"manifest withdraw": "integration", "manifest proposals": "integration", "manifest history": "integration", "dev up": "integration", "dev down": "integration",
 	"plan": "integration", "forecast": "integration", "floor show": "integration", "floor raise": "integration",
 	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
+	"secret list": "integration", "secret set": "integration", "secret get": "integration", "secret rotate": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",
 }
