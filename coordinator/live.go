@@ -256,7 +256,7 @@ func (l *live) event(e ProxyEvent, at time.Time) {
 	if slices.Contains(proxyTypes, e.Type) {
 		r.proxyType(e, at)
 	} else if e.Connected == nil {
-		r.taken(e.Revision)
+		r.unchanged(e, at)
 	}
 	l.refusing = without(l.refusing, key)
 	if slices.ContainsFunc(r.proxy.Types, stuck) {
@@ -290,6 +290,18 @@ func (r *run) proxyType(e ProxyEvent, at time.Time) {
 	r.taken(e.Revision)
 }
 
+// unchanged notes that the proxy lacks nothing of a revision. After a restart of
+// the coordinator that is the first that is known of it.
+func (r *run) unchanged(e ProxyEvent, at time.Time) {
+	if len(r.proxy.Types) > 0 {
+		r.taken(e.Revision)
+		return
+	}
+	for _, t := range []string{"cluster", "listener"} { // that every proxy has
+		r.proxyType(ProxyEvent{Type: t, State: "applied", Revision: e.Revision}, at)
+	}
+}
+
 // taken notes a revision that the proxy has whole, if it took all that it was
 // sent.
 func (r *run) taken(revision string) {
@@ -298,7 +310,7 @@ func (r *run) taken(revision string) {
 			return
 		}
 	}
-	if revision != "" && len(r.proxy.Types) > 0 {
+	if revision != "" {
 		r.proxy.Revision = clip(revision, 128)
 	}
 }
