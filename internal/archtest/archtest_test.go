@@ -115,6 +115,8 @@ var exclusive = map[string][]string{
 	"github.com/google/go-configfs-tsm":      {"attest/issuer"},
 	"github.com/google/go-tpm":               {"attest/issuer"},
 	"github.com/google/btree":                {"coordinator/internal/store"},
+	"github.com/transparency-dev/merkle":     {"transparency", "coordinator/internal/audit"},
+	"golang.org/x/mod":                       {"transparency"},
 	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
 }
 
