@@ -80,6 +80,7 @@ func (c *Coordinator) Renew(ctx context.Context, req RenewRequest) (Lease, error
 	if grant.moved {
 		c.changed()
 	}
+	grant.lease.Parameters = &grant.parameters
 	return grant.lease, nil
 }
 

@@ -91,6 +91,7 @@ type Lease struct {
 	Secrets      map[string]secrets.Value
 	Revision     string
 	SPIFFEID     string
+	Parameters   *manifest.Parameters // of a renewal and of what is pushed
 }
 
 // Activation is an accepted activation.

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -22,6 +23,7 @@ type revision struct {
 	packages map[string]attest.Policy // to find the nearest one
 	users    map[[32]byte]user        // by SHA-256 of the certificate
 	outcasts map[[32]byte]user        // those who are revoked, likewise
+	rules    *sync.Map                // of rulesOf: attest.Hex by package and platform
 }
 
 type user struct {
@@ -41,7 +43,7 @@ func (r *revision) trustDomain() string {
 }
 
 func newRevision(record revisionRecord, m *manifest.Manifest) (*revision, error) {
-	r := &revision{record: record, m: m, packages: map[string]attest.Policy{}, users: map[[32]byte]user{}}
+	r := &revision{record: record, m: m, packages: map[string]attest.Policy{}, users: map[[32]byte]user{}, rules: new(sync.Map)}
 	for name := range m.Marbles {
 		r.marbles = append(r.marbles, name)
 	}

@@ -168,9 +168,11 @@ func (c *Coordinator) access(tx *store.Tx, p Peer) (access, error) {
 		return a, err
 	}
 	var err error
-	a.record, err = renewable(tx, p, c.config.Now())
+	if a.record, err = renewable(tx, p, c.config.Now()); err != nil {
+		return a, err
+	}
 	a.record.touchedAt = c.config.Now()
-	return a, err
+	return a, judgedAnew(a.rev, p, a.record)
 }
 
 // confirm is access in an Update: what it rests on is still in force.
@@ -208,11 +210,19 @@ func (c *Coordinator) again(ctx context.Context, do func() error) error {
 	return problem.New("CRD-018", "it changed %d times", maxTries)
 }
 
+// Sent is what a running instance has: the versions of secrets in its lease, nil
+// for what its newest leaf came with, and the digest of the manifest that its
+// parameters are of; empty where that is not known: then parameters are no reason.
+type Sent struct {
+	Versions map[string]uint64
+	Revision string
+}
+
 // Refresh returns a live instance's lease, without certificates, if a secret in
-// it has another version than sent says; nil stands for what its newest leaf
-// came with. It is false if nothing changed, and for an older leaf than the
-// newest.
-func (c *Coordinator) Refresh(ctx context.Context, p Peer, sent map[string]uint64) (lease Lease, changed bool, err error) {
+// it has another version, or the manifest in force is another one. It is false if
+// nothing changed, and for an older leaf than the newest. CRD-093 says that the
+// instance has to offer fresh evidence first.
+func (c *Coordinator) Refresh(ctx context.Context, p Peer, sent Sent) (lease Lease, changed bool, err error) {
 	err = c.again(ctx, func() (err error) {
 		lease, changed, err = c.refresh(ctx, p, sent)
 		return err
@@ -223,10 +233,11 @@ func (c *Coordinator) Refresh(ctx context.Context, p Peer, sent map[string]uint6
 	return lease, changed, err
 }
 
-func (c *Coordinator) refresh(ctx context.Context, p Peer, sent map[string]uint64) (Lease, bool, error) {
+func (c *Coordinator) refresh(ctx context.Context, p Peer, has Sent) (Lease, bool, error) {
 	var a access
 	var missing []secrets.Missing
-	same := false
+	var values map[string]secrets.Value
+	same, sent := false, has.Versions
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		var err error
 		if a, err = c.access(tx, p); err != nil {
@@ -236,17 +247,20 @@ func (c *Coordinator) refresh(ctx context.Context, p Peer, sent map[string]uint6
 			sent = a.record.Released
 		}
 		a.names = a.rev.m.SecretsOf(p.Marble)
-		same = p.Serial != a.record.Serial || maps.Equal(sent, secrets.Versions(tx, a.request(c)))
-		if same {
+		if p.Serial != a.record.Serial {
 			return nil
 		}
-		_, missing, err = secrets.Find(tx, a.request(c))
+		same = maps.Equal(sent, secrets.Versions(tx, a.request(c)))
+		values, missing, err = secrets.Find(tx, a.request(c))
 		return err
 	})
-	if err != nil || same {
+	if err != nil || p.Serial != a.record.Serial || same && (has.Revision == "" || has.Revision == a.rev.digest()) {
 		return Lease{}, false, err
 	}
-	values, err := c.give(ctx, a, missing, func(tx *store.Tx, a access, values map[string]secrets.Value) error {
+	if same && len(missing) == 0 { // what it has already needs no record
+		return c.leaseOf(a, values), true, nil
+	}
+	values, err = c.give(ctx, a, missing, func(tx *store.Tx, a access, values map[string]secrets.Value) error {
 		names, err := noteRelease(tx, a.rev.m, a.record, values, secrets.ByLease)
 		if err != nil {
 			return err
@@ -260,10 +274,16 @@ func (c *Coordinator) refresh(ctx context.Context, p Peer, sent map[string]uint6
 	if err != nil {
 		return Lease{}, false, err
 	}
+	return c.leaseOf(a, values), true, nil
+}
+
+// leaseOf is what an instance with a leaf has now, besides the leaf.
+func (c *Coordinator) leaseOf(a access, values map[string]secrets.Value) Lease {
+	parameters := a.rev.m.Marbles[a.peer.Marble].Parameters
 	return Lease{
 		Bundle: c.authority.Load().Bundle(), RenewAfter: a.record.RenewAfter, DegradeAt: a.record.DegradeAt, DrainAt: a.record.DrainAt, NotAfter: a.record.NotAfter,
-		Secrets: values, Revision: a.rev.digest(), SPIFFEID: authority.SPIFFEID(a.rev.m.TrustDomain, p.Marble),
-	}, true, nil
+		Secrets: values, Revision: a.rev.digest(), SPIFFEID: authority.SPIFFEID(a.rev.m.TrustDomain, a.peer.Marble), Parameters: &parameters,
+	}
 }
 
 // give makes what is missing and releases the secrets of an access in one

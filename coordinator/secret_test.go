@@ -331,7 +331,7 @@ func TestRotationBySchedule(t *testing.T) {
 	if got := d.logged(audit.SecretRotated); len(got) != 2 || got[0].Subject != "own" || got[0].Details["values"] != "2" || got[1].Details["until"] == "" {
 		t.Errorf("logged %+v", got)
 	}
-	lease, changed, err := d.Refresh(t.Context(), d.peer(first), nil)
+	lease, changed, err := d.Refresh(t.Context(), d.peer(first), Sent{})
 	if err != nil || !changed {
 		t.Fatalf("changed %t, %v", changed, err)
 	}
@@ -345,7 +345,7 @@ func TestRotationBySchedule(t *testing.T) {
 	if len(lease.Certificates) != 0 || len(lease.Bundle) == 0 || !lease.NotAfter.Equal(first.NotAfter) {
 		t.Errorf("a pushed lease with %d certificates, until %s", len(lease.Certificates), lease.NotAfter)
 	}
-	if _, changed, err := d.Refresh(t.Context(), d.peer(first), versions(lease.Secrets)); err != nil || changed {
+	if _, changed, err := d.Refresh(t.Context(), d.peer(first), Sent{versions(lease.Secrets), lease.Revision}); err != nil || changed {
 		t.Errorf("sent again: %t, %v", changed, err)
 	}
 	d.check()

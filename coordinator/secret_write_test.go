@@ -42,7 +42,7 @@ func TestReadersWaitForWhatIsSupplied(t *testing.T) {
 	if err != nil || set.Version != 2 || !set.OverlapEnds.Equal(d.clock.Now().Add(10*time.Minute)) || !told["db"] {
 		t.Fatalf("got %+v, %v, told %v", set, err, told)
 	}
-	next, changed, err := d.Refresh(t.Context(), d.peer(lease), nil)
+	next, changed, err := d.Refresh(t.Context(), d.peer(lease), Sent{})
 	if v := next.Secrets["token"]; err != nil || !changed || string(v.Bytes) != "second" || string(v.Previous.Bytes) != "first" {
 		t.Errorf("pushed %t, %v", changed, err)
 	}
@@ -256,7 +256,7 @@ func TestManifestsReplaceSecrets(t *testing.T) {
 			lease := d.mustActivate("web", "one").Lease
 			d.mustSet(shop(t, vault, kind(onUpdate), func(m object) { m["marbles"].(object)["job"].(object)["maxInstances"] = 3 }))
 			d.work.Wait()
-			next, changed, err := d.Refresh(t.Context(), d.peer(lease), nil)
+			next, changed, err := d.Refresh(t.Context(), d.peer(lease), Sent{})
 			if err != nil || changed != (want.version > 1) {
 				t.Fatalf("changed %t, %v", changed, err)
 			}
@@ -294,7 +294,7 @@ func TestReveal(t *testing.T) {
 		}
 		return v, json.Unmarshal(plain, &v)
 	}
-	lease, _, err := d.Refresh(t.Context(), p, map[string]uint64{})
+	lease, _, err := d.Refresh(t.Context(), p, Sent{Versions: map[string]uint64{}})
 	if err != nil {
 		t.Fatal(err)
 	}

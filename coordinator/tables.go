@@ -81,6 +81,10 @@ type instanceRecord struct {
 	Evidence attest.Hex        `json:"evidence,omitempty"`
 	Released map[string]uint64 `json:"released,omitempty"`
 
+	// Rules are what its newest evidence was judged by, as revision.rulesOf names
+	// them.
+	Rules attest.Hex `json:"rules,omitempty"`
+
 	touchedAt time.Time // when something is released now; not kept
 	// Provenances are of the newest leaf, then of older ones that came from
 	// elsewhere and have not ended.

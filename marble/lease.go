@@ -1,7 +1,6 @@
 package marble
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
 
@@ -36,35 +36,10 @@ type Lease struct {
 	DrainAt    time.Time // when it is to get no new requests
 	NotAfter   time.Time // when it is cut: its identity ends
 
-	key     *ecdsa.PrivateKey
-	secrets map[string]Secret
+	key        *ecdsa.PrivateKey
+	secrets    map[string]Secret
+	parameters *manifest.Parameters // nil: those in hand stay
 }
-
-// Secret is one secret that the manifest lets the marble read.
-type Secret struct {
-	value, privateKey []byte
-	certificates      [][]byte
-}
-
-// Bytes returns a symmetric secret's value.
-func (s Secret) Bytes() []byte { return bytes.Clone(s.value) }
-
-// PrivateKey returns a certificate secret's key, PKCS #8 DER.
-func (s Secret) PrivateKey() []byte { return bytes.Clone(s.privateKey) }
-
-// Certificates returns a certificate secret's chain, DER, leaf first.
-func (s Secret) Certificates() [][]byte { return s.certificates }
-
-const redacted = "[redacted]"
-
-// Format hides the value from every verb.
-func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, redacted) } //nolint:errcheck // as fmt itself does
-
-// LogValue hides the value.
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalJSON hides the value.
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
 // Format prints the lease's name and end only.
 func (l *Lease) Format(f fmt.State, _ rune) {
@@ -184,7 +159,14 @@ func parseLease(p *marblepb.Lease, want expectation) (*Lease, error) {
 		if s == nil {
 			return nil, fmt.Errorf("secret %.64q is empty", name)
 		}
-		l.secrets[name] = Secret{value: s.GetValue(), privateKey: s.GetPrivateKey(), certificates: s.GetCertificates()}
+		l.secrets[name] = readSecret(s)
+	}
+	if p.GetParameters() != nil {
+		parameters, err := readParameters(p.GetParameters())
+		if err != nil {
+			return nil, err
+		}
+		l.parameters = &parameters
 	}
 	return l, l.check(want)
 }

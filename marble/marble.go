@@ -167,6 +167,9 @@ func (m *Marble) ReportProxy(up bool, reason string) {
 func (m *Marble) swap(l *Lease) {
 	m.mu.Lock()
 	m.lease, m.over = l, false
+	if l.parameters != nil {
+		m.parameters = *l.parameters
+	}
 	m.announce()
 	m.mu.Unlock()
 	m.tracker.Leased(l.NotAfter)

@@ -89,11 +89,7 @@ func (m *Marble) data(l *Lease) manifest.TemplateData {
 		d.Bundle = append(d.Bundle, c.Raw)
 	}
 	for name, s := range l.secrets {
-		secret := manifest.SecretData{Value: manifest.NewPrivate(s.value), PrivateKey: manifest.NewPrivate(s.privateKey), Chain: s.certificates}
-		if len(s.certificates) > 0 {
-			secret.Certificate = s.certificates[:1]
-		}
-		d.Secrets[name] = secret
+		d.Secrets[name] = s.data()
 	}
 	return d
 }

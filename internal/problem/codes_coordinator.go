@@ -57,4 +57,5 @@ var coordinatorCodes = []Entry{
 	{"CRD-090", Refused, "an instance's renewal is overdue", "see why with `ashlar marble show` and `ashlar explain`; a renewal heals it"},
 	{"CRD-091", Refused, "an instance gets no new requests, since its renewal is overdue", "see why with `ashlar marble show` and `ashlar explain`; a renewal heals it"},
 	{"CRD-092", Refused, "an instance lost its identity, since it was not renewed in time", "see the marble's log and `ashlar explain`; it asks for a new activation by itself"},
+	{"CRD-093", Unavailable, "the instance has to offer fresh evidence first, since the manifest in force judges it by other rules", "it is asked for it: try again in a moment; `ashlar explain` shows why it is refused"},
 }

@@ -477,8 +477,10 @@ type Lease struct {
 	DegradeAtUnixMs int64 `protobuf:"varint,8,opt,name=degrade_at_unix_ms,json=degradeAtUnixMs,proto3" json:"degrade_at_unix_ms,omitempty"`
 	DrainAtUnixMs   int64 `protobuf:"varint,9,opt,name=drain_at_unix_ms,json=drainAtUnixMs,proto3" json:"drain_at_unix_ms,omitempty"`
 	CutAtUnixMs     int64 `protobuf:"varint,10,opt,name=cut_at_unix_ms,json=cutAtUnixMs,proto3" json:"cut_at_unix_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// As the manifest of revision has them. Without, those in hand stay.
+	Parameters    *Parameters `protobuf:"bytes,11,opt,name=parameters,proto3" json:"parameters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Lease) Reset() {
@@ -579,6 +581,13 @@ func (x *Lease) GetCutAtUnixMs() int64 {
 		return x.CutAtUnixMs
 	}
 	return 0
+}
+
+func (x *Lease) GetParameters() *Parameters {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
 }
 
 type Secret struct {
@@ -1752,7 +1761,7 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"parameters\x18\x02 \x01(\v2\x1c.ashlar.marble.v1.ParametersR\n" +
 	"parameters\x12\x1a\n" +
 	"\bdecision\x18\x03 \x01(\tR\bdecision\x12\x16\n" +
-	"\x06serves\x18\x04 \x03(\rR\x06serves\"\xe7\x03\n" +
+	"\x06serves\x18\x04 \x03(\rR\x06serves\"\xa5\x04\n" +
 	"\x05Lease\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x16\n" +
 	"\x06bundle\x18\x02 \x03(\fR\x06bundle\x12-\n" +
@@ -1764,7 +1773,10 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\x12degrade_at_unix_ms\x18\b \x01(\x03R\x0fdegradeAtUnixMs\x12'\n" +
 	"\x10drain_at_unix_ms\x18\t \x01(\x03R\rdrainAtUnixMs\x12#\n" +
 	"\x0ecut_at_unix_ms\x18\n" +
-	" \x01(\x03R\vcutAtUnixMs\x1aT\n" +
+	" \x01(\x03R\vcutAtUnixMs\x12<\n" +
+	"\n" +
+	"parameters\x18\v \x01(\v2\x1c.ashlar.marble.v1.ParametersR\n" +
+	"parameters\x1aT\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12.\n" +
 	"\x05value\x18\x02 \x01(\v2\x18.ashlar.marble.v1.SecretR\x05value:\x028\x01\"\xd2\x01\n" +
@@ -1913,39 +1925,40 @@ var file_marble_marblepb_marble_proto_depIdxs = []int32{
 	7,  // 3: ashlar.marble.v1.ActivateResponse.lease:type_name -> ashlar.marble.v1.Lease
 	15, // 4: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
 	26, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
-	8,  // 6: ashlar.marble.v1.Secret.previous:type_name -> ashlar.marble.v1.Secret
-	8,  // 7: ashlar.marble.v1.FetchResponse.secret:type_name -> ashlar.marble.v1.Secret
-	27, // 8: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
-	28, // 9: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
-	16, // 10: ashlar.marble.v1.Parameters.reload:type_name -> ashlar.marble.v1.Reload
-	18, // 11: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
-	19, // 12: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
-	20, // 13: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
-	21, // 14: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
-	4,  // 15: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
-	2,  // 16: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
-	23, // 17: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
-	7,  // 18: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
-	24, // 19: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
-	25, // 20: ashlar.marble.v1.SessionResponse.revocation:type_name -> ashlar.marble.v1.Revocation
-	8,  // 21: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
-	0,  // 22: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
-	5,  // 23: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
-	17, // 24: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
-	9,  // 25: ashlar.marble.v1.Marble.Fetch:input_type -> ashlar.marble.v1.FetchRequest
-	11, // 26: ashlar.marble.v1.Marble.Use:input_type -> ashlar.marble.v1.UseRequest
-	13, // 27: ashlar.marble.v1.Marble.Deposit:input_type -> ashlar.marble.v1.DepositRequest
-	1,  // 28: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
-	6,  // 29: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
-	22, // 30: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
-	10, // 31: ashlar.marble.v1.Marble.Fetch:output_type -> ashlar.marble.v1.FetchResponse
-	12, // 32: ashlar.marble.v1.Marble.Use:output_type -> ashlar.marble.v1.UseResponse
-	14, // 33: ashlar.marble.v1.Marble.Deposit:output_type -> ashlar.marble.v1.DepositResponse
-	28, // [28:34] is the sub-list for method output_type
-	22, // [22:28] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	15, // 6: ashlar.marble.v1.Lease.parameters:type_name -> ashlar.marble.v1.Parameters
+	8,  // 7: ashlar.marble.v1.Secret.previous:type_name -> ashlar.marble.v1.Secret
+	8,  // 8: ashlar.marble.v1.FetchResponse.secret:type_name -> ashlar.marble.v1.Secret
+	27, // 9: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
+	28, // 10: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
+	16, // 11: ashlar.marble.v1.Parameters.reload:type_name -> ashlar.marble.v1.Reload
+	18, // 12: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
+	19, // 13: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
+	20, // 14: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
+	21, // 15: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
+	4,  // 16: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
+	2,  // 17: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
+	23, // 18: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
+	7,  // 19: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
+	24, // 20: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
+	25, // 21: ashlar.marble.v1.SessionResponse.revocation:type_name -> ashlar.marble.v1.Revocation
+	8,  // 22: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
+	0,  // 23: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
+	5,  // 24: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
+	17, // 25: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
+	9,  // 26: ashlar.marble.v1.Marble.Fetch:input_type -> ashlar.marble.v1.FetchRequest
+	11, // 27: ashlar.marble.v1.Marble.Use:input_type -> ashlar.marble.v1.UseRequest
+	13, // 28: ashlar.marble.v1.Marble.Deposit:input_type -> ashlar.marble.v1.DepositRequest
+	1,  // 29: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
+	6,  // 30: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
+	22, // 31: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
+	10, // 32: ashlar.marble.v1.Marble.Fetch:output_type -> ashlar.marble.v1.FetchResponse
+	12, // 33: ashlar.marble.v1.Marble.Use:output_type -> ashlar.marble.v1.UseResponse
+	14, // 34: ashlar.marble.v1.Marble.Deposit:output_type -> ashlar.marble.v1.DepositResponse
+	29, // [29:35] is the sub-list for method output_type
+	23, // [23:29] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_marble_marblepb_marble_proto_init() }

@@ -324,6 +324,15 @@ func lease(l coordinator.Lease) *marblepb.Lease {
 	return out
 }
 
+// pushes is a lease for a marble that runs, with its parameters.
+func pushes(l coordinator.Lease) *marblepb.SessionResponse {
+	out := lease(l)
+	if l.Parameters != nil {
+		out.Parameters = parameters(*l.Parameters)
+	}
+	return &marblepb.SessionResponse{Message: &marblepb.SessionResponse_Lease{Lease: out}}
+}
+
 func parameters(p manifest.Parameters) *marblepb.Parameters {
 	return &marblepb.Parameters{Argv: p.Argv, Env: p.Env, Files: p.Files,
 		Reload: &marblepb.Reload{Signal: p.Reload.Signal, Command: p.Reload.Command}}

@@ -112,7 +112,7 @@ func secret(v secrets.Value) *marblepb.Secret {
 }
 
 // refreshSecrets has the sessions of marbles look whether a secret of theirs has
-// another version. Signals that come while a session is busy become one.
+// another version, or their parameters are of an older manifest. Signals that come while a session is busy become one.
 func (s *MarbleServer) refreshSecrets(marbles map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,20 +127,22 @@ func (s *MarbleServer) refreshSecrets(marbles map[string]bool) {
 	}
 }
 
-// pushSecrets sends the marble what its secrets are now, if it has others.
-func (l *live) pushSecrets(ctx context.Context) error {
+// pushNews sends the marble what its secrets and parameters are now, if it has
+// others. One that the manifest in force judges by other rules is asked for fresh
+// evidence (outdated), and gets them with its next leaf.
+func (l *live) pushNews(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.s.times.Request)
 	defer cancel()
-	next, changed, err := l.s.c.Refresh(ctx, l.peer, l.sent)
+	next, changed, err := l.s.c.Refresh(ctx, l.peer, coordinator.Sent{Versions: l.sent, Revision: l.revision})
 	if err != nil || !changed {
 		if err != nil {
 			public(err, newID(), l.s.log) // logs what nobody foresaw; the lease in hand goes on
 		}
 		return nil
 	}
-	l.sent = make(map[string]uint64, len(next.Secrets))
+	l.sent, l.revision = make(map[string]uint64, len(next.Secrets)), next.Revision
 	for name, v := range next.Secrets {
 		l.sent[name] = v.Version
 	}
-	return l.queue(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Lease{Lease: lease(next)}})
+	return l.queue(pushes(next))
 }

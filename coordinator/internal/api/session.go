@@ -86,7 +86,8 @@ type live struct {
 	refusals int // in a row
 	// sent are the versions of secrets that were pushed under this leaf; nil
 	// before.
-	sent map[string]uint64
+	sent     map[string]uint64
+	revision string // digest of the manifest that its parameters are of, as it says; may be empty
 }
 
 // join makes this the session of its instance, and ends an older one: after a
@@ -170,6 +171,7 @@ func (l *live) hello(ctx context.Context) error {
 			return problem.New("CRD-119", "Hello of %q, the leaf is of %s/%s",
 				clip(i.GetMarble()+"/"+i.GetId(), 80), l.peer.Marble, l.peer.Instance)
 		}
+		l.revision = clip(h.GetRevision(), 128)
 		return nil
 	case <-l.lost:
 		return ctx.Err()
@@ -221,7 +223,7 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 			}
 			return problem.New("CRD-033", "the leaf of %s/%s ended at %s", l.peer.Marble, l.peer.Instance, l.peer.NotAfter.UTC().Format(time.RFC3339))
 		case <-l.refresh:
-			if err := l.pushSecrets(ctx); err != nil {
+			if err := l.pushNews(ctx); err != nil {
 				return err
 			}
 		case <-l.lost:
@@ -326,7 +328,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 		}
 		return l.retry(), nil
 	}
-	l.refusals, l.sent, l.hurried = 0, nil, false
+	l.refusals, l.sent, l.hurried, l.revision = 0, nil, false, next.Revision
 	leaf, err := x509.ParseCertificate(next.Certificates[0])
 	if err != nil {
 		return 0, err
@@ -334,7 +336,7 @@ func (l *live) renew(ctx context.Context, r *marblepb.Renewal) (time.Duration, e
 	if l.peer, err = l.s.c.Identify(leaf); err != nil {
 		return 0, err
 	}
-	if err := l.queue(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Lease{Lease: lease(next)}}); err != nil {
+	if err := l.queue(pushes(next)); err != nil {
 		return 0, err
 	}
 	return max(minRetry, l.s.c.DemandAt(l.peer).Sub(l.s.now())), nil
