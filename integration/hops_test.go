@@ -34,11 +34,16 @@ const (
 	catalogInbound = "127.0.77.14:8083" // TCP
 )
 
-// join activates the probe honestly.
+// rejoin has the probe ask for a lease, honestly.
+func (d *deployment) rejoin() (probe.Activation, error) {
+	d.t.Helper()
+	return d.dial(nil).Activate(d.t.Context(), probe.Attempt{Issuer: d.issuer(probeDigest), Instance: probeInstance()})
+}
+
+// join activates the probe.
 func (d *deployment) join() probe.Activation {
 	d.t.Helper()
-	c := d.dial(nil)
-	a, err := c.Activate(d.t.Context(), probe.Attempt{Issuer: d.issuer(probeDigest), Instance: probeInstance()})
+	a, err := d.rejoin()
 	if err != nil {
 		d.t.Fatalf("the probe was refused: %v", err)
 	}

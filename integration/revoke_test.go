@@ -1,0 +1,272 @@
+//go:build linux
+
+package integration
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
+)
+
+// revocable lets alice do what this file's tests do, and the probe call web
+// (http) and catalog (tcp).
+func revocable(doc map[string]any) {
+	doc["roles"].(map[string]any)["operator"].(map[string]any)["actions"] = []string{"updateManifest", "revoke:*", "breakGlass", "rotateSecret:*"}
+	doc["marbles"].(map[string]any)["probe"].(map[string]any)["calls"] = []map[string]any{
+		{"marble": "web", "port": portOf(doc, "web"), "listen": 19081}, {"marble": "catalog", "port": portOf(doc, "catalog"), "listen": 19083}}
+}
+
+func portOf(doc map[string]any, marble string) string {
+	ports := doc["marbles"].(map[string]any)[marble].(map[string]any)["serves"].(map[string]any)
+	for name := range ports {
+		return name
+	}
+	return ""
+}
+
+// line is an open connection of the probe to an Envoy: it asks for a page and
+// says whether one came.
+type line struct {
+	name string
+	ask  func() error
+}
+
+// openLines opens connections under a leaf: HTTP/1.1 and HTTP/2 to web, TCP to
+// catalog.
+func openLines(t *testing.T, cert tls.Certificate) []line {
+	t.Helper()
+	dial := func(addr string, alpn ...string) *tls.Conn {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 3 * time.Second}, "tcp", addr,
+			&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, NextProtos: alpn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	keepAlive := func(name, path string, c *tls.Conn) line {
+		r := bufio.NewReader(c)
+		return line{name, func() error {
+			_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+			if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: peer\r\n\r\n", path); err != nil {
+				return err
+			}
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				return err
+			}
+			return answered(resp)
+		}}
+	}
+	h2, err := new(http2.Transport).NewClientConn(dial(webInbound, "h2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []line{
+		keepAlive("http/1.1", "/page", dial(webInbound, "http/1.1")),
+		{"h2", func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://peer/page", nil)
+			if err != nil {
+				return err
+			}
+			resp, err := h2.RoundTrip(req)
+			if err != nil {
+				return err
+			}
+			return answered(resp)
+		}},
+		{"tcp", func() error { // catalog closes after each answer
+			got, err := throughTLS(context.Background(), catalogInbound, &cert)
+			if err == nil && !strings.Contains(got, " 404 ") {
+				err = fmt.Errorf("got %.60q", got)
+			}
+			return err
+		}},
+	}
+}
+
+func answered(resp *http.Response) error {
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// pressing asks over a line without end, and notes when it was last answered.
+type pressing struct {
+	line
+	last atomic.Int64 // UnixNano
+	n    atomic.Int64
+}
+
+func press(ctx context.Context, lines []line, done chan<- struct{}) []*pressing {
+	var all []*pressing
+	left := new(atomic.Int64)
+	left.Store(int64(len(lines)))
+	for _, l := range lines {
+		p := &pressing{line: l}
+		all = append(all, p)
+		go func() {
+			for ctx.Err() == nil {
+				began := time.Now()
+				if p.ask() == nil {
+					p.last.Store(began.UnixNano()) // it was accepted, at the latest, after it was sent
+					p.n.Add(1)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+		}()
+	}
+	return all
+}
+
+// TestRevocation revokes a peer that attested honestly and has open connections
+// of each protocol to real Envoys, while the shop is under traffic.
+func TestRevocation(t *testing.T) {
+	d := up(t, revocable)
+	c := d.client()
+	d.awaitSettled(c)
+	for _, s := range []apiv1.Subject{{Kind: "marble", Name: "probe", Instance: probeInstance().Id}, {Kind: "marble", Name: "probe"}, {Kind: "package", Name: "probe"}} {
+		t.Run(s.Kind+" "+s.Name+" "+s.Instance, func(t *testing.T) { d.revokedPeer(t, c, s) })
+	}
+	t.Run("quarantine", func(t *testing.T) { d.quarantined(t, c) })
+	t.Run("a marble that runs", func(t *testing.T) { d.revokedMarble(t, c) })
+}
+
+func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject) {
+	cert := d.join().Certificate()
+	var lines []line
+	eventually(t, 10*time.Second, func() string {
+		lines = openLines(t, cert)
+		for _, l := range lines {
+			if err := l.ask(); err != nil {
+				return l.name + ": " + err.Error()
+			}
+		}
+		return ""
+	})
+	shop, hop := drive(t, 4, gatewayToWeb+"/page"), drive(t, 4, cartToCatalog+"/catalog.json")
+	shop.more(50)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	all := press(ctx, lines, done)
+	eventually(t, 10*time.Second, func() string {
+		for _, p := range all {
+			if p.n.Load() < 20 {
+				return p.name + " is not under load"
+			}
+		}
+		return ""
+	})
+	command := time.Now()
+	r, err := c.Revoke(t.Context(), apiv1.Revocation, apiv1.RevokeRequest{Subject: s, Reason: "a test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := time.Since(command)
+	eventually(t, 10*time.Second, func() string {
+		for _, p := range all {
+			if time.Since(time.Unix(0, p.last.Load())) < time.Second {
+				return p.name + " is still answered"
+			}
+		}
+		return ""
+	})
+	shop.more(100)
+	cancel()
+	<-done
+	for _, p := range all {
+		took := time.Unix(0, p.last.Load()).Sub(command)
+		t.Logf("%s: the last request that passed began %s after the command (answered after %s)", p.name, took.Round(time.Millisecond), answered.Round(time.Millisecond))
+		if took > 2*time.Second {
+			t.Errorf("%s passed %s after the command, want 2 s at most", p.name, took)
+		}
+	}
+	for _, addr := range []string{webInbound, catalogInbound} {
+		if got, err := throughTLS(t.Context(), addr, &cert); err == nil && strings.HasPrefix(got, "HTTP/1.1 200") {
+			t.Errorf("a new connection to %s passes", addr)
+		}
+	}
+	if _, err := d.rejoin(); err == nil {
+		t.Error("the peer gets a lease again")
+	} else if !strings.Contains(err.Error(), "INC-0") || !strings.Contains(err.Error(), "a test") {
+		t.Errorf("the refusal %q does not say why", err)
+	}
+	shop.flawless("web during the revocation")
+	hop.flawless("catalog during the revocation")
+	if _, err := c.Lift(t.Context(), apiv1.Revocation, r.Incident.ID, "test over"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// quarantined takes web off the mesh and puts it back: it renews and runs all
+// the time.
+func (d *deployment) quarantined(t *testing.T, c *client.Client) {
+	r, err := c.Revoke(t.Context(), apiv1.Quarantine, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "marble", Name: "web"}, Reason: "a look"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() string {
+		if status, _, err := get(t.Context(), shopURL+"/"); err == nil && status == http.StatusOK {
+			return "the shop still gets pages from web"
+		}
+		return ""
+	})
+	web := instances(t, c)["web"]
+	if len(web) != 1 || web[0].Stage != "quarantined" || !web[0].Proxy.Connected {
+		t.Errorf("web is shown as %+v", web)
+	}
+	if _, err := c.Lift(t.Context(), apiv1.Quarantine, r.Incident.ID, "clean"); err != nil {
+		t.Fatal(err)
+	}
+	d.awaitShop(10 * time.Second)
+}
+
+// revokedMarble revokes cart, a real marble with its agent: it is told, and cuts
+// itself off.
+func (d *deployment) revokedMarble(t *testing.T, c *client.Client) {
+	for _, url := range []string{webToCart + "/items", cartToCatalog + "/catalog.json"} {
+		if status, body, err := get(t.Context(), url); err != nil || status != http.StatusOK {
+			t.Fatalf("%s answers %d %s, %v at first", url, status, body, err)
+		}
+	}
+	if _, err := c.Revoke(t.Context(), apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "marble", Name: "cart"}, Reason: "sold"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() string {
+		if status, _, err := get(t.Context(), webToCart+"/items"); err == nil && status == http.StatusOK {
+			return "web still reaches cart"
+		}
+		if status, _, err := get(t.Context(), cartToCatalog+"/catalog.json"); err == nil && status == http.StatusOK {
+			return "cart still reaches catalog"
+		}
+		return ""
+	})
+	st, err := c.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(st.Attention, func(a apiv1.Attention) bool { return a.Code == "INC-001" && strings.Contains(a.Text, "sold") }) {
+		t.Errorf("the status shows %+v, %v", st.Attention, err)
+	}
+}
