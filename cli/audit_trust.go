@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/transparency"
 )
 
@@ -124,4 +126,13 @@ func (a *app) witnessing(in trustInput, f witnessFlags) (client.Witnessing, erro
 		return in.log, nil
 	}
 	return f.parse()
+}
+
+// witnessingOf reads what a policy file demands of the log.
+func witnessingOf(l manifest.PolicyLog) (client.Witnessing, error) {
+	keys, err := transparency.ParseWitnessKeys(l.Witnesses)
+	if err != nil {
+		return client.Witnessing{}, err
+	}
+	return client.Witnessing{Keys: keys, AtLeast: cmp.Or(l.AtLeast, len(keys)), Within: time.Duration(l.Within)}, nil
 }

@@ -76,6 +76,9 @@ func (a *app) loadPolicy(name string) (trustInput, error) {
 		return trustInput{}, err
 	}
 	in := trustInput{raw: raw, policy: file.Policy(), verifiers: hardware.Verifiers()}
+	if in.log, err = witnessingOf(file.Log); err != nil {
+		return trustInput{}, err
+	}
 	if file.Simulated() {
 		a.p.Simulation = true
 		if err := addSimulation(in.verifiers, []byte(file.SimulationRoot)); err != nil {

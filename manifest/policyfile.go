@@ -10,6 +10,14 @@ import (
 // MaxPolicyFile is the size limit of a policy file, in bytes.
 const MaxPolicyFile = 1 << 20
 
+// PolicyLog is what a client demands of a deployment's log. The zero PolicyLog
+// demands nothing.
+type PolicyLog struct {
+	Witnesses []string        `json:"witnesses,omitempty"` // their verifier keys
+	AtLeast   int             `json:"atLeast,omitempty"`   // of them must have co-signed; all if 0
+	Within    attest.Duration `json:"within,omitempty"`    // how old their word may be; 24h if 0
+}
+
 // PolicyFile is what a client demands of a coordinator's evidence. Only
 // ParsePolicyFile makes a valid one; the zero PolicyFile accepts nothing.
 type PolicyFile struct {
@@ -17,6 +25,7 @@ type PolicyFile struct {
 	TEE            string          `json:"tee"` // "sgx", "tdx", "snp", "azure", "tpm" or "sim"
 	Package        attest.Package  `json:"package"`
 	Platform       attest.Platform `json:"platform,omitzero"`
+	Log            PolicyLog       `json:"log,omitzero"`
 	SimulationRoot string          `json:"simulationRoot,omitempty"` // PEM; only, and always, with TEE "sim"
 }
 
@@ -79,7 +88,33 @@ func (w *walker) policyFile(root *jsonpos.Node, f PolicyFile) {
 	if platform != nil && !w.bad[platform] {
 		w.rules(platform, (*path)(nil).member("platform"), f.Platform)
 	}
+	if log := root.Get("log"); log != nil && !w.bad[log] {
+		w.policyLog(log, f.Log)
+	}
 	w.simulationRoot(root, f)
+}
+
+// policyLog checks the keys of witnesses, and that there are enough of them.
+func (w *walker) policyLog(log *jsonpos.Node, l PolicyLog) {
+	p := (*path)(nil).member("log")
+	list := log.Get("witnesses")
+	if list == nil || w.bad[list] {
+		return
+	}
+	seen := map[string]bool{}
+	for i, item := range list.Items {
+		key, err := witnessKey(item.Text)
+		switch {
+		case err != nil:
+			w.report(p.member("witnesses").item(i), spanOf(item), finding{code: "MAN-077", message: fmt.Sprintf("key of a witness: %v", err)})
+		case seen[key]:
+			w.report(p.member("witnesses").item(i), spanOf(item), finding{code: "MAN-078", message: "the same key stands twice, and would count twice"})
+		}
+		seen[key] = true
+	}
+	if n := log.Member("atLeast"); n != nil && l.AtLeast > len(list.Items) {
+		w.report(p.member("atLeast"), spanOf(n.Value), finding{code: "MAN-046", message: fmt.Sprintf("%d of %d witnesses can never co-sign", l.AtLeast, len(list.Items))})
+	}
 }
 
 // oneTEE demands reference values of the file's TEE and of no other.

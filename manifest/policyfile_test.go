@@ -21,6 +21,7 @@ func TestParsePolicyFile(t *testing.T) {
 	guest := `{"measurement": ["` + strings.Repeat("11", 48) + `"]}`
 	snp := `{"snp": ` + guest + `}`
 	floor := `{"snp": {"minTCB": {"Milan": {"snp": 24}}}}`
+	w1, w2 := "w1.example+89d3dde6+BIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c", "w2.example+c56c0ee5+BIE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU"
 	both := strings.Replace(sgx, `}}`, `}, `, 1) + sim[1:]
 	for _, c := range []struct{ name, raw, code string }{
 		{"sgx", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"sgx": {"minTCBEvaluation": 18}}}`, ""},
@@ -52,6 +53,13 @@ func TestParsePolicyFile(t *testing.T) {
 		{"devices", `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["` + strings.Repeat("11", 32) + `"]}, "devices": {"gpu": {"nvidia": {}}}}}`, "MAN-046"},
 		{"other case", `{"TEE": "sim", "tee": "sgx", "package": ` + sgx + `}`, "MAN-002"},
 		{"maxAge", `{"tee": "sgx", "package": ` + sgx + `, "platform": {"endorsements": {"maxAge": "1h"}}}`, "MAN-037"},
+		{"witness", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": ["` + w1 + `", "` + w2 + `"], "atLeast": 1, "within": "1h"}}`, ""},
+		{"no witness", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": []}}`, "MAN-006"},
+		{"log without witnesses", `{"tee": "sgx", "package": ` + sgx + `, "log": {"atLeast": 1}}`, "MAN-005"},
+		{"witness mistyped", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": ["` + w1[:len(w1)-3] + `A=="]}}`, "MAN-077"},
+		{"witness twice", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": ["` + w1 + `", "` + w1 + `"]}}`, "MAN-078"},
+		{"more than there are", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": ["` + w1 + `"], "atLeast": 2}}`, "MAN-046"},
+		{"none of them", `{"tee": "sgx", "package": ` + sgx + `, "log": {"witnesses": ["` + w1 + `"], "atLeast": 0}}`, "MAN-006"},
 		{"too large", strings.Repeat(" ", MaxPolicyFile+1), "MAN-010"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
