@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -294,5 +295,40 @@ func TestNumbersAreLoweredByAsManyAsTheyName(t *testing.T) {
 				t.Errorf("got %+v, want approvals with %d", d, c.want)
 			}
 		})
+	}
+}
+
+// TestManyRightsAreCheap has as many users, roles, actions and numbers as a
+// manifest may.
+func TestManyRightsAreCheap(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"version":1,"trustDomain":"t","packages":{"p":{"sgx":{"uniqueID":` + hexes(32) + `}}},"marbles":{"a":{"package":"p"}},"roles":{`)
+	for i := range 64 {
+		fmt.Fprintf(&b, `"r%d":{"actions":["updateManifest:packages/*"`, i)
+		for j := range 63 {
+			fmt.Fprintf(&b, `,"updateManifest:users/u%d"`, (i*63+j)%256)
+		}
+		b.WriteString(`]},`)
+	}
+	text := strings.TrimSuffix(b.String(), ",") + `},"approvals":{`
+	for i := range 64 {
+		text += fmt.Sprintf(`"updateManifest:users/u%d":2,`, i)
+	}
+	text = strings.TrimSuffix(text, ",") + `},"users":{`
+	for i := range 256 {
+		roles := make([]string, 16)
+		for j := range roles {
+			roles[j] = fmt.Sprintf(`"r%d"`, (i+j)%64)
+		}
+		text += fmt.Sprintf(`"u%d":{"certificate":%q,"roles":[%s]},`, i, newCertificate(t, int64(i)), strings.Join(roles, ","))
+	}
+	raw := []byte(strings.TrimSuffix(text, ",") + "}}")
+	old := mustParse(t, raw)
+	now := mustParse(t, bytes.ReplaceAll(raw, []byte(`:2`), []byte(`:1`)))
+	if got := Settled(old, Demands(old, now), []string{"u0", "u1"}); len(got) != 1 || got[0].Path != "approvals" {
+		t.Errorf("got %+v, want nobody for approvals", got)
+	}
+	if d := Compare(old, now); len(d.Risks()) != 1 {
+		t.Errorf("got risks %v", d.Risks())
 	}
 }

@@ -63,8 +63,8 @@ type alliance struct {
 // are as good as any.
 const maxNumber = 16
 
-// ally returns what users act as at first, and at last.
-func (p *powers) ally(users ...string) (first, last *alliance) {
+// ally returns what users act as at first.
+func (p *powers) ally(users ...string) *alliance {
 	a := &alliance{powers: p, held: make(map[string]map[string]bool), full: make(map[string]bool), numbers: p.m.Approvals}
 	for _, user := range users {
 		a.held[user] = make(map[string]bool)
@@ -72,10 +72,15 @@ func (p *powers) ally(users ...string) (first, last *alliance) {
 			a.held[user][role] = true
 		}
 	}
-	grown := &alliance{powers: p, held: maps.Clone(a.held), full: make(map[string]bool), numbers: maps.Clone(a.numbers)}
-	for grown.grow() {
+	return a
+}
+
+// grown returns what they act as at last.
+func (a *alliance) grown() *alliance {
+	g := &alliance{powers: a.powers, held: maps.Clone(a.held), full: make(map[string]bool), numbers: maps.Clone(a.numbers)}
+	for g.grow() {
 	}
-	return a, grown
+	return g
 }
 
 // count is how many of those they act as have a right.
@@ -97,6 +102,10 @@ func (a *alliance) count(right string) int {
 func (a *alliance) can(path string) bool {
 	right := UpdateManifest + ":" + path
 	return a.count(right) >= needed(a.numbers, right)
+}
+
+func (a *alliance) canAll(paths []string) bool {
+	return !slices.ContainsFunc(paths, func(path string) bool { return !a.can(path) })
 }
 
 // may reports whether one of those they act as has a right that takes one user,
@@ -203,7 +212,6 @@ func (a *asker) levers(secret string) []string {
 // release tells by which right users could get a secret to others, and how; ""
 // if they could not. Shares are not a right: they have no right, but a text.
 func (a *asker) release(p *powers, secret string, levers []string, users ...string) (right, text string) {
-	first, last := p.ally(users...)
 	if r := a.m.Recovery; r != nil {
 		shares := 0
 		for _, user := range users {
@@ -215,7 +223,9 @@ func (a *asker) release(p *powers, secret string, levers []string, users ...stri
 			return "", "opens the state with recovery shares"
 		}
 	}
-	for _, as := range []*alliance{first, last} {
+	first := p.ally(users...)
+	for _, stage := range []func() *alliance{func() *alliance { return first }, first.grown} {
+		as := stage()
 		if right := ReadSecret + secret; a.exported(secret) && as.may(right) {
 			return byRight(as, right, "sees its value")
 		}

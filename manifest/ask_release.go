@@ -113,13 +113,13 @@ func (a *asker) changers([]string) string {
 		if len(alone) == 0 {
 			continue
 		}
-		first, last := p.ally(user)
+		first := p.ally(user)
 		text := "sets a manifest that changes " + some(alone)
 		switch {
-		case !slices.ContainsFunc(kinds, func(path string) bool { return !first.can(path) }):
+		case first.canAll(kinds):
 			text = meanings[UpdateManifest]
 			whole = append(whole, user)
-		case !slices.ContainsFunc(kinds, func(path string) bool { return !last.can(path) }):
+		case first.grown().canAll(kinds):
 			text += ", and so gets the right to every change"
 			whole = append(whole, user)
 		default:
@@ -200,8 +200,9 @@ func (a *asker) gap(from, to string) gap {
 
 // opens tells by which right a user could close a gap.
 func (a *asker) opens(p *powers, user string, g gap) (right, text string) {
-	first, last := p.ally(user)
-	for _, as := range []*alliance{first, last} {
+	first := p.ally(user)
+	for _, stage := range []func() *alliance{func() *alliance { return first }, first.grown} {
+		as := stage()
 		for _, target := range g.targets {
 			served := len(a.m.Marbles[target].Serves) > 0
 			if served && as.may(BreakGlass) {

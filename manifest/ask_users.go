@@ -47,7 +47,11 @@ func (a *asker) raisers(names []string) string {
 	p, path := newPowers(a.m), "platforms/"+names[0]
 	var who []string
 	for _, user := range sortedKeys(a.m.Users) {
-		first, last := p.ally(user)
+		first := p.ally(user)
+		last := first
+		if !first.may(RaiseFloor+names[0]) && !first.can(path) {
+			last = first.grown()
+		}
 		switch {
 		case first.may(RaiseFloor + names[0]):
 			a.could(names[0], RaiseFloor+names[0], "raises the floor, without a manifest", user)

@@ -47,18 +47,24 @@ func newWorld(t testing.TB, seed uint64) *world {
 	t.Helper()
 	w := &world{Rand: mrand.New(mrand.NewPCG(seed, 7))}
 	for i := range 4 {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(int64(i + 1)), NotAfter: time.Unix(4e9, 0)}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.certificates = append(w.certificates, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+		w.certificates = append(w.certificates, newCertificate(t, int64(i+1)))
 	}
 	return w
+}
+
+// newCertificate is one of a new key, in PEM.
+func newCertificate(t testing.TB, serial int64) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Unix(4e9, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // pick keeps each item with a chance of one in n.
