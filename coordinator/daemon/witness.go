@@ -69,9 +69,9 @@ func (w *witnesses) run(ctx context.Context) {
 	t := time.NewTicker(witnessEvery)
 	defer t.Stop()
 	for {
+		w.round(ctx)
 		select {
 		case <-t.C:
-			w.round(ctx)
 		case <-ctx.Done():
 			w.http.CloseIdleConnections()
 			return
