@@ -73,17 +73,25 @@ func (c Client) Root(ctx context.Context) (*x509.Certificate, error) {
 	return root, nil
 }
 
-// SealKey returns the sealing key of this process under a policy. It is the
-// same after a restart of the platform.
+// SealKey returns the newest sealing key of this process under a policy. It is
+// the same after a restart of the platform.
 func (c Client) SealKey(ctx context.Context, policy SealPolicy) (SealKey, error) {
-	r, err := c.ask(ctx, Request{Op: OpSealKey, Policy: policy})
+	key, _, err := c.SealKeyAt(ctx, policy, nil)
+	return key, err
+}
+
+// SealKeyAt returns the sealing key of the security versions that info names, an
+// earlier newInfo; with nil the newest, and what gives it again after the
+// platform was updated.
+func (c Client) SealKeyAt(ctx context.Context, policy SealPolicy, info []byte) (key SealKey, newInfo []byte, err error) {
+	r, err := c.ask(ctx, Request{Op: OpSealKey, Policy: policy, Info: info})
 	if err != nil {
-		return SealKey{}, err
+		return SealKey{}, nil, err
 	}
 	if len(r.SealKey) != len(SealKey{}) {
-		return SealKey{}, c.unreadable(fmt.Errorf("sealing key of %d bytes in the answer", len(r.SealKey)))
+		return SealKey{}, nil, c.unreadable(fmt.Errorf("sealing key of %d bytes in the answer", len(r.SealKey)))
 	}
-	return SealKey(r.SealKey), nil
+	return SealKey(r.SealKey), r.SealInfo, nil
 }
 
 func (c Client) ask(ctx context.Context, req Request) (Response, error) {

@@ -58,6 +58,9 @@ type Request struct {
 	Files []File `json:"files,omitempty"`
 	// Policy says who else may get the key (sealkey).
 	Policy SealPolicy `json:"policy,omitempty"`
+	// Info asks for the key of older security versions, as an earlier response
+	// gave it; absent, for the newest (sealkey).
+	Info []byte `json:"info,omitempty"`
 }
 
 // Program names the program to measure: by a descriptor that the asker has open
@@ -84,12 +87,13 @@ type File struct {
 	FD   int    `json:"fd"`
 }
 
-// Response answers a Request. Exactly one field is set.
+// Response answers a Request. Exactly one field is set, but for SealInfo.
 type Response struct {
 	Evidence     *attest.Evidence     `json:"evidence,omitempty"`
 	Endorsements *attest.Endorsements `json:"endorsements,omitempty"`
-	Root         string               `json:"root,omitempty"`    // PEM
-	SealKey      []byte               `json:"sealKey,omitempty"` // 32 bytes
+	Root         string               `json:"root,omitempty"`     // PEM
+	SealKey      []byte               `json:"sealKey,omitempty"`  // 32 bytes
+	SealInfo     []byte               `json:"sealInfo,omitempty"` // gives SealKey again; goes with it
 	Problem      *problem.Error       `json:"problem,omitempty"`
 }
 

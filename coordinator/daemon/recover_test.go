@@ -212,7 +212,7 @@ func TestRecoveryOnAnotherMachine(t *testing.T) {
 	if after.Epoch.Number != 2 || after.Epoch.Cause != "recovery" || !bytes.Equal(after.Statement.Root, before.Statement.Root) || !bytes.Equal(after.Statement.Manifest, before.Statement.Manifest) {
 		t.Errorf("got epoch %+v, want the second of the same deployment", after.Epoch)
 	}
-	logged(t, cl, map[string]int{"recovery": 1, "recoveryApproval": 2, "resealed": 1})
+	kindsLogged(t, cl, map[string]int{"recovery": 1, "recoveryApproval": 2, "resealed": 1})
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +228,8 @@ func TestRecoveryOnAnotherMachine(t *testing.T) {
 	}
 }
 
-// logged counts the kinds of records in the log.
-func logged(t testing.TB, cl *client.Client, want map[string]int) {
+// kindsLogged counts the kinds of records in the log.
+func kindsLogged(t testing.TB, cl *client.Client, want map[string]int) {
 	t.Helper()
 	log, err := cl.Audit(t.Context(), 0, 1000)
 	if err != nil {
@@ -330,7 +330,7 @@ func TestDrillChangesNothing(t *testing.T) {
 	if err != nil || now.Checkpoint.Size != st.Checkpoint.Size+3 || now.Revision != st.Revision || now.State != st.State {
 		t.Errorf("got %+v, %v, want three records more and nothing else", now, err)
 	}
-	logged(t, cl, map[string]int{"recoveryDrill": 1, "recoveryApproval": 2, "recovery": 0})
+	kindsLogged(t, cl, map[string]int{"recoveryDrill": 1, "recoveryApproval": 2, "recovery": 0})
 	// A drill's session is over, and a share is for its purpose alone.
 	if _, err := give(t, r, alice); problem.CodeOf(err) != "REC-018" {
 		t.Errorf("a share for a session that is over: got %v, want REC-018", err)

@@ -46,7 +46,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if _, err := cl.SetManifest(t.Context(), recoverable(t, "", "2h", 1, alice, bob), set.Digest, risks...); err != nil {
 		t.Fatal(err)
 	}
-	logged(t, cl, map[string]int{"backup": 1, "restored": 0})
+	kindsLogged(t, cl, map[string]int{"backup": 1, "restored": 0})
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestBackupAndRestore(t *testing.T) {
 		if v.Epoch.Number != 2 || v.Epoch.Cause != "restore" || v.Statement.Revision != 1 {
 			t.Errorf("start %d: got epoch %+v at revision %d, want the second at revision 1", start, v.Epoch, v.Statement.Revision)
 		}
-		logged(t, cl, map[string]int{"restored": 1})
+		kindsLogged(t, cl, map[string]int{"restored": 1})
 		cl.Close()
 		if err := stop(); err != nil {
 			t.Fatal(err)

@@ -61,9 +61,9 @@ func tpmVerifier(path string) (attest.Verifier, error) {
 func (s *settings) enter(ctx context.Context) (err error) {
 	if s.TEE.Simulated() {
 		client := sim.Client{Socket: s.SimSocket}
-		s.sealKey = func(ctx context.Context, policy string, _ []byte) (key, info []byte, err error) {
-			k, err := client.SealKey(ctx, sim.SealPolicy(policy))
-			return k[:], nil, err
+		s.sealKey = func(ctx context.Context, policy string, info []byte) (key, newInfo []byte, err error) {
+			k, newInfo, err := client.SealKeyAt(ctx, sim.SealPolicy(policy), info)
+			return k[:], newInfo, err
 		}
 		if s.issuer, err = sim.NewIssuer(sim.Config{Socket: s.SimSocket, Shape: s.TEE}); err != nil {
 			return invalid("tee", "%v", err)

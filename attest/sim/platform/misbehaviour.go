@@ -31,6 +31,9 @@ type Misbehaviour struct {
 	Services           []services.Fault `json:"services,omitempty"`           // of the PCCS that Services returns
 	Throttled          bool             `json:"throttled,omitempty"`          // every request is answered "busy"
 	Delay              attest.Duration  `json:"delay,omitempty"`              // every request is answered that late, at most 30 s
+	CPUSVN             int              `json:"cpuSVN,omitempty"`             // security version that sealing keys rest on; an update of the firmware raises it
+	ProgramSVN         int              `json:"programSVN,omitempty"`         // the same of the program, for the policy product
+	Signer             string           `json:"signer,omitempty"`             // of the program: another gets other keys
 }
 
 // Misbehave sets what the platform does wrong from now on.

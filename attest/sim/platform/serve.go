@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -117,7 +118,7 @@ func (p *Platform) answer(ctx context.Context, conn net.Conn, req sim.Request) (
 	case sim.OpEvidence:
 		return p.answerEvidence(ctx, conn, req, m)
 	case sim.OpSealKey:
-		return p.answerSealKey(ctx, conn, req.Policy)
+		return p.answerSealKey(ctx, conn, req, m)
 	}
 	return sim.Response{}, problem.New("ATT-092", "unknown operation %.32q: want evidence, endorsements, root or sealkey", req.Op)
 }
@@ -142,11 +143,40 @@ func (p *Platform) answerEvidence(ctx context.Context, conn net.Conn, req sim.Re
 	return sim.Response{Evidence: &e}, nil
 }
 
-func (p *Platform) answerSealKey(ctx context.Context, conn net.Conn, policy sim.SealPolicy) (sim.Response, error) {
-	info := "ashlar simulation seal key 1\x00" + string(policy) + "\x00"
-	switch policy {
+// versions are the security versions that a sealing key rests on.
+type versions struct {
+	CPU     int `json:"cpuSVN"`
+	Program int `json:"programSVN"`
+}
+
+// sealVersions returns those that info names, which are at most the present ones:
+// hardware gives no key of a version that it does not have (Intel SDM, EGETKEY).
+func sealVersions(info []byte, m Misbehaviour) (versions, error) {
+	v := versions{CPU: m.CPUSVN, Program: m.ProgramSVN}
+	if info == nil {
+		return v, nil
+	}
+	var asked versions
+	if err := json.Unmarshal(info, &asked); err != nil {
+		return v, problem.Because(err, "ATT-092", "reading which sealing key is wanted")
+	}
+	if asked.CPU > v.CPU || asked.Program > v.Program {
+		return v, problem.New("ATT-096", "the platform is at CPU %d and program %d, and the key is of %d and %d: it went back", v.CPU, v.Program, asked.CPU, asked.Program)
+	}
+	return asked, nil
+}
+
+func (p *Platform) answerSealKey(ctx context.Context, conn net.Conn, req sim.Request, m Misbehaviour) (sim.Response, error) {
+	info := "ashlar simulation seal key 1\x00" + string(req.Policy) + "\x00"
+	v, err := sealVersions(req.Info, m)
+	if err != nil {
+		return sim.Response{}, err
+	}
+	switch req.Policy {
 	case sim.SealProduct:
+		info += m.Signer
 	case sim.SealUnique:
+		v.Program = 0
 		a, err := askerOf(conn)
 		if err != nil {
 			return sim.Response{}, problem.Because(err, "ATT-091", "finding out who asks")
@@ -158,13 +188,20 @@ func (p *Platform) answerSealKey(ctx context.Context, conn net.Conn, policy sim.
 		}
 		info += string(digest)
 	default:
-		return sim.Response{}, problem.New("ATT-092", "unknown sealing policy %.32q: want %q or %q", policy, sim.SealUnique, sim.SealProduct)
+		return sim.Response{}, problem.New("ATT-092", "unknown sealing policy %.32q: want %q or %q", req.Policy, sim.SealUnique, sim.SealProduct)
+	}
+	kept, err := json.Marshal(v)
+	if err != nil {
+		return sim.Response{}, fmt.Errorf("encoding the versions of a sealing key: %w", err)
+	}
+	if v != (versions{}) {
+		info += "\x00" + string(kept)
 	}
 	key, err := hkdf.Key(sha256.New, p.pki.sealSecret, nil, info, len(sim.SealKey{}))
 	if err != nil {
 		return sim.Response{}, fmt.Errorf("deriving a sealing key: %w", err)
 	}
-	return sim.Response{SealKey: key}, nil
+	return sim.Response{SealKey: key, SealInfo: kept}, nil
 }
 
 // measure looks at who asks, at the program it names, and at the files.
