@@ -110,8 +110,8 @@ func (a *app) noteProposed(ctx context.Context, cl *client.Client, p apiv1.Propo
 		return nil, err
 	}
 	d := manifest.Compare(old, next)
-	if !slices.Equal(d.Risks(), p.Accepts) && len(d.Risks())+len(p.Accepts) > 0 {
-		return nil, problem.New("GOV-014", "the proposal accepts %q, its manifest needs %q", p.Accepts, d.Risks())
+	if err := accepts(p, d); err != nil {
+		return nil, err
 	}
 	a.p.Notef("manifest %s in place of %s\n", p.Digest, p.Predecessor)
 	a.p.Note(a.rendered(d))
@@ -120,6 +120,15 @@ func (a *app) noteProposed(ctx context.Context, cl *client.Client, p apiv1.Propo
 		a.notePlan(plan)
 	}
 	return d.Effects, err
+}
+
+// accepts demands that what is signed accepts exactly the risks of the change
+// that was shown.
+func accepts(p apiv1.Proposal, d manifest.Diff) error {
+	if !slices.Equal(d.Risks(), p.Accepts) && len(d.Risks())+len(p.Accepts) > 0 {
+		return problem.New("GOV-014", "the proposal accepts %q, its manifest needs %q", p.Accepts, d.Risks())
+	}
+	return nil
 }
 
 // noteAction shows the bytes of an action.

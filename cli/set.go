@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -198,7 +197,7 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 		return err
 	}
 	if result.Proposal != nil {
-		return a.signOwn(ctx, cl, *result.Proposal, d)
+		return a.signOwn(ctx, cl, next, d)
 	}
 	return a.isInForce(result, name)
 }
@@ -209,14 +208,15 @@ type dryRun struct {
 	Needs []string `json:"needs"` // approvals, in words; none where the user's is enough
 }
 
-// signOwn signs the proposal that a manifest has become. It is one's own if it
-// is what was shown.
-func (a *app) signOwn(ctx context.Context, cl *client.Client, p apiv1.Proposal, d manifest.Diff) error {
-	if shown := d.Risks(); !slices.Equal(shown, p.Accepts) && len(shown)+len(p.Accepts) > 0 {
-		return problem.New("GOV-014", "the proposal accepts %q, and %q was shown", p.Accepts, shown)
-	}
-	p, _, err := cl.Proposal(ctx, p.Digest)
+// signOwn signs the proposal that a manifest has become, whose changes were
+// shown.
+func (a *app) signOwn(ctx context.Context, cl *client.Client, next *manifest.Manifest, d manifest.Diff) error {
+	digest := next.Digest()
+	p, _, err := cl.Proposal(ctx, digest[:])
 	if err != nil {
+		return err
+	}
+	if err := accepts(p, d); err != nil {
 		return err
 	}
 	result, err := cl.Approve(ctx, p)

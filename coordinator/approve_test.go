@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -127,6 +128,10 @@ func TestTwoOfFour(t *testing.T) {
 		t.Fatalf("got %+v, %v, want a proposal that nobody has signed", r, err)
 	}
 	p := *r.Proposal
+	status, err := d.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(status.Attention, func(a apiv1.Attention) bool { return a.Code == "GOV-011" }) {
+		t.Errorf("status does not say that something waits: %+v, %v", status.Attention, err)
+	}
 	for i, name := range []string{"ann", "ben", "cat", "dan"} {
 		if i == 2 {
 			d.restart()

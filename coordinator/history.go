@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -102,4 +103,16 @@ func (c *Coordinator) ProposedDocument(ctx context.Context, digest string) ([]by
 		return nil, err
 	}
 	return c.readProposed(ctx, r)
+}
+
+// waitingAttention says that something waits for approvals, not what.
+func waitingAttention(tx *store.Tx, now time.Time) []apiv1.Attention {
+	var all []apiv1.Attention
+	for key, r := range proposals.All(tx) {
+		if e := problem.Lookup("GOV-011"); now.Before(r.Proposal.Expires) {
+			all = append(all, apiv1.Attention{Code: string(e.Code), Subject: r.Proposal.Kind + " " + key[:8],
+				Text: e.Title + ", until " + stamp(r.Proposal.Expires), Next: e.Next, Since: r.Proposal.ProposedAt})
+		}
+	}
+	return all
 }

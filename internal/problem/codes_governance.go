@@ -13,6 +13,7 @@ var governanceCodes = []Entry{
 	{"GOV-008", NotPermitted, "the user has no say in the proposal", "ask one of those named"},
 	{"GOV-009", Refused, "a destructive effect was not accepted by its name", "accept it by name if it is meant: --accept=RISK"},
 	{"GOV-010", NotFound, "the user has not approved that", "ashlar manifest proposals shows who has"},
+	{"GOV-011", Unavailable, "a change waits for approvals", "ashlar manifest proposals"},
 	{"GOV-012", Usage, "the request does not say which proposal it is about", "send the proposal's id as If-Match"},
 	{"GOV-013", NotFound, "no such revision", "ashlar manifest history"},
 	{"GOV-014", Refused, "the coordinator showed another proposal than was asked for", "sign nothing: something between you and the coordinator, or the coordinator, changes what it says"},
