@@ -94,6 +94,9 @@ func (a *app) verifyBundle(name string, f verifyFlags) error {
 	if err != nil {
 		return bundleRefusal(err, verdict)
 	}
+	if err := a.lifted(v, f); err != nil {
+		return err
+	}
 	a.bundleVerified(v, f)
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 )
 
 type verifyFlags struct {
+	breakGlass                               bool
 	policy, manifest, out, bundle, at, nonce string
 	dryRun                                   bool
 	witnesses                                witnessFlags
@@ -55,6 +56,7 @@ policy it is shown what the evidence says, and the exit code is 3.`,
 	c.Flags().StringVar(&f.bundle, "bundle", "", "write all that was seen into this file, to be judged again")
 	c.Flags().StringVar(&f.nonce, "nonce", "", "ask with this nonce, or hold a bundle to it: 64 hex digits, from who will read the bundle")
 	f.witnesses.register(c)
+	c.Flags().BoolVar(&f.breakGlass, "allow-break-glass", false, "accept a deployment in which rules of the manifest are lifted for a while")
 	c.Flags().StringVar(&f.at, "at", "", "judge a bundle as of this time, RFC 3339 or a date")
 	return c
 }
@@ -110,6 +112,9 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	}
 	defer cl.Close()
 	v := cl.Verified()
+	if err := a.lifted(v, f); err != nil {
+		return err
+	}
 	if !f.dryRun {
 		if err := client.WriteTrust(a.trust, v); err != nil {
 			return err
@@ -161,15 +166,16 @@ func (a *app) refusedCoordinator(err error) error {
 func (a *app) verified(v client.Verified, f verifyFlags) error {
 	s := v.Statement
 	if done, err := a.p.Structured(struct {
-		Address    string         `json:"address"`
-		Verdict    attest.Verdict `json:"verdict"`
-		Manifest   attest.Hex     `json:"manifest,omitempty"`
-		Revision   int            `json:"revision"`
-		Floors     apiv1.Floors   `json:"floors,omitzero"`
-		Log        logDocument    `json:"log"`
-		Trust      string         `json:"trust"`
-		Simulation bool           `json:"simulation"`
-	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, logOf(v), a.trust, s.Evidence.TEE.Simulated()}); done {
+		Address    string           `json:"address"`
+		Verdict    attest.Verdict   `json:"verdict"`
+		Manifest   attest.Hex       `json:"manifest,omitempty"`
+		Revision   int              `json:"revision"`
+		Floors     apiv1.Floors     `json:"floors,omitzero"`
+		BreakGlass []apiv1.Incident `json:"breakGlass,omitempty"`
+		Log        logDocument      `json:"log"`
+		Trust      string           `json:"trust"`
+		Simulation bool             `json:"simulation"`
+	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, v.BreakGlass, logOf(v), a.trust, s.Evidence.TEE.Simulated()}); done {
 		return err
 	}
 	p, ok := a.p, a.p.Green(term.OK)

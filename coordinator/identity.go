@@ -71,6 +71,13 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 		sum := sha256.Sum256(s.Epoch)
 		claims.Epoch = sum[:]
 	}
+	if s.BreakGlass, err = c.incidents.Load().document(c.config.Now()); err != nil {
+		return s, err
+	}
+	if s.BreakGlass != nil {
+		sum := sha256.Sum256(s.BreakGlass)
+		claims.BreakGlass = sum[:]
+	}
 	s.UploadKey = c.secret.upload.PublicKey().Bytes()
 	upload := sha256.Sum256(s.UploadKey)
 	claims.Upload = upload[:]

@@ -51,7 +51,7 @@ const (
 // fields a purpose must and may have:
 //
 //	activate, renew   PublicKey, Nonce, Exporter; optional Devices
-//	coordinator       PublicKey, Nonce, Root, Checkpoint, Log; optional Exporter, Manifest, Floors, Epoch, Upload
+//	coordinator       PublicKey, Nonce, Root, Checkpoint, Log; optional Exporter, Manifest, Floors, Epoch, Upload, BreakGlass
 //	peer              PublicKey; optional Nonce, Exporter
 //	recovery          PublicKey, Nonce, Session
 type Claims struct {
@@ -68,6 +68,7 @@ type Claims struct {
 	Epoch      []byte   // SHA-256 of the epoch as the statement has it, 32 bytes; absent in the first
 	Session    []byte   // SHA-256 of the recovery session, 32 bytes
 	Upload     []byte   // SHA-256 of the key that secrets are sealed to, X25519
+	BreakGlass []byte   // SHA-256 of the statement's list of rules that are lifted for a while, 32 bytes; absent where none is
 }
 
 // KeyHash is the hash by which a claims buffer names a public key: SHA-256 of
@@ -93,6 +94,7 @@ type wire struct {
 	Epoch      []byte `cbor:"epoch,omitempty"`
 	Session    []byte `cbor:"session,omitempty"`
 	Upload     []byte `cbor:"upload,omitempty"`
+	BreakGlass []byte `cbor:"break-glass,omitempty"`
 }
 
 type keyHash struct {
@@ -129,7 +131,7 @@ func (c Claims) Encode() []byte {
 	hash := must(encMode.Marshal(keyHash{Algorithm: SHA256ID, Hash: c.PublicKey[:]}))
 	return must(encMode.Marshal(wire{
 		Purpose: string(c.Purpose), KeyHash: hash, Nonce: c.Nonce, Exporter: c.Exporter,
-		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Log: c.Log, Devices: c.Devices, Floors: c.Floors, Epoch: c.Epoch, Session: c.Session, Upload: c.Upload,
+		Root: c.Root, Manifest: c.Manifest, Checkpoint: c.Checkpoint, Log: c.Log, Devices: c.Devices, Floors: c.Floors, Epoch: c.Epoch, Session: c.Session, Upload: c.Upload, BreakGlass: c.BreakGlass,
 	}))
 }
 
@@ -157,7 +159,7 @@ func Parse(b []byte) (Claims, error) {
 	}
 	c := Claims{
 		Purpose: Purpose(w.Purpose), PublicKey: [32]byte(k.Hash), Nonce: w.Nonce, Exporter: w.Exporter,
-		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Log: w.Log, Devices: w.Devices, Floors: w.Floors, Epoch: w.Epoch, Session: w.Session, Upload: w.Upload,
+		Root: w.Root, Manifest: w.Manifest, Checkpoint: w.Checkpoint, Log: w.Log, Devices: w.Devices, Floors: w.Floors, Epoch: w.Epoch, Session: w.Session, Upload: w.Upload, BreakGlass: w.BreakGlass,
 	}
 	if err := c.validate(); err != nil {
 		return Claims{}, err
@@ -177,12 +179,12 @@ const (
 )
 
 // rules holds what a purpose demands of each field in the order of fields.
-var rules = map[Purpose][11]presence{
-	Activate:    {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden},
-	Renew:       {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden},
-	Coordinator: {required, optional, required, optional, required, required, forbidden, optional, optional, forbidden, optional},
-	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden},
-	Recovery:    {required, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, required, forbidden},
+var rules = map[Purpose][12]presence{
+	Activate:    {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
+	Renew:       {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
+	Coordinator: {required, optional, required, optional, required, required, forbidden, optional, optional, forbidden, optional, optional},
+	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden},
+	Recovery:    {required, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, required, forbidden, forbidden},
 }
 
 type field struct {
@@ -191,8 +193,8 @@ type field struct {
 }
 
 // fields lists the optional fields in the order of rules; each has 32 bytes.
-func (c Claims) fields() [11]field {
-	return [11]field{
+func (c Claims) fields() [12]field {
+	return [12]field{
 		{"nonce", "ATT-072", "the nonce of this challenge", c.Nonce},
 		{"exporter", "ATT-073", "the exporter of this TLS session", c.Exporter},
 		{"root", "ATT-075", "the root CA certificate", c.Root},
@@ -204,6 +206,7 @@ func (c Claims) fields() [11]field {
 		{"epoch", "REC-006", "the epoch of the state", c.Epoch},
 		{"session", "REC-007", "the recovery session", c.Session},
 		{"upload", "SEC-015", "the key for secrets", c.Upload},
+		{"break-glass", "INC-023", "the rules that are lifted", c.BreakGlass},
 	}
 }
 

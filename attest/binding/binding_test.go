@@ -128,6 +128,7 @@ func TestExpect(t *testing.T) {
 		{"another checkpoint", statement(), func(c *Claims) { c.Checkpoint = fill(9) }, "ATT-077"},
 		{"another log", statement(), func(c *Claims) { c.Log = fill(9) }, "LOG-013"},
 		{"another key for secrets", statement(), func(c *Claims) { c.Upload = fill(9) }, "SEC-015"},
+		{"other lifted rules, or none in the statement", statement(), func(c *Claims) { c.BreakGlass = fill(9) }, "INC-023"},
 		{"other floors", statement(), func(c *Claims) { c.Floors = fill(9) }, "ATT-078"},
 		{"exporter nobody asked for", statement(), func(c *Claims) { c.Exporter = fill(9) }, "ATT-073"},
 	} {

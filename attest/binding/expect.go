@@ -14,7 +14,7 @@ const source = "claims buffer"
 // that either has gives a step: a field that only one has differs. Codes:
 // ATT-071 purpose, ATT-072 nonce (replayed), ATT-073 exporter (relayed), ATT-074
 // key, ATT-075 root, ATT-076 manifest, ATT-077 checkpoint, ATT-050 devices,
-// ATT-078 floors, LOG-013 log, SEC-015 key for secrets.
+// ATT-078 floors, LOG-013 log, SEC-015 key for secrets, INC-023 rules that are lifted.
 func Expect(want, got Claims) []attest.Step {
 	steps := []attest.Step{
 		{
@@ -46,15 +46,16 @@ func Expect(want, got Claims) []attest.Step {
 }
 
 var fixes = map[string]attest.Fix{
-	"nonce":      {Who: attest.Nobody, How: "replayed: the evidence answers another challenge"},
-	"exporter":   {Who: attest.Nobody, How: "relayed: the evidence was made for another TLS session; connect without a proxy that ends TLS"},
-	"root":       {Who: attest.Nobody, How: "the evidence vouches for another root certificate"},
-	"manifest":   {Who: attest.Operator, How: "the evidence was made under another manifest; ask again"},
-	"devices":    {Who: attest.Nobody, How: "a device was added, left out or exchanged after the TEE vouched for them"},
-	"floors":     {Who: attest.Operator, How: "the evidence was made under other floors; ask again"},
-	"checkpoint": {Who: attest.Operator, How: "the evidence was made at another state of the log; ask again"},
-	"log":        {Who: attest.Nobody, How: "the evidence speaks for another log"},
-	"upload":     {Who: attest.Nobody, How: "secrets would be encrypted to a key that is not the coordinator's"},
+	"nonce":       {Who: attest.Nobody, How: "replayed: the evidence answers another challenge"},
+	"exporter":    {Who: attest.Nobody, How: "relayed: the evidence was made for another TLS session; connect without a proxy that ends TLS"},
+	"root":        {Who: attest.Nobody, How: "the evidence vouches for another root certificate"},
+	"manifest":    {Who: attest.Operator, How: "the evidence was made under another manifest; ask again"},
+	"devices":     {Who: attest.Nobody, How: "a device was added, left out or exchanged after the TEE vouched for them"},
+	"floors":      {Who: attest.Operator, How: "the evidence was made under other floors; ask again"},
+	"checkpoint":  {Who: attest.Operator, How: "the evidence was made at another state of the log; ask again"},
+	"log":         {Who: attest.Nobody, How: "the evidence speaks for another log"},
+	"break-glass": {Who: attest.Nobody, How: "the statement hides or invents rules that are lifted for a while"},
+	"upload":      {Who: attest.Nobody, How: "secrets would be encrypted to a key that is not the coordinator's"},
 }
 
 func orAbsent(b []byte) string {

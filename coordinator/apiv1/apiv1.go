@@ -30,7 +30,10 @@ type Statement struct {
 	Floors       []byte              `json:"floors,omitempty"`    // Floors as JSON, byte for byte as the evidence binds them; absent before the first
 	Epoch        []byte              `json:"epoch,omitempty"`     // Epoch as JSON, byte for byte as the evidence binds it; absent in the first
 	UploadKey    []byte              `json:"uploadKey,omitempty"` // X25519, 32 bytes: secrets are sealed to it (SealSecret); of this process
-	Time         time.Time           `json:"time"`                // by the coordinator's clock: information only
+	// BreakGlass is Incidents as JSON, byte for byte as the evidence binds them: the
+	// rules that are lifted for a while; absent where none is.
+	BreakGlass []byte    `json:"breakGlass,omitempty"`
+	Time       time.Time `json:"time"` // by the coordinator's clock: information only
 }
 
 // Checkpoint names a prefix of the audit log.

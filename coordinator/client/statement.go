@@ -61,7 +61,10 @@ type Verified struct {
 	Root      *x509.Certificate // the deployment's root CA
 	Verdict   attest.Verdict    // accepted; with the steps of the binding
 	Floors    apiv1.Floors      // of platforms, in force
-	Epoch     apiv1.Epoch       // that the state is in; its first has number 1
+	// BreakGlass are rules of the manifest that do not count for a while: see
+	// CheckBreakGlass.
+	BreakGlass []apiv1.Incident
+	Epoch      apiv1.Epoch // that the state is in; its first has number 1
 	// Checkpoint of the log, signed with the key Statement.LogKey.
 	Checkpoint transparency.Checkpoint
 	TLSKey     []byte // PKIX DER of the attested key
@@ -124,6 +127,9 @@ func VerifyStatement(s apiv1.Statement, in VerifyInput) (Verified, error) {
 	if v.Floors, err = readFloors(s); err != nil {
 		return Verified{}, err
 	}
+	if v.BreakGlass, err = readBreakGlass(s); err != nil {
+		return Verified{}, err
+	}
 	if v.Epoch, err = readEpoch(s); err != nil {
 		return Verified{}, err
 	}
@@ -170,6 +176,10 @@ func expected(s apiv1.Statement, in VerifyInput) binding.Claims {
 		floors := sha256.Sum256(s.Floors)
 		c.Floors = floors[:]
 	}
+	if len(s.BreakGlass) > 0 {
+		sum := sha256.Sum256(s.BreakGlass)
+		c.BreakGlass = sum[:]
+	}
 	if len(s.Epoch) > 0 {
 		epoch := sha256.Sum256(s.Epoch)
 		c.Epoch = epoch[:]
@@ -213,6 +223,34 @@ func readEpoch(s apiv1.Statement) (apiv1.Epoch, error) {
 		return e, problem.New("CRD-101", "the epoch cannot be read")
 	}
 	return e, nil
+}
+
+// readBreakGlass reads the rules that a statement says are lifted.
+func readBreakGlass(s apiv1.Statement) ([]apiv1.Incident, error) {
+	var list apiv1.Incidents
+	if len(s.BreakGlass) == 0 {
+		return nil, nil
+	}
+	if err := json.Unmarshal(s.BreakGlass, &list); err != nil {
+		return nil, problem.Because(err, "CRD-101", "the rules that are lifted cannot be read")
+	}
+	for _, in := range list.Incidents {
+		if in.Kind != apiv1.BreakGlass || in.Lifts == nil || (in.Lifts.Hop == nil) == (in.Lifts.Status == nil) {
+			return nil, problem.New("CRD-101", "incident %d among the rules that are lifted lifts none", in.ID)
+		}
+	}
+	return list.Incidents, nil
+}
+
+// CheckBreakGlass refuses a deployment in which rules of the manifest are lifted
+// for a while (INC-022): the manifest does not say all of who may call whom, or
+// on what hardware. Whoever trusts the manifest alone calls it.
+func (v Verified) CheckBreakGlass() error {
+	if len(v.BreakGlass) == 0 {
+		return nil
+	}
+	in := v.BreakGlass[0]
+	return problem.New("INC-022", "%d rules are lifted, the first by %s until %s: %s", len(v.BreakGlass), in.By, in.Until.UTC().Format(time.RFC3339), in.Reason)
 }
 
 func refused(v attest.Verdict) error {

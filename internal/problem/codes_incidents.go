@@ -18,4 +18,5 @@ var incidentCodes = []Entry{
 	{"INC-020", Usage, "the rule cannot be lifted", "a hop is FROM:TO/PORT, a status one that platforms know; see ashlar break-glass --help"},
 	{"INC-021", Usage, "break-glass is for a limited time", "give --for between 1m and 24h"},
 	{"INC-022", Refused, "break-glass: a rule of the manifest is lifted for a while", "ashlar break-glass list shows why; ashlar break-glass --end ID ends it; ashlar verify --allow-break-glass accepts it"},
+	{"INC-023", Refused, "the evidence binds other lifted rules than the statement has", "treat the host as hostile: what it shows is not what the coordinator said"},
 }
