@@ -279,11 +279,18 @@ func BenchmarkAppend(b *testing.B) {
 	s := storetest.Create(b, storetest.NewDisk().Engine())
 	l := audit.New(s, rand.Reader)
 	r := decision(0)
-	r.Verdict = json.RawMessage(`{"verdict":"` + strings.Repeat("v", 8000) + `"}`)
+	var steps strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&steps, `,{"code":"ATT-%03d","field":"step %x","ok":true,"want":"%x","got":"holds"}`, i, sum([]byte{byte(i)})[:8], sum([]byte{byte(i)}))
+	}
+	r.Verdict = json.RawMessage(`{"steps":[` + steps.String()[1:] + `]}`)
+	r.Details["tee"] = "sgx"
 	for left := b.N; left > 0; left -= min(left, 100) {
+		var last audit.Entry
 		err := s.Update(b.Context(), func(tx *store.Tx) error {
 			for range min(left, 100) {
-				if _, err := l.Append(tx, r); err != nil {
+				var err error
+				if last, err = l.Append(tx, r); err != nil {
 					return err
 				}
 			}
@@ -292,5 +299,6 @@ func BenchmarkAppend(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		l.Committed(last)
 	}
 }
