@@ -96,6 +96,7 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	text(&o.State, "state", "", "folder of the state")
 	text(&o.tee, "tee", string(issuer.Auto), "TEE that the coordinator runs in: auto, sgx, snp and others; or sim:sgx, sim:tdx")
 	text(&o.Seal, "seal", "product", "who may open the state until a manifest says otherwise: product (any release), unique (this very program) or none (with --seal-source alone)")
+	text(&o.SealSource, "seal-source", "", "a token that is needed too to open the state: pkcs11:module=PATH,token=LABEL,key=LABEL,pin-file=PATH (or pin-env=NAME)")
 	text(&o.SimSocket, "sim-socket", "", "socket of the simulation platform")
 	text(&o.SimRoot, "sim-root", "", "root certificate of the simulation platform, PEM file; accepts SIMULATED evidence")
 	text(&o.TPMRoots, "tpm-roots", "", "certificates of the CAs that may stand for the key of a TPM, PEM file; without them packages have to list keys")

@@ -23,6 +23,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal/token"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -82,7 +83,8 @@ type settings struct {
 
 	issuer  attest.Issuer    // set by enter, with TEE and
 	sealKey seal.PlatformKey // the sealing key of the TEE
-	kms     seal.Source      // nil without --seal-source
+	token   *token.Spec      // nil without --seal-source
+	kms     seal.Source      // of that token
 
 	endorsements *endorsements // set by core
 }
@@ -108,6 +110,13 @@ func (c Config) check() (settings, error) {
 	}
 	if err := s.checkSeal(); err != nil {
 		return s, err
+	}
+	if s.SealSource != "" {
+		spec, err := token.Parse(s.SealSource)
+		if err != nil {
+			return s, err
+		}
+		s.token, s.kms = &spec, token.New(spec)
 	}
 	if s.SimRoot != "" {
 		if s.simRoot, err = certificate(s.SimRoot); err != nil {

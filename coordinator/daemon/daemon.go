@@ -18,6 +18,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/mesh"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal/token"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
 	"github.com/ashlar-mesh/ashlar/internal/alarm"
@@ -45,6 +46,11 @@ func Init(ctx context.Context, c Config) error {
 	config, err := s.core(nil)
 	if err != nil {
 		return err
+	}
+	if s.token != nil {
+		if err := token.MakeKey(*s.token); err != nil {
+			return err
+		}
 	}
 	db, err := bolt.Create(ctx, bolt.Config{Dir: s.State, Source: s.source(""), Random: rand.Reader})
 	if err != nil {

@@ -57,7 +57,7 @@ var layers = [][]string{
 	{"attest/pki", "attest/binding", "attest/dcap", "attest/sgx", "attest/eventlog", "attest/tdx", "attest/snp", "attest/tpm", "attest/azure", "attest/gcp", "attest/nvidia", "attest/cca", "attest/hardware", "attest/issuer", "attest/issuer/issuertest", "attest/evidence",
 		"attest/endorse", "attest/endorse/fetch", "attest/sim", "attest/sim/services", "attest/sim/platform", "attest/attesttest",
 		"manifest", "manifest/importer", "ratls", "transparency", "transparency/logtest",
-		"coordinator/apiv1", "coordinator/shares", "coordinator/backup", "coordinator/internal/seal", "coordinator/internal/store/...", "coordinator/internal/recovery", "coordinator/internal/authority",
+		"coordinator/apiv1", "coordinator/shares", "coordinator/backup", "coordinator/internal/seal", "coordinator/internal/seal/token", "coordinator/internal/store/...", "coordinator/internal/recovery", "coordinator/internal/authority",
 		"coordinator/internal/secrets", "coordinator/internal/audit"},
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},
@@ -118,6 +118,9 @@ var exclusive = map[string][]string{
 	"github.com/transparency-dev/merkle":     {"transparency", "coordinator/internal/audit"},
 	"golang.org/x/mod":                       {"transparency"},
 	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
+	"github.com/miekg/pkcs11":                {"coordinator/internal/seal/token"},
+	"filippo.io/age":                         {"coordinator/shares"},
+	"github.com/cloudflare/circl":            {"coordinator/shares"},
 }
 
 func TestExclusiveImporters(t *testing.T) {

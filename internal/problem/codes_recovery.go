@@ -25,4 +25,10 @@ var recoveryCodes = []Entry{
 	{"REC-031", Conflict, "there is nothing to recover or to accept", "ashlar recover status"},
 	{"REC-032", Refused, "nothing would open the state", "name recovery keys, start with --seal-source, or choose another seal"},
 	{"REC-033", Unavailable, "the state's key is not sealed as the manifest says", "see the reason; it is tried again every ten seconds, and the state opens as before"},
+	{"REC-040", Usage, "that is no seal source", "pkcs11:module=/usr/lib/softhsm/libsofthsm2.so,token=LABEL,key=LABEL,pin-file=PATH"},
+	{"REC-041", Unavailable, "the PKCS #11 module cannot be used", "check the path of the module, and that this machine can load it"},
+	{"REC-042", Unavailable, "the token is missing", "put it back, and start the coordinator again"},
+	{"REC-043", Refused, "the token takes no such PIN", "check the PIN before you start again: each start tries it once, and tokens lock"},
+	{"REC-044", Refused, "the token has not the key", "put back the token that has it; without it, holders of shares open the state"},
+	{"REC-045", Unavailable, "the token failed", "see the reason; the module's own log may say more"},
 }
