@@ -163,6 +163,7 @@ var elsewhere = map[string]string{
 	"manifest set": "integration", "manifest get": "integration", "manifest approve": "integration", "manifest reject": "integration",
 	"manifest withdraw": "integration", "manifest proposals": "integration", "manifest history": "integration", "dev up": "integration", "dev down": "integration",
 	"plan": "integration", "forecast": "integration", "floor show": "integration", "floor raise": "integration",
+	"audit tail": "integration", "audit list": "integration", "audit prove": "integration", "audit export": "integration", "audit verify": "integration",
 	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
 	"secret list": "integration", "secret set": "integration", "secret get": "integration", "secret rotate": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
