@@ -21,6 +21,7 @@ import (
 const (
 	maxRotated        = 256 // values that one Update rotates or destroys
 	maxRotatedPerTick = 16 * maxRotated
+	rotationTime      = 20 * time.Second // in which keys are made
 )
 
 // tendSecrets does what is due for secrets: versions whose overlap has ended are
@@ -35,32 +36,31 @@ func (c *Coordinator) tendSecrets(ctx context.Context) error {
 func (c *Coordinator) rotateStale(ctx context.Context) error {
 	c.secret.rotating.Lock()
 	defer c.secret.rotating.Unlock()
-	for n := 0; n < maxRotatedPerTick; n += maxRotated {
+	making, cancel := context.WithTimeout(ctx, rotationTime)
+	defer cancel()
+	for all, n := false, 0; !all && n < maxRotatedPerTick; n += maxRotated {
 		rev := c.current.Load()
 		if rev.m == nil {
 			return nil
 		}
 		var due []secrets.Missing
 		err := c.store.View(ctx, func(tx *store.Tx) error {
-			due = secrets.Due(tx, rev.m, c.config.Now(), maxRotated)
+			due, all = secrets.Due(tx, rev.m, c.config.Now(), maxRotated)
 			return nil
 		})
 		if err != nil || len(due) == 0 {
 			return err
 		}
-		if _, err := c.rotateValues(ctx, rev, due, rotation{reason: "due"}); err != nil && !errors.Is(err, errAgain) {
+		_, err = c.rotateValues(making, rev, due, rotation{reason: "due"})
+		switch {
+		case errors.Is(err, errAgain), making.Err() != nil && ctx.Err() == nil:
+			return nil // the next Tick goes on
+		case err != nil:
 			return fmt.Errorf("rotating secrets: %w", err)
-		}
-		if len(due) < maxRotated {
-			return nil
 		}
 	}
 	return nil
 }
-
-// followTime bounds how long a new manifest's stale secrets are made before Tick
-// goes on with it.
-const followTime = time.Minute
 
 // followManifest begins to make what a new manifest has made stale, and has
 // running readers see what they get now. The caller is at work; Close waits.
@@ -68,7 +68,7 @@ func (c *Coordinator) followManifest(ctx context.Context) {
 	c.work.Add(1)
 	go func() {
 		defer c.work.Done()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), followTime)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*rotationTime)
 		defer cancel()
 		_ = c.rotateStale(ctx) // Tick tries again, and reports
 		if f, m := c.secret.watcher.Load(), c.current.Load().m; f != nil && m != nil {
@@ -256,7 +256,7 @@ func (c *Coordinator) foldLineage(ctx context.Context) error {
 
 // rotateTarget rotates the values of a target on demand, or because somebody may
 // know them. Values that have no version yet are left alone (SEC-017 if none
-// has). Each batch of 256 is one Update.
+// has). Each batch is one Update.
 func (c *Coordinator) rotateTarget(ctx context.Context, t secrets.Target, why rotation) ([]secrets.Rotated, error) {
 	c.secret.rotating.Lock()
 	defer c.secret.rotating.Unlock()
@@ -285,9 +285,6 @@ func (c *Coordinator) rotateTarget(ctx context.Context, t secrets.Target, why ro
 			return done, err
 		}
 		done, after = append(done, some...), due[len(due)-1].Key()
-		if len(due) < maxRotated {
-			return done, nil
-		}
 	}
 	return done, problem.New("CRD-018", "it changed %d times", maxTries)
 }

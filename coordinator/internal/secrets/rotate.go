@@ -41,14 +41,25 @@ type located struct {
 	s         manifest.Secret
 }
 
-// Due returns up to limit values whose next version is to be made now: the
-// schedule asks for it, a manifest has made them stale, or their certificate
-// ends. Only values that exist are rotated.
-func Due(tx *store.Tx, m *manifest.Manifest, at time.Time, limit int) []Missing {
-	var due []Missing
+// effortRSA is how many other keys are made in the time of an RSA key, at least.
+const effortRSA = 64
+
+// effort is what it costs to make a value.
+func effort(t manifest.SecretType) int {
+	if t == manifest.RSA || t == manifest.CertRSA {
+		return effortRSA
+	}
+	return 1
+}
+
+// Due returns values whose next version is to be made now: the schedule asks for
+// it, a manifest has made them stale, or their certificate ends. Only values that
+// exist are rotated. They are at most limit, and an RSA key counts as 64; all is
+// false if there are more.
+func Due(tx *store.Tx, m *manifest.Manifest, at time.Time, limit int) (due []Missing, all bool) {
 	for l, r := range each(tx, m) {
-		if len(due) == limit {
-			break
+		if limit <= 0 {
+			return due, false
 		}
 		if r.Now == nil || supplied(l.s.Type) {
 			continue
@@ -59,9 +70,12 @@ func Due(tx *store.Tx, m *manifest.Manifest, at time.Time, limit int) []Missing 
 			due = append(due, fresh(l, r))
 		case !r.usable(l.s, at):
 			due = append(due, *missing(l.s, r, l.key, l.name))
+		default:
+			continue
 		}
+		limit -= effort(l.s.Type)
 	}
-	return due
+	return due, true
 }
 
 // fresh says that a value is to be followed by one with a new key.
@@ -72,8 +86,8 @@ func fresh(l located, r record) Missing {
 }
 
 // Select returns what has to be made to rotate the target's values on demand, at
-// most limit of them, after the key of the last that was returned before (""
-// for the first). SEC-001: no such secret; SEC-014: it has the values that it
+// most limit of them as Due counts, after the key of the last that was returned
+// before ("" for the first). SEC-001: no such secret; SEC-014: it has the values that it
 // was given; SEC-017: there is no value yet.
 func Select(tx *store.Tx, m *manifest.Manifest, t Target, limit int, after string) ([]Missing, error) {
 	s, ok := m.Secrets[t.Name]
@@ -91,7 +105,8 @@ func Select(tx *store.Tx, m *manifest.Manifest, t Target, limit int, after strin
 		if who, _ := split(l.key); s.Scope == manifest.Instance && t.Asker != (Asker{}) && who != t.Asker {
 			continue
 		}
-		if found = append(found, fresh(l, r)); len(found) == limit {
+		found = append(found, fresh(l, r))
+		if limit -= effort(s.Type); limit <= 0 {
 			break
 		}
 	}

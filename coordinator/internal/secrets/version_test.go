@@ -202,6 +202,35 @@ func TestSelectRefuses(t *testing.T) {
 	}
 }
 
+// TestDueIsBounded checks that much to do is done in parts, RSA keys in small ones.
+func TestDueIsBounded(t *testing.T) {
+	k := newKeeper(t)
+	every := manifest.Rotation{Every: attest.Duration(time.Hour)}
+	m := with(map[string]manifest.Secret{"own": {Type: manifest.Symmetric, Scope: manifest.Instance, Readers: readers, Rotation: every},
+		"rsa": {Type: manifest.RSA, Bits: 2048, Readers: readers, Rotation: every}, "never": {Type: manifest.Symmetric, Readers: readers}})
+	for i := range 5 {
+		k.mustRelease(m, Asker{"web", fmt.Sprint(i)}, start, "own")
+	}
+	k.mustRelease(m, web, start, "rsa")
+	k.mustRelease(m, web, start, "never")
+	for _, c := range []struct {
+		at    time.Time
+		limit int
+		want  int
+		all   bool
+	}{{start.Add(time.Hour - 1), 100, 0, true}, {start.Add(time.Hour), 100, 6, true}, {start.Add(time.Hour), 67, 4, false}, {start.Add(time.Hour), 1, 1, false}} {
+		err := k.store.View(t.Context(), func(tx *store.Tx) error {
+			if due, all := Due(tx, m, c.at, c.limit); len(due) != c.want || all != c.all {
+				t.Errorf("limit %d: got %d, all %t; want %d, %t", c.limit, len(due), all, c.want, c.all)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCountersEnd(t *testing.T) {
 	k := newKeeper(t)
 	m := with(map[string]manifest.Secret{"c": {Type: manifest.Counter, Readers: readers}})
