@@ -85,10 +85,10 @@ func (d *Diff) marbleEffects(name string, a, b *Manifest) {
 	pa, _ := a.PolicyFor(name)
 	pb, _ := b.PolicyFor(name)
 	if !reflect.DeepEqual(pa.Package, pb.Package) {
-		d.effect(name, "", "must meet other reference values: instances that don't are refused at their next renewal (≤ %s)", within(old))
+		d.effect(name, "", "must meet other reference values: instances that don't are refused at their next renewal (≤ %s), and have no identity after %s", within(old), short(time.Duration(old.Lease)))
 	}
 	if !reflect.DeepEqual(pa.Platform, pb.Platform) {
-		d.effect(name, "", "must meet other platform rules at its next renewal (≤ %s)", within(old))
+		d.effect(name, "", "must meet other platform rules at its next renewal (≤ %s): instances that don't have no identity after %s", within(old), short(time.Duration(old.Lease)))
 	}
 	if old.Lease != now.Lease || !slices.Equal(old.DNSNames, now.DNSNames) {
 		d.effect(name, "", "gets the changed certificate at its next renewal (≤ %s)", within(old))
