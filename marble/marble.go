@@ -31,6 +31,7 @@ type Marble struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // the renewal loop, and what watches the lease
 	ended  chan struct{}  // closed at the revocation
+	calls  calls
 
 	mu         sync.Mutex // guards what follows
 	roots      []*x509.Certificate
@@ -102,6 +103,7 @@ func (m *Marble) firstActivation(ctx context.Context) error {
 func (m *Marble) Close() {
 	m.cancel()
 	m.work.Wait()
+	m.calls.close()
 }
 
 // Lease returns the lease in hand, and a channel that is closed when another

@@ -33,4 +33,7 @@ var marbleCodes = []Entry{
 	{"MRB-032", Refused, "identity was revoked", "see why with `ashlar audit list`; lift the revocation, and start the program again"},
 	{"MRB-033", Conflict, "program runs with older values in its environment or arguments", "restart it; files are replaced while it runs, environment and arguments are not"},
 	{"MRB-034", Internal, "reload command failed", "see its output in the marble's log; run it by hand"},
+	{"MRB-035", Usage, "request to the agent is not valid", "see docs/marble.md: names, operations, limits"},
+	{"MRB-036", TooLarge, "request to the agent is over a limit", "send at most 64 KiB"},
+	{"MRB-037", Busy, "too many requests to the agent at once", "try again in a moment"},
 }

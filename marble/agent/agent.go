@@ -115,7 +115,7 @@ func Start(cfg Config) (*Agent, error) {
 	if cfg.BackoffMax <= 0 {
 		cfg.BackoffMax = 10 * time.Second
 	}
-	listener, err := listen(cfg.Socket)
+	checked, err := Listen(cfg.Socket, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -127,12 +127,22 @@ func Start(cfg Config) (*Agent, error) {
 	)
 	secret.RegisterSecretDiscoveryServiceServer(a.server, &secrets{agent: a})
 	discovery.RegisterAggregatedDiscoveryServiceServer(a.server, &relay{agent: a})
-	checked := netutil.LimitListener(&sameUser{Listener: listener, uid: os.Geteuid(), log: cfg.Log}, maxConnections)
 	go func() {
 		defer close(a.done)
 		_ = a.server.Serve(checked) // ends by Close
 	}()
 	return a, nil
+}
+
+// Listen listens on a socket, mode 0600, that takes connections of this user's
+// processes alone, 64 at a time. An old socket at its path is replaced; anything
+// else there is an error.
+func Listen(path string, log *slog.Logger) (net.Listener, error) {
+	l, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	return netutil.LimitListener(&sameUser{Listener: l, uid: os.Geteuid(), log: log}, maxConnections), nil
 }
 
 func listen(path string) (net.Listener, error) {

@@ -32,6 +32,8 @@ const (
 const (
 	envStageFile = "ASHLAR_STAGE_FILE"
 	stageFile    = "stage.json"
+	envSocket    = "ASHLAR_SOCKET"
+	apiSocket    = "api.sock"
 )
 
 // obey stops the program when its identity was revoked, after removing what was
@@ -89,7 +91,7 @@ func (d *drain) follow(ctx context.Context, s stage.Stage) {
 
 // tellStage keeps a file in the runtime folder that says where the marble stands,
 // as the probe does, and returns the variable by which the program finds it.
-func (r *runner) tellStage(dir string) []string {
+func (r *runner) tellStage(dir string) string {
 	path := filepath.Join(dir, stageFile)
 	quit := make(chan struct{})
 	var writer sync.WaitGroup
@@ -108,7 +110,7 @@ func (r *runner) tellStage(dir string) []string {
 		}
 	})
 	r.later(func() { close(quit); writer.Wait() })
-	return []string{envStageFile + "=" + path}
+	return envStageFile + "=" + path
 }
 
 // writeStage replaces the file as a whole. It need not survive a crash.

@@ -20,6 +20,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/marble/agent"
 	"github.com/ashlar-mesh/ashlar/marble/envoy"
 	"github.com/ashlar-mesh/ashlar/marble/files"
+	"github.com/ashlar-mesh/ashlar/marble/localapi"
 	"github.com/ashlar-mesh/ashlar/marble/program"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
@@ -142,6 +143,12 @@ func (r *runner) prepare(ctx context.Context, p *program.Program) (*marble.Marbl
 	if _, err := r.place(rendered); err != nil {
 		return nil, program.Spec{}, err
 	}
+	socket := filepath.Join(dir, apiSocket)
+	api, err := localapi.Start(socket, m, r.log)
+	if err != nil {
+		return nil, program.Spec{}, err
+	}
+	r.later(api.Close)
 	if r.o.envoy != noEnvoy {
 		if err := r.startProxy(ctx, m, dir); err != nil {
 			return nil, program.Spec{}, err
@@ -152,7 +159,7 @@ func (r *runner) prepare(ctx context.Context, p *program.Program) (*marble.Marbl
 	if len(dropped) > 0 {
 		r.log.Warn("variables that steer loaders or runtimes are not passed on; set them in the manifest", "names", dropped)
 	}
-	r.env = append(env, r.tellStage(dir)...)
+	r.env = append(env, envSocket+"="+socket, r.tellStage(dir))
 	spec := program.Spec{Argv: r.o.command, Env: r.env}
 	if len(rendered.Argv) > 0 {
 		spec.Argv = rendered.Argv

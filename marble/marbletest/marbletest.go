@@ -45,6 +45,10 @@ type Behaviour struct {
 	Activated func(*marblepb.ActivateRequest) error
 	// Renewed is the same for a renewal.
 	Renewed func(*marblepb.Renewal) error
+	// Fetch, Use and Deposit answer calls about secrets; without, they fail.
+	Fetch   func(*marblepb.FetchRequest) (*marblepb.FetchResponse, error)
+	Use     func(*marblepb.UseRequest) (*marblepb.UseResponse, error)
+	Deposit func(*marblepb.DepositRequest) (*marblepb.DepositResponse, error)
 	// Session replaces the whole session.
 	Session func(marblepb.Marble_SessionServer) error
 }
