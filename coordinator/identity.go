@@ -50,16 +50,7 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 		return s, err
 	}
 	s.TrustDomain, s.Manifest, s.Revision = rev.trustDomain(), rev.record.Digest, rev.record.Number
-	s.Checkpoint, s.LogKey = string(signed), c.LogKey()
-	root, note, key := sha256.Sum256(s.Root), sha256.Sum256(signed), sha256.Sum256([]byte(s.LogKey))
-	claims := binding.Claims{
-		Purpose: binding.Coordinator, PublicKey: binding.KeyHash(tlsKey), Nonce: nonce,
-		Root: root[:], Manifest: s.Manifest, Checkpoint: note[:], Log: key[:],
-	}
-	if s.Floors != nil {
-		sum := sha256.Sum256(s.Floors)
-		claims.Floors = sum[:]
-	}
+	s.Checkpoint, s.LogKey, s.UploadKey = string(signed), c.LogKey(), c.secret.upload.PublicKey().Bytes()
 	epoch, err := c.epoch(ctx)
 	if err == nil {
 		s.Epoch, err = epoch.document()
@@ -67,20 +58,10 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	if err != nil {
 		return s, err
 	}
-	if s.Epoch != nil {
-		sum := sha256.Sum256(s.Epoch)
-		claims.Epoch = sum[:]
-	}
 	if s.BreakGlass, err = c.incidents.Load().document(c.config.Now()); err != nil {
 		return s, err
 	}
-	if s.BreakGlass != nil {
-		sum := sha256.Sum256(s.BreakGlass)
-		claims.BreakGlass = sum[:]
-	}
-	s.UploadKey = c.secret.upload.PublicKey().Bytes()
-	upload := sha256.Sum256(s.UploadKey)
-	claims.Upload = upload[:]
+	claims := bound(s, nonce)
 	s.ClaimsBuffer = claims.Encode()
 	if s.Evidence, err = c.quote(ctx, claims.Binding()); err != nil {
 		return s, err
@@ -91,6 +72,22 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 		err = problem.Because(err, "CRD-004", "looking for the coordinator's own endorsements")
 	}
 	return s, err
+}
+
+// bound are the claims that a statement's evidence has to bind.
+func bound(s apiv1.Statement, nonce []byte) binding.Claims {
+	digest := func(part []byte) []byte {
+		if part == nil {
+			return nil
+		}
+		sum := sha256.Sum256(part)
+		return sum[:]
+	}
+	return binding.Claims{
+		Purpose: binding.Coordinator, PublicKey: binding.KeyHash(s.TLSKey), Nonce: nonce, Root: digest(s.Root), Manifest: s.Manifest,
+		Checkpoint: digest([]byte(s.Checkpoint)), Log: digest([]byte(s.LogKey)), Floors: digest(s.Floors), Epoch: digest(s.Epoch),
+		BreakGlass: digest(s.BreakGlass), Upload: digest(s.UploadKey),
+	}
 }
 
 // quote asks the hardware, for at most maxQuotes callers at once.
