@@ -43,6 +43,17 @@ type Disk struct {
 // NewDisk returns an empty medium.
 func NewDisk() *Disk { return &Disk{entries: map[string][]byte{}} }
 
+// Clone returns a copy of the medium as it is now, without its faults.
+func (d *Disk) Clone() *Disk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := &Disk{entries: map[string][]byte{}, rev: d.rev}
+	for k, v := range d.entries {
+		c.entries[k] = slices.Clone(v)
+	}
+	return c
+}
+
 // Engine opens an engine on the medium.
 func (d *Disk) Engine() store.Engine { return &memory{disk: d} }
 
