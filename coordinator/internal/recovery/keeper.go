@@ -48,9 +48,9 @@ type Keeper struct {
 }
 
 // Open checks the document in the folder against what the state says of it, and
-// finishes what a crash interrupted. The errors are REC-002 to REC-004. recovered
-// says that the state was opened by shares: then the document of one generation
-// before, which an interrupted change left in its place, will do.
+// finishes what a crash interrupted. The errors are REC-002 to REC-004. A state that
+// shares have opened is checked alike: those of a document that was replaced open
+// nothing, unless the next one stands beside it and the state names that.
 func Open(c Config, mark Mark) (*Keeper, error) {
 	k := &Keeper{Config: c}
 	next, err := readFile(k.path(nextFile))
