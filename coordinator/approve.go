@@ -191,7 +191,11 @@ func (s settling) manifest(ctx context.Context, document []byte, by origin) (*ap
 	if err := errors.Join(replaces(s.rev, m, s.r.Proposal.Predecessor.String()), identities(m), s.c.claimed(m)); err != nil {
 		return nil, problem.From(err)
 	}
-	result, err := s.c.put(ctx, s.rev, m, by, s.end)
+	next, err := following(s.rev, m, by)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.c.put(ctx, next, s.c.consequences(manifest.Compare(s.rev.m, m), s.rev, next), s.end)
 	return &result, err
 }
 

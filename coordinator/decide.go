@@ -17,12 +17,7 @@ const maxEffects = 1000
 // decide says what becomes of a manifest that may replace the one in force: it is
 // put in force, or waits for approvals. The caller holds c.setting.
 func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Manifest, req SetManifestRequest) (apiv1.SetResult, error) {
-	digest := m.Digest()
-	next, err := newRevision(revisionRecord{Number: old.record.Number + 1, Digest: digest[:]}, m)
-	if err != nil {
-		return apiv1.SetResult{}, err
-	}
-	result := c.consequences(old, next)
+	diff := manifest.Compare(old.m, m)
 	by := origin{user: First, open: true, at: c.config.Now().UTC()}
 	if req.Principal != nil {
 		by.user, by.open = req.Principal.Name, false
@@ -30,18 +25,23 @@ func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Man
 	var needs []need
 	waits := false
 	if old.m != nil {
-		by.accepted = result.Risks
+		by.accepted = diff.Risks()
 		demands := manifest.Demands(old.m, m)
 		missing, err := old.judge(by.user, demands)
 		if err == nil {
-			err = accepted(manifest.Compare(old.m, m), req.Accept)
+			err = accepted(diff, req.Accept)
 		}
 		if err != nil {
 			return apiv1.SetResult{}, err
 		}
 		needs, waits = needsOf(old.m, demands), len(missing) > 0
 	}
-	p := apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: "manifest " + digest.Short(), Accepts: result.Risks}
+	next, err := following(old, m, by)
+	if err != nil {
+		return apiv1.SetResult{}, err
+	}
+	result := c.consequences(diff, old, next)
+	p := apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: "manifest " + m.Digest().Short(), Accepts: result.Risks}
 	switch {
 	case req.DryRun && waits:
 		r, err := c.newProposal(old, req.Principal, req.Raw, p, needs)
@@ -55,13 +55,13 @@ func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Man
 		result.Proposal, err = c.propose(ctx, old, req.Principal, req.Raw, p, needs)
 		return result, err
 	}
-	return c.put(ctx, old, m, by, nil)
+	return c.put(ctx, next, result, nil)
 }
 
 // consequences says what next does to a deployment that has old, or nothing yet.
-func (c *Coordinator) consequences(old, next *revision) apiv1.SetResult {
-	d := manifest.Compare(old.m, next.m)
-	r := apiv1.SetResult{Digest: next.record.Digest, Revision: next.record.Number, Risks: slices.Concat([]string{}, d.Risks())}
+// d is what lies between them.
+func (c *Coordinator) consequences(d manifest.Diff, old, next *revision) apiv1.SetResult {
+	r := apiv1.SetResult{Digest: next.record.Digest, Revision: next.record.Number, OpenFirstSet: next.record.Open, Risks: slices.Concat([]string{}, d.Risks())}
 	r.Effects = append(texts(d), floorEffects(*c.floors.Load(), old, next)...)
 	if !next.governable() {
 		r.Effects = append(r.Effects, "mesh: immutable: no users may set another manifest, so this one stays")

@@ -80,19 +80,20 @@ func (c *Coordinator) SetManifest(ctx context.Context, req SetManifestRequest) (
 	return result, nil
 }
 
-// put makes m the manifest in force; also writes what goes with it in the same
-// Update, if it is not nil. The caller holds c.setting.
-func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manifest, by origin, also func(*store.Tx) error) (apiv1.SetResult, error) {
+// following is m as the revision after old.
+func following(old *revision, m *manifest.Manifest, by origin) (*revision, error) {
 	digest := m.Digest()
-	next, err := newRevision(revisionRecord{
+	return newRevision(revisionRecord{
 		Number: old.record.Number + 1, Digest: digest[:], Previous: old.record.Digest, SetAt: by.at,
 		SetBy: by.user, Open: by.open, ApprovedBy: by.agreed, Accepted: by.accepted, Proposal: by.proposal,
 	}, m)
-	if err != nil {
-		return apiv1.SetResult{}, err
-	}
-	result := c.consequences(old, next)
-	result.OpenFirstSet = next.record.Open
+}
+
+// put makes next, which follows the revision in force, the one in force. result
+// says what that does; also writes what goes with it in the same Update, if it is
+// not nil. The caller holds c.setting.
+func (c *Coordinator) put(ctx context.Context, next *revision, result apiv1.SetResult, also func(*store.Tx) error) (apiv1.SetResult, error) {
+	old, m := c.current.Load(), next.m
 	change, err := c.prepareKeys(ctx, m)
 	if err != nil {
 		return apiv1.SetResult{}, err
@@ -106,7 +107,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 		if err := c.commitKeys(tx, change, m); err != nil {
 			return err
 		}
-		if err := c.endStale(tx, by.at); err != nil {
+		if err := c.endStale(tx, next.record.SetAt); err != nil {
 			return err
 		}
 		return c.commitRevision(tx, next, m.Raw())
@@ -117,7 +118,7 @@ func (c *Coordinator) put(ctx context.Context, old *revision, m *manifest.Manife
 	}
 	result.Recovery = c.followKeys(ctx, change)
 	c.current.Store(next.without(c.incidents.Load()))
-	c.outdated.mark(otherRules(old, next), by.at)
+	c.outdated.mark(otherRules(old, next), next.record.SetAt)
 	c.live.keepMarbles(m)
 	if err := c.become(Serving); err != nil {
 		return apiv1.SetResult{}, err

@@ -18,6 +18,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // Addresses at which programs of the shop reach others, on loopback, by way of
@@ -200,7 +201,7 @@ func (d *deployment) put(c *client.Client, doc map[string]any, ifMatch attest.He
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	r, err := c.SetManifest(d.t.Context(), raw, ifMatch)
+	r, err := c.SetManifest(d.t.Context(), raw, ifMatch, manifest.AllRisks()...)
 	if err != nil {
 		d.t.Fatal(err)
 	}
