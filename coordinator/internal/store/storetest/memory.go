@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ var ErrFault = errors.New("no space left on device (made up)")
 type Disk struct {
 	mu      sync.Mutex // guards all fields
 	entries map[string][]byte
+	sorted  []string // keys of entries; nil after a commit
 	rev     store.Rev
 	commits int
 
@@ -110,6 +112,7 @@ func (m *memory) Commit(_ context.Context, expected store.Rev, puts []store.Entr
 	if fault == Lost {
 		return 0, ErrFault
 	}
+	d.sorted = nil
 	for _, k := range deletes {
 		delete(d.entries, k)
 	}
@@ -130,15 +133,12 @@ func (m *memory) Range(ctx context.Context, from, to string, limit int) ([]store
 	if err := d.read(ctx); err != nil {
 		return nil, err
 	}
-	var keys []string
-	for k := range d.entries {
-		if k >= from && k < to {
-			keys = append(keys, k)
-		}
+	if d.sorted == nil {
+		d.sorted = slices.Sorted(maps.Keys(d.entries))
 	}
-	slices.Sort(keys)
 	var found []store.Entry
-	for _, k := range keys[:min(limit, len(keys))] {
+	for i, _ := slices.BinarySearch(d.sorted, from); i < len(d.sorted) && d.sorted[i] < to && len(found) < limit; i++ {
+		k := d.sorted[i]
 		found = append(found, store.Entry{Key: k, Value: slices.Clone(d.entries[k])})
 	}
 	return found, nil
