@@ -177,6 +177,7 @@ func (d *daemon) setManifest(ctx context.Context) error {
 		"marbles": map[string]any{
 			"server": map[string]any{"package": "server", "serves": map[string]any{"http": map[string]any{"port": 8080, "protocol": "http"}}},
 			"client": map[string]any{"package": "client", "calls": []any{map[string]any{"marble": "server", "port": "http"}}},
+			"member": map[string]any{"package": "worker", "lease": memberLease.String()},
 			"worker": map[string]any{"package": "worker", "parameters": map[string]any{"env": map[string]string{"KEY": "{{ hex .Secrets.key }}"}}},
 		},
 		"users":   map[string]any{"alice": map[string]any{"certificate": alice, "roles": []string{"operator"}}},

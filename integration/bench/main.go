@@ -64,7 +64,7 @@ func (b *bench) add(name string, value float64, unit string, limit float64, limi
 func main() {
 	out := flag.String("o", "build/bench.json", "where to write the figures")
 	bin := flag.String("bin", envOr("ASHLAR_BIN", "build/bin"), "directory with the binaries")
-	only := flag.String("only", "", "verdict, activation, plan or push; empty for all")
+	only := flag.String("only", "", "verdict, activation, plan, renewal or push; empty for all")
 	table := flag.String("doc", "", "print the figures of this file as a Markdown table, and measure nothing")
 	flag.Parse()
 	if *table != "" {
@@ -117,6 +117,11 @@ func (b *bench) run(ctx context.Context, bin, only string) error {
 	if only == "" || only == "plan" {
 		if err := b.plans(ctx, d); err != nil {
 			return fmt.Errorf("plans: %w", err)
+		}
+	}
+	if only == "" || only == "renewal" {
+		if err := b.renewals(ctx, d); err != nil {
+			return fmt.Errorf("renewals: %w", err)
 		}
 	}
 	if only == "" || only == "push" {
