@@ -217,7 +217,7 @@ func (s *session) run(ctx context.Context, in <-chan received, sent <-chan error
 		case <-s.m.proxyNews:
 			s.reportProxy()
 		case <-s.renew.C():
-			if s.renew.Ringing() {
+			if s.renew.Ringing() && s.pending == nil { // else a demand was faster
 				err = s.offer(ctx, nil)
 			}
 		case r, ok := <-in:
@@ -305,6 +305,9 @@ func (s *session) handle(ctx context.Context, r received) (renewed bool, err err
 		e, ok := message.Refusal.Decode()
 		if !ok {
 			e = problem.New("MRB-008", "a renewal was refused with code %.16q", message.Refusal.GetCode())
+		}
+		if leafIsOver(e) {
+			return false, e // no renewal mends it
 		}
 		s.m.cfg.Log.Warn("renewal refused", "code", string(e.Code), "detail", short(e.Detail), "next", short(e.Next), "decision", short(e.Instance))
 		s.postpone(e)

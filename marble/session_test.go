@@ -73,6 +73,27 @@ func TestDemand(t *testing.T) {
 	}
 }
 
+// A renewal falls due while the answer to a demanded one is on its way: a second
+// one would leave the coordinator with a leaf that the marble has no key of.
+func TestRenewalFallsDueWhileOneIsOnItsWay(t *testing.T) {
+	const due, answer = 150 * time.Millisecond, 300 * time.Millisecond
+	c := marbletest.Start(t, marbletest.Behaviour{Life: time.Minute, RenewAfter: due, Renewed: func(*marblepb.Renewal) error {
+		time.Sleep(answer) // a slow coordinator
+		return nil
+	}})
+	m := running(t, config(c))
+	for i := range 2 {
+		before := serial(m)
+		await(t, "a session", func() bool {
+			return c.Push(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Demand{Demand: &marblepb.Demand{Nonce: c.Nonce(), Reason: "test"}}}) > 0
+		})
+		await(t, "a new leaf", func() bool { return serial(m) != before })
+		if _, renewals := c.Counts(); renewals != i+1 {
+			t.Errorf("got %d renewals for leaf %d, want one for each", renewals, i+1)
+		}
+	}
+}
+
 func TestRefusedRenewalIsRetriedWhileTheLeaseHolds(t *testing.T) {
 	var refusals atomic.Int64
 	c := marbletest.Start(t, marbletest.Behaviour{Life: time.Minute, RenewAfter: 10 * time.Millisecond, Renewed: func(*marblepb.Renewal) error {
