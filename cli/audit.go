@@ -79,8 +79,8 @@ func (a *app) auditTailCmd() *cobra.Command {
 	var every time.Duration
 	c := &cobra.Command{Use: "tail", Short: "Show new entries as they come", Example: "  ashlar audit tail\n  ashlar audit tail --kind activationRefused -o json | jq .",
 		Long: `Shows the newest entries and then each that is added, until interrupted. With
--o json, each entry is one line. Whenever the log has grown, its new checkpoint
-must begin with the one before; if it does not, the command ends with exit code 3.`,
+-o json, each entry is one line. Whenever the log has grown, it must begin with
+what was shown; if it does not, the command ends with exit code 3.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			switch {

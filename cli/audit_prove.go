@@ -27,8 +27,8 @@ func (a *app) auditProveCmd() *cobra.Command {
 		Example: "  ashlar audit prove 42 --out entry.tlog-proof\n  ashlar audit prove web/7f2c19ab\n  ashlar audit prove leaf.pem --out leaf.tlog-proof\n  ashlar audit prove leaf.tlog-proof",
 		Long: `Fetches an entry by its place, by the id of a decision, or by a marble's
 certificate, and the proof that the attested checkpoint covers it. Of a
-certificate it checks that the log promised the entry, that it keeps the promise,
-and that the entry is of this certificate.
+certificate it checks that the log promised the entry and kept the promise, and
+that the entry is of this certificate.
 
 --out writes all of it into one file (c2sp.org/tlog-proof), which anybody can
 check offline: given such a file, prove does, by the log key of the trust
