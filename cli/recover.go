@@ -28,7 +28,7 @@ func (a *app) recoverCmd() *cobra.Command {
 		a.shareCmd(apiv1.PurposeRecover, "share", "Give your share to a coordinator that waits for recovery",
 			"Verifies the coordinator's evidence first. Your share is decrypted here and\nencrypted again to the attested coordinator alone; your certificate's key signs\nfor which session. With the last share that is needed the state opens."),
 		a.shareCmd(apiv1.PurposeDrill, "drill", "Rehearse: give your share to a running coordinator, which changes nothing",
-			"The same as ashlar recover share, with a coordinator that runs: it finds out\nwhether the shares would open its state, writes that into the log, and keeps none."),
+			"The same as ashlar recover share, with a coordinator that runs: it finds out if\nthe shares would open its state, writes that into the log, keeps none."),
 		a.shareCmd(apiv1.PurposeRollback, "accept-rollback", "Give your share to accept that the state is an older one",
 			"A coordinator that was shown proof of a newer state than its own issues nothing\nany more. Put the newest state back if you have it. If not, holders accept this\none with their shares: what the lost part of the log had done is gone, and a new\nepoch begins, which everybody sees who verifies the coordinator."))
 	return c
@@ -148,7 +148,7 @@ type shareFlags struct {
 func (a *app) shareCmd(purpose, word, short, long string) *cobra.Command {
 	var f shareFlags
 	c := &cobra.Command{Use: word, Short: short, Long: long, Args: cobra.NoArgs,
-		Example: "  ashlar recover " + word + " --user alice --recovery-key alice.age --cert alice.pem --key alice.key",
+		Example: "  ashlar recover " + word + " --user alice --recovery-key alice.age",
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := a.giveShare(c.Context(), purpose, f)
 			if err != nil {

@@ -167,6 +167,7 @@ var elsewhere = map[string]string{
 	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
 	"secret list": "integration", "secret set": "integration", "secret get": "integration", "secret rotate": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
+	"recover status": "integration", "recover key": "writes a file", "recover share": "integration", "recover drill": "integration", "recover accept-rollback": "integration", "backup": "integration",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",
 }
 

@@ -58,6 +58,10 @@ var operations = map[string]operation{
 	"GET /v1/ca":                            {"The CAs in use, and when they are replaced.", apiv1.CAs{}, "", nil},
 	"POST /v1/ca/rotate":                    {"Replace a CA before its time. Needs the right rotateCA.", apiv1.CAs{}, "", []int{400, 401, 403, 413, 415, 429}},
 	"GET /v1/roots":                         {"The root, and the signed steps that lead to it from the roots before it.", apiv1.Roots{}, "", nil},
+	"GET /v1/backup":                        {"The sealed state with what seals it and the holders' shares, a consistent snapshot (docs/wire.md). Needs the right backup.", nil, "application/octet-stream", []int{401, 429, 503}},
+	"GET /v1/recovery":                      {"Who holds shares of the key that opens the state, their encrypted shares, and how far sessions are. Answered while the coordinator waits for recovery, too.", apiv1.Recovery{}, "", nil},
+	"GET /v1/recovery/attestation":          {"A session that holders can send shares to, with evidence that binds it and the key of the connection. Answered while the coordinator waits for recovery, too.", apiv1.RecoveryStatement{}, "", []int{400, 404, 409, 429, 503}},
+	"POST /v1/recovery/shares":              {"Give a share, encrypted to the session and signed by the key of the holder's certificate. The last that is needed completes the session.", apiv1.RecoveryProgress{}, "", []int{400, 403, 404, 409, 413, 422, 429, 503}},
 	"GET /v1/bundle":                        {"The trust anchors of the deployment, PEM.", nil, "application/pem-certificate-chain", nil},
 	"GET /v1/bundle.json":                   {"The trust anchors as a SPIFFE bundle (a JWK set).", nil, "application/json", nil},
 	"GET /v1/openapi.json":                  {"This document.", nil, "application/json", nil},
@@ -99,6 +103,7 @@ var requests = map[string]struct {
 }{
 	"PUT /v1/manifest":            {"the manifest, at most 4 MiB", nil, "digest of the manifest in force, in quotes; absent only for the first", true},
 	"PUT /v1/endorsements/bundle": {"a bundle of endorsements, at most 8 MiB", nil, "", false},
+	"POST /v1/recovery/shares":    {"the share, at most 16 KiB", apiv1.RecoveryShare{}, "", true},
 	"POST /v1/plan":               {"what is assumed, at most 12 MiB", apiv1.PlanRequest{}, "", false},
 	"POST /v1/ca/rotate":          {"which CA", apiv1.RotateCA{}, "", false},
 	"PUT /v1/floors/{platform}":   {"the floor, at most 64 KiB", attest.Floor{}, "digest of the floor in force, in quotes; absent only for the first", false},
@@ -124,6 +129,7 @@ var requests = map[string]struct {
 var queries = map[string][]string{"PUT /v1/manifest": {"accept", "dryRun"}}
 
 var parameterDocs = map[string]object{
+	"purpose":   {"description": "what the shares are for", "required": true, "schema": object{"type": "string", "enum": []string{"recover", "drill", "accept-rollback"}}},
 	"nonce":     {"description": "32 random bytes, hexadecimal, never used before", "required": true, "schema": object{"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}},
 	"after":     {"description": "name after which the page begins", "schema": object{"type": "string"}},
 	"marble":    {"description": "only of this marble", "schema": object{"type": "string"}},
