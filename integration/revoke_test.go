@@ -373,3 +373,56 @@ func (d *deployment) revokedMarble(t *testing.T, c *client.Client) {
 		t.Errorf("the status shows %+v, %v", st.Attention, err)
 	}
 }
+
+// TestIncidentCommands goes through the runbook of docs/guides/operate.md at a
+// shell.
+func TestIncidentCommands(t *testing.T) {
+	d := up(t, revocable)
+	o := newOperator(t)
+	o.must(0, "verify", d.Client, "--policy", d.PolicyFile())
+	cert, key := d.CertFile(), d.KeyFile()
+	as := func(args ...string) []string { return append(args, "--cert", cert, "--key", key, "--yes") }
+
+	wants(t, o.must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into", "--dry-run")...).stderr, "hop closed: web → cart", "cartKey")
+	o.must(0, "status")
+	got := o.must(0, as("quarantine", "marble", "cart", "--reason", "a look at it")...)
+	wants(t, got.stdout, "quarantine of marble cart stands", "incident 1")
+	wants(t, o.must(0, "status").stdout, "a look at it")
+	wants(t, o.must(0, "quarantine", "list", "--cert", cert, "--key", key).stdout, "marble cart", "alice")
+	wants(t, o.must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into")...).stdout, "revocation of marble cart stands", "incident 2")
+	wants(t, o.must(0, "status").stdout, "INC-001", "its host was broken into")
+	wants(t, o.must(0, "explain", "INC-001").stdout, "the marble is revoked")
+	radius := o.must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key)
+	wants(t, radius.stdout, "cartKey v1", "lease", "rotate it", "leaf ")
+	wants(t, o.must(0, as("rotate", "--touched-by", "marble", "cart", "--dry-run")...).stdout, "would rotate cartKey")
+	wants(t, o.must(0, as("rotate", "--touched-by", "marble", "cart")...).stdout, "cartKey has version 2")
+	if after := o.must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key).stdout; strings.Contains(after, "cartKey") {
+		t.Errorf("after the rotation cartKey still counts:\n%s", after)
+	}
+	wants(t, o.must(0, as("revoke", "--lift", "2", "--reason", "the host was replaced")...).stdout, "incident 2 is over")
+	o.must(0, as("quarantine", "--lift", "1", "--reason", "the host was replaced")...)
+	wants(t, o.must(0, "revoke", "list", "--cert", cert, "--key", key).stdout, "no revocation stands")
+
+	wants(t, o.must(1, as("revoke", "marble", "carts", "--reason", "x")...).stderr, "INC-010", `did you mean "cart"`)
+	wants(t, o.must(7, as("revoke", "user", "alice", "--reason", "x")...).stderr, "INC-013", "--accept=lock-out")
+	wants(t, o.must(2, as("revoke", "secret", "x", "--reason", "x")...).stderr, "CLI-068")
+
+	wants(t, o.must(0, as("break-glass", "--allow", "gateway:catalog/items", "--listen", "19183", "--for", "30m", "--reason", "repair")...).stdout, "breakGlass of hop gateway:catalog/items stands", "ends by itself")
+	refused := o.must(3, "verify", "--dry-run")
+	wants(t, refused.stderr, "BREAK-GLASS hop gateway:catalog/items", "INC-022", "repair")
+	wants(t, o.must(0, "verify", "--dry-run", "--allow-break-glass").stdout, "Verified")
+	wants(t, o.must(0, "status").stdout, "BREAK-GLASS")
+	eventually(t, 5*time.Second, func() string {
+		status, body, err := get(t.Context(), "http://127.0.0.1:19183/catalog.json")
+		if err != nil || status != http.StatusOK {
+			return fmt.Sprintf("gateway does not reach catalog: %d %.80s %v", status, body, err)
+		}
+		return ""
+	})
+	list := document[apiv1.Incidents](o, "break-glass", "list")
+	if len(list.Incidents) != 1 {
+		t.Fatalf("got %+v", list)
+	}
+	o.must(0, as("break-glass", "--end", fmt.Sprint(list.Incidents[0].ID), "--reason", "done")...)
+	o.must(0, "verify", "--dry-run")
+}
