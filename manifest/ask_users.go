@@ -136,7 +136,7 @@ func (a *asker) isRight(name string) bool {
 		section, of, ok = strings.Cut(of, "/")
 	}
 	names := map[string][]string{"platforms": sortedKeys(a.m.Platforms), "packages": sortedKeys(a.m.Packages), "secrets": sortedKeys(a.m.Secrets), "marbles": sortedKeys(a.m.Marbles), "users": sortedKeys(a.m.Users)}
-	return ok && (of == "*" || slices.Contains(names[section], of))
+	return ok && (of == "*" || slices.Contains(names[section], of) || kind+":" == Revoke && section == "platforms" && isMachine(of))
 }
 
 // may judges whether a user has a right.

@@ -81,6 +81,8 @@ func TestGovernanceDiagnostics(t *testing.T) {
 		{"secret that is not there", people(UpdateManifest + " readSecret:t"), "MAN-034 roles.r0.actions[1]"},
 		{"package that is not there", people(UpdateManifest + " raiseSecurityVersion:q"), "MAN-015 roles.r0.actions[1] raiseSecurityVersion:p"},
 		{"marble that is not there", people(UpdateManifest + " revoke:marbles/aa"), "MAN-017 roles.r0.actions[1] revoke:marbles/a"},
+		{"machine", people(UpdateManifest + " revoke:platforms/00906ed50000"), ""},
+		{"platform that is not there", people(UpdateManifest + " revoke:platforms/00906ed5"), "MAN-016 roles.r0.actions[1]"},
 		{"user that is not there", people(UpdateManifest + " revoke:users/alic"), "MAN-067 roles.r0.actions[1] revoke:users/alice"},
 		{"secret that is made", people(UpdateManifest+" writeSecret:s") + `,"secrets":{"s":{"type":"symmetric","readers":["a"]}}`, "warning MAN-066 roles.r0.actions[1]"},
 

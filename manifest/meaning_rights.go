@@ -59,7 +59,7 @@ func (c *checker) right(right string, p *path, at span, who string) {
 		kind += ":" + section
 	}
 	t, known := c.targets()[kind]
-	if !known || name == "*" {
+	if !known || name == "*" || kind == "revoke:platforms" && isMachine(name) {
 		return
 	}
 	if _, exists := slices.BinarySearch(t.names, name); !exists {
@@ -70,6 +70,10 @@ func (c *checker) right(right string, p *path, at span, who string) {
 		c.report(p, at, finding{code: "MAN-066", warning: true, message: fmt.Sprintf("%s is of no use: secret %q is %s, and its values are made by the coordinator", right, name, c.m.Secrets[name].Type)})
 	}
 }
+
+// isMachine reports whether a name is that of a machine as evidence has it, in
+// hexadecimal: from an FMSPC of 6 bytes on.
+func isMachine(name string) bool { return len(name) >= 12 && len(name)%2 == 0 && isHex(name) }
 
 func prefixed(prefix string, names []string) []string {
 	all := make([]string, len(names))
