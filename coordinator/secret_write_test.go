@@ -382,13 +382,16 @@ func TestLineage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := touched(secrets.Filter{Secret: "sessionKey"}); !slices.Equal(got, []string{"sessionKey@1 web/* lease"}) {
+	if got := touched(secrets.Filter{Secret: "signer"}); !slices.Equal(got, []string{"signer@1 web/* use"}) {
 		t.Errorf("folded: got %q", got)
+	}
+	if got := touched(secrets.Filter{Secret: "sessionKey"}); len(got) != 0 {
+		t.Errorf("of a version that is long destroyed: got %q", got)
 	}
 	if got := touched(secrets.Filter{Secret: secrets.Leaf}); len(got) != 0 {
 		t.Errorf("leaves of those that are gone: got %q", got)
 	}
-	if got := touched(secrets.Filter{Marble: "web", Instance: "one", Secret: "sessionKey"}); len(got) != 1 {
+	if got := touched(secrets.Filter{Marble: "web", Instance: "one", Secret: "signer"}); len(got) != 1 {
 		t.Errorf("a fold stands for each of its instances: got %q", got)
 	}
 	d.check()

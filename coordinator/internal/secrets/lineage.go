@@ -20,7 +20,13 @@ const (
 	// What instances that are gone have touched is folded, after this time, into
 	// one touch for each marble, package and machine.
 	foldAfter = 30 * 24 * time.Hour
-	maxFolded = 1000 // touches that one Update folds
+	// Touches of versions that are destroyed are removed after this time: nothing
+	// of theirs is left to rotate, and the log has all of them.
+	forgetAfter = 24 * time.Hour
+	maxFolded   = 1000 // touches that one Update folds or removes
+	// Beyond this many touches further instances are folded at once, so that
+	// lineage never takes the room of what it is about.
+	maxTouches = 300_000
 )
 
 // Leaf stands, as the name of a touch, for the leaf certificates of an instance;
@@ -84,6 +90,11 @@ func Note(tx *store.Tx, t Touch, way string) (first bool, err error) {
 	t.First, t.Ways = t.Last, []string{way}
 	key := t.key()
 	old, known := lineage.Get(tx, key)
+	if !known && lineage.Len(tx) >= maxTouches && t.Origin.Instance != "" {
+		t.Origin.Instance, t.Of = folded, ""
+		key = t.key()
+		old, known = lineage.Get(tx, key)
+	}
 	if known {
 		first = !slices.Contains(old.Ways, way)
 		if !first && t.Last.Sub(old.Last) < touchPause && old.Serial == t.Serial {
@@ -187,22 +198,22 @@ const folded = "*"
 
 // Fold makes lineage small again: touches of instances that are gone (alive says
 // which are not), older than 30 days, become one for each marble, package and
-// machine; those of leaves that ended are removed. It takes some at a time, and
-// returns how many touches are less.
+// machine. Those of versions that were destroyed, older than a day, and of leaves
+// that ended are removed. It takes some at a time, and returns how many touches
+// are less.
 func Fold(tx *store.Tx, at time.Time, alive func(marble, instance string) bool) (int, error) {
 	before, seen := lineage.Len(tx), 0
 	for key, t := range lineage.All(tx) {
 		if seen == maxFolded {
 			break
 		}
-		o := t.Origin
-		if o.Marble == "" || o.Instance == folded || at.Sub(t.Last) < foldAfter || alive(o.Marble, o.Instance) {
+		if !t.foldable(tx, at, alive) {
 			continue
 		}
 		seen++
 		lineage.Delete(tx, key)
-		if t.Secret == Leaf || t.Of != "" {
-			continue // ended with the instance
+		if t.ended(tx, at) || t.Of != "" {
+			continue
 		}
 		t.Origin.Instance = folded
 		if err := merge(tx, t); err != nil {
@@ -215,12 +226,26 @@ func Fold(tx *store.Tx, at time.Time, alive func(marble, instance string) bool) 
 // Foldable reports whether Fold has something to do.
 func Foldable(tx *store.Tx, at time.Time, alive func(marble, instance string) bool) bool {
 	for _, t := range lineage.All(tx) {
-		o := t.Origin
-		if o.Marble != "" && o.Instance != folded && at.Sub(t.Last) >= foldAfter && !alive(o.Marble, o.Instance) {
+		if t.foldable(tx, at, alive) {
 			return true
 		}
 	}
 	return false
+}
+
+// foldable reports whether a touch is old enough to be folded or removed.
+func (t Touch) foldable(tx *store.Tx, at time.Time, alive func(marble, instance string) bool) bool {
+	age, o := at.Sub(t.Last), t.Origin
+	if t.ended(tx, at) {
+		return age >= forgetAfter
+	}
+	return age >= foldAfter && o.Marble != "" && o.Instance != folded && !alive(o.Marble, o.Instance)
+}
+
+// ended reports whether nothing counts any more of what was touched. What was
+// done with a counter has no end.
+func (t Touch) ended(tx *store.Tx, at time.Time) bool {
+	return (t.Version != 0 || t.Secret == Leaf) && !counts(tx, t, at)
 }
 
 // merge adds a touch to the one of its fold.

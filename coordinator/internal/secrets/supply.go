@@ -48,14 +48,14 @@ func Put(tx *store.Tx, m *manifest.Manifest, in Supply) (Rotated, error) {
 		return Rotated{}, problem.New("SEC-008", "a value of %d bytes, wanted 1 to %d", len(in.Value), MaxValue)
 	}
 	table, key := place(s, Asker{}, in.Name)
-	old, known := table.Get(tx, key)
+	old, _ := table.Get(tx, key)
 	if in.Expect != nil && *in.Expect != old.Latest {
 		return Rotated{}, problem.New("SEC-011", "the value follows version %d, and version %d is the newest of secret %s", *in.Expect, old.Latest, in.Name)
 	}
-	if !known {
+	if old.Now == nil {
 		supplied := 0
 		for _, r := range shared.All(tx) {
-			if r.Shape == shape(s) {
+			if r.Now != nil && r.Shape == shape(s) {
 				supplied++
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -300,6 +301,48 @@ func TestCertificatesFollowTheirTemplate(t *testing.T) {
 	}
 	if v.Serial == "" || !v.NotAfter.Equal(cert.NotAfter) {
 		t.Errorf("serial %q until %s", v.Serial, v.NotAfter)
+	}
+}
+
+// TestSupplyIsBounded fills up what may be supplied at once.
+func TestSupplyIsBounded(t *testing.T) {
+	k := newKeeper(t)
+	all := map[string]manifest.Secret{}
+	for i := range maxSupplied + 1 {
+		all[fmt.Sprint("s", i)] = manifest.Secret{Type: manifest.Opaque, Readers: readers}
+	}
+	m := with(all)
+	supply := func(name, value string) (err error) {
+		return k.store.Update(t.Context(), func(tx *store.Tx) error {
+			_, err := Put(tx, m, Supply{Name: name, Value: []byte(value), By: "user bob", At: start})
+			return err
+		})
+	}
+	for i := range maxSupplied {
+		if err := supply(fmt.Sprint("s", i), "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := supply(fmt.Sprint("s", maxSupplied), "x"); problem.CodeOf(err) != "SEC-008" {
+		t.Errorf("one more: got %v, want SEC-008", err)
+	}
+	if err := supply("s0", "y"); err != nil {
+		t.Errorf("another version: %v", err)
+	}
+	if v := k.mustRelease(m, web, start, "s0"); string(v.Bytes) != "y" || v.Version != 2 {
+		t.Errorf("got version %d", v.Version)
+	}
+	// All of it does not fit one lease.
+	large := strings.Repeat("x", MaxValue)
+	names := make([]string, 50)
+	for i := range names {
+		names[i] = fmt.Sprint("s", i)
+		if err := supply(names[i], large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.release(m, web, start, names...); problem.CodeOf(err) != "SEC-008" {
+		t.Errorf("3.1 MiB of secrets: got %v, want SEC-008", err)
 	}
 }
 
