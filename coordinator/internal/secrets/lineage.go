@@ -86,11 +86,16 @@ func (t Touch) key() string {
 // whether it is the first time that this origin touched it in that way. What is
 // known already is written again at most once an hour.
 func Note(tx *store.Tx, t Touch, way string) (first bool, err error) {
+	return note(tx, t, way, maxTouches)
+}
+
+// note is Note with a limit of its own.
+func note(tx *store.Tx, t Touch, way string, limit int) (first bool, err error) {
 	t.Last = t.Last.UTC()
 	t.First, t.Ways = t.Last, []string{way}
 	key := t.key()
 	old, known := lineage.Get(tx, key)
-	if !known && lineage.Len(tx) >= maxTouches && t.Origin.Instance != "" {
+	if !known && lineage.Len(tx) >= limit && t.Origin.Instance != "" {
 		t.Origin.Instance, t.Of = folded, ""
 		key = t.key()
 		old, known = lineage.Get(tx, key)
@@ -113,8 +118,10 @@ func Note(tx *store.Tx, t Touch, way string) (first bool, err error) {
 
 // Noted reports whether an origin has touched a version in one way before.
 func Noted(tx *store.Tx, t Touch, way string) bool {
-	old, known := lineage.Get(tx, t.key())
-	return known && slices.Contains(old.Ways, way)
+	if old, known := lineage.Get(tx, t.key()); known {
+		return slices.Contains(old.Ways, way)
+	}
+	return false
 }
 
 // Filter selects touches. Empty fields allow everything; all others must fit.

@@ -346,6 +346,39 @@ func TestSupplyIsBounded(t *testing.T) {
 	}
 }
 
+// TestLineageIsBounded notes more than there is room for: what comes after
+// stands for its marble, package and machine.
+func TestLineageIsBounded(t *testing.T) {
+	k := newKeeper(t)
+	err := k.store.Update(t.Context(), func(tx *store.Tx) error {
+		for i := range 10 {
+			o := Origin{Marble: "web", Instance: fmt.Sprint(i), Package: "web", Machines: []string{"aa"}}
+			if _, err := note(tx, Touch{Secret: "s", Version: 1, Origin: o, Last: start.Add(time.Duration(i) * time.Second)}, ByLease, 3); err != nil {
+				return err
+			}
+		}
+		if got := Touched(tx, Filter{Machine: "aa"}); len(got) != 4 || got[3].Origin.Instance != folded {
+			t.Errorf("got %+v, want 3 instances and what stands for the rest", got)
+		}
+		if got := Touched(tx, Filter{Instance: "9"}); len(got) != 1 {
+			t.Errorf("the last instance: got %+v", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTargets names what has to be rotated, each once.
+func TestTargets(t *testing.T) {
+	got := Targets([]Touch{{Secret: "a", Version: 1}, {Secret: "a", Version: 2}, {Secret: Leaf}, {Secret: "own", Of: "web/one"}, {Secret: "own", Of: "web/two"}, {Secret: "own", Of: "web/one"}})
+	want := []Target{{Name: "a"}, {Name: "own", Asker: Asker{"web", "one"}}, {Name: "own", Asker: Asker{"web", "two"}}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
 // FuzzDecrypt gives use-only keys what marbles may send.
 func FuzzDecrypt(f *testing.F) {
 	k := newKeeper(f)
