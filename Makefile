@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit ego integration differential portable browser fuzz lint vulncheck generate check-generated demo bench soak check tools clean
+.PHONY: build test race unit ego integration differential portable browser fuzz lint vulncheck generate check-generated demo scenario bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race ego portable integration browser differential demo
+test: lint vulncheck check-generated race ego portable integration browser differential demo scenario
 
 unit:
 	$(GO) test ./...
@@ -76,6 +76,10 @@ fuzz:
 
 demo: build tools
 	@build/bin/ashlar dev demo
+
+# scenario lives through three weeks of a deployment under a simulated clock.
+scenario: tools
+	@$(GO) run ./integration/scenario -envoy $(CURDIR)/build/tools/envoy
 
 bench: build tools
 	@ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) run ./integration/bench -o build/bench.json
