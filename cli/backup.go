@@ -25,7 +25,7 @@ func (a *app) backupCmd() *cobra.Command {
 	var user userFlags
 	var check bool
 	c := &cobra.Command{Use: "backup FILE", Short: "Fetch the sealed state", Example: "  ashlar backup state-2026-11-22.backup --cert alice.pem --key alice.key\n  ashlar backup state-2026-11-22.backup --check",
-		Long: "A consistent snapshot of the state with what seals it and the holders' shares.\nNothing in it is readable: it opens where the state opens, or with the shares.\nNeeds the right backup. ashlar-coordinator restore --from FILE --state DIR puts it\nback.",
+		Long: "A consistent snapshot of the state with what seals it and the holders' shares.\nNothing in it is readable: it opens where the state opens, or with the shares.\nNeeds the right backup. ashlar-coordinator restore --from FILE --state DIR puts\nit back.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if !check {

@@ -22,12 +22,12 @@ import (
 )
 
 func (a *app) recoverCmd() *cobra.Command {
-	c := &cobra.Command{Use: "recover", Short: "Open a state that its platform does not open, with the holders' shares",
+	c := &cobra.Command{Use: "recover", Short: "Open a state by its holders' shares where no platform opens it",
 		Example: "  ashlar recover status\n  ashlar recover share --recovery-key alice.age --user alice"}
 	c.AddCommand(a.recoverStatusCmd(), a.recoverKeyCmd(),
 		a.shareCmd(apiv1.PurposeRecover, "share", "Give your share to a coordinator that waits for recovery",
 			"Verifies the coordinator's evidence first. Your share is decrypted here and\nencrypted again to the attested coordinator alone; your certificate's key signs\nfor which session. With the last share that is needed the state opens."),
-		a.shareCmd(apiv1.PurposeDrill, "drill", "Rehearse: give your share to a running coordinator, which changes nothing",
+		a.shareCmd(apiv1.PurposeDrill, "drill", "Rehearse with a running coordinator; nothing changes",
 			"The same as ashlar recover share, with a coordinator that runs: it finds out if\nthe shares would open its state, writes that into the log, keeps none."),
 		a.shareCmd(apiv1.PurposeRollback, "accept-rollback", "Give your share to accept that the state is an older one",
 			"A coordinator that was shown proof of a newer state than its own issues nothing\nany more. Put the newest state back if you have it. If not, holders accept this\none with their shares: what the lost part of the log had done is gone, and a new\nepoch begins, which everybody sees who verifies the coordinator."))
@@ -95,6 +95,13 @@ func recoveryStatus(ctx context.Context, addr string, o client.Options) (apiv1.R
 	}
 	defer cl.Close()
 	return cl.Recovery(ctx)
+}
+
+// epochLine says that the state has been recovered, restored or rolled back.
+func (a *app) epochLine(e apiv1.Epoch) {
+	if e.Number > 1 {
+		a.p.Printf("epoch         %d, since %s, by %s of the state at %d log entries\n", e.Number, e.Begun.UTC().Format(time.RFC3339), e.Cause, e.Size)
+	}
 }
 
 func (a *app) showRecovery(st apiv1.Recovery) {
@@ -231,7 +238,7 @@ func (a *app) holder(f shareFlags) (shares.Holder, error) {
 func (a *app) recoverKeyCmd() *cobra.Command {
 	var bits int
 	c := &cobra.Command{Use: "key FILE", Short: "Make a recovery key", Example: "  ashlar recover key alice.age\n  ashlar recover key alice.pem --rsa 4096",
-		Long: "Writes the private key to FILE (mode 0600, never over a file that exists) and\nprints the public one, for \"recovery\" in the manifest. age by default; age-keygen\nand openssl make keys that do too.", Args: cobra.ExactArgs(1),
+		Long: "Writes the private key to FILE (mode 0600, never over a file that exists) and\nprints the public one, for \"recovery\" in the manifest. age by default. Keys of\nage-keygen and openssl do too.", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.makeKey(args[0], bits) }}
 	c.Flags().IntVar(&bits, "rsa", 0, "an RSA key of so many bits, 2048 to 4096, in place of age")
 	return c
