@@ -118,11 +118,15 @@ func (a *app) marbleTable(marbles []apiv1.Marble) {
 // still counts, but nothing is heard of its program.
 const disconnected = "disconnected"
 
-// running counts the instances that are connected.
+// drained is the stage of an instance that gets no new requests: its renewal is
+// overdue.
+const drained = "drained"
+
+// running counts the instances that are connected and take requests.
 func running(m apiv1.Marble) int {
 	n := 0
 	for _, i := range m.Instances {
-		if i.Stage != disconnected {
+		if i.Stage != disconnected && i.Stage != drained {
 			n++
 		}
 	}
