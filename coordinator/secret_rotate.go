@@ -40,7 +40,7 @@ func (c *Coordinator) rotateStale(ctx context.Context) error {
 	defer cancel()
 	for all, n := false, 0; !all && n < maxRotatedPerTick; n += maxRotated {
 		rev := c.current.Load()
-		if rev.m == nil {
+		if rev.m == nil || c.State() == Stopping {
 			return nil
 		}
 		var due []secrets.Missing

@@ -118,10 +118,12 @@ func note(tx *store.Tx, t Touch, way string, limit int) (first bool, err error) 
 
 // Noted reports whether an origin has touched a version in one way before.
 func Noted(tx *store.Tx, t Touch, way string) bool {
-	if old, known := lineage.Get(tx, t.key()); known {
-		return slices.Contains(old.Ways, way)
+	old, known := lineage.Get(tx, t.key())
+	if !known && lineage.Len(tx) >= maxTouches {
+		t.Origin.Instance, t.Of = folded, ""
+		old, known = lineage.Get(tx, t.key())
 	}
-	return false
+	return known && slices.Contains(old.Ways, way)
 }
 
 // Filter selects touches. Empty fields allow everything; all others must fit.
