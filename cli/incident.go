@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,59 +28,85 @@ type incidentFlags struct {
 	reason      string
 	measurement string
 	accept      []string
-	lift        int
 	dryRun      bool
 }
 
 func (f *incidentFlags) register(c *cobra.Command) {
 	f.user.register(c)
 	c.Flags().StringVar(&f.reason, "reason", "", "why, for the log and for whoever is refused; up to 512 bytes")
-	c.Flags().IntVar(&f.lift, "lift", 0, "number of an incident to lift")
-	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would end, and do nothing")
 }
 
 func (a *app) revokeCmd() *cobra.Command {
-	var f incidentFlags
-	c := &cobra.Command{Use: "revoke KIND NAME", Short: "Take an identity away, at once",
-		Example: "  ashlar revoke marble web/7f2c19ab --reason 'its host was broken into'\n  ashlar revoke package web --measurement 5c3f… --reason CVE-2026-1234\n" +
-			"  ashlar revoke platform 00906ed50000 --reason 'board 7 is missing'\n  ashlar revoke user bob --reason 'laptop stolen'\n  ashlar revoke --lift 3 --reason 'host was replaced'",
-		Long: `KIND is marble (all instances, or one: NAME/INSTANCE), package (with --measurement
-one release of it), platform (one of the manifest, or one machine as evidence
-names it: FMSPC, PPID, platform instance id, chip id) or user.
-
-Within two seconds no hop passes a request of theirs: their open connections
+	c := a.incidentGroup("revoke", apiv1.Revocation)
+	c.Short = "Take an identity away, at once"
+	c.Example = "  ashlar revoke marble web/7f2c19ab --reason 'its host was broken into'\n" +
+		"  ashlar revoke package web --measurement 5c3f91ae --reason CVE-2026-1234\n" +
+		"  ashlar revoke platform 00906ed50000 --reason 'board 7 is missing'\n" +
+		"  ashlar revoke user bob --reason 'laptop stolen'\n" +
+		"  ashlar revoke --lift 3 --reason 'the host was replaced'"
+	c.Long = `Within two seconds no hop passes a request of theirs: their open connections
 end, no lease is renewed, no secret is released. It stays through manifests and
-restarts, until it is lifted with --lift. Secrets that they have read are listed,
-and not rotated: ashlar blast-radius, ashlar rotate --touched-by.
-
-An instance chooses its own id, and may start again under another: to keep a
-machine or a program out, revoke platform or package.
-Needs a user whose role has the action revoke:marbles/NAME and the like.`,
-		Args: cobra.MaximumNArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.incident(c.Context(), apiv1.Revocation, f, args, subjectKinds)
-		}}
-	f.register(c)
-	c.Flags().StringVar(&f.measurement, "measurement", "", "of a package: this one alone, hexadecimal")
-	c.Flags().StringSliceVar(&f.accept, "accept", nil, "a risk by name: lock-out")
-	c.AddCommand(a.incidentListCmd("revoke", apiv1.Revocation))
+restarts, until it is lifted with --lift. Secrets that they have read are
+listed, and not rotated: ashlar blast-radius, ashlar rotate --touched-by.
+Needs a user whose role has the action revoke:marbles/NAME and the like.`
+	for _, one := range []struct{ kind, short, name, long string }{
+		{apiv1.MarbleSubject, "Revoke a marble, or one instance of it", "web/7f2c19ab", "NAME is a marble (all instances), or NAME/INSTANCE. An instance chooses its own\nid, and may start again under another: to keep a machine or a program out,\nrevoke platform or package."},
+		{apiv1.PackageSubject, "Revoke software: a package, or one release of it", "web", "All that the package accepts, or one measurement of it."},
+		{apiv1.PlatformSubject, "Revoke a platform, or one machine", "00906ed50000", "NAME is a platform of the manifest, or a machine as evidence names it: FMSPC,\nPPID, platform instance id, chip id."},
+		{apiv1.UserSubject, "Revoke a user", "bob", "Requests and approvals of the user count no more."},
+	} {
+		c.AddCommand(a.subjectCmd("revoke", apiv1.Revocation, one.kind, one.short, one.name, one.long))
+	}
 	return c
 }
 
 func (a *app) quarantineCmd() *cobra.Command {
+	c := a.incidentGroup("quarantine", apiv1.Quarantine)
+	c.Short = "Cut a marble off, and keep it for a look"
+	c.Example = "  ashlar quarantine marble web/7f2c19ab --reason 'calls odd addresses'\n  ashlar quarantine --lift 4 --reason 'false alarm'"
+	c.Long = `Nobody may call it and it may call nobody; it gets no secrets and may use none.
+Its process and its identity stay, so that it can be examined.
+Needs a user whose role has the action revoke:marbles/NAME.`
+	c.AddCommand(a.subjectCmd("quarantine", apiv1.Quarantine, apiv1.MarbleSubject, "Put a marble, or one instance, in quarantine", "web/7f2c19ab", "NAME is a marble (all instances), or NAME/INSTANCE."))
+	return c
+}
+
+// incidentGroup lifts with --lift; what sets an incident are its commands.
+func (a *app) incidentGroup(name, kind string) *cobra.Command {
 	var f incidentFlags
-	c := &cobra.Command{Use: "quarantine marble NAME", Short: "Cut a marble off, and keep it for a look",
-		Example: "  ashlar quarantine marble web/7f2c19ab --reason 'talks to an address that it should not know'\n  ashlar quarantine --lift 4 --reason 'false alarm'",
-		Long: `Nobody may call it and it may call nobody; it gets no secrets and may use none.
-Its process and its identity stay, so that it can be examined. NAME is a marble
-(all instances) or NAME/INSTANCE.
-Needs a user whose role has the action revoke:marbles/NAME.`,
-		Args: cobra.MaximumNArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.incident(c.Context(), apiv1.Quarantine, f, args, subjectKinds[:1])
+	var id int
+	c := &cobra.Command{Use: name, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if id == 0 {
+				return problem.New("CLI-068", "wanted --lift, or whom: %s", strings.Join(subjectKinds, ", ")).WithNext("ashlar %s --help", name)
+			}
+			return a.withUser(c.Context(), f.user, func(cl *client.Client) error { return a.liftIncident(c.Context(), cl, kind, id, f.reason) })
 		}}
 	f.register(c)
-	c.AddCommand(a.incidentListCmd("quarantine", apiv1.Quarantine))
+	c.Flags().IntVar(&id, "lift", 0, "number of an incident to lift")
+	c.AddCommand(a.incidentListCmd(name, kind))
+	return c
+}
+
+func (a *app) subjectCmd(group, kind, subject, short, example, long string) *cobra.Command {
+	var f incidentFlags
+	c := &cobra.Command{Use: subject + " NAME", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		Example: "  ashlar " + group + " " + subject + " " + example + " --reason 'an incident'",
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := subjectOf([]string{subject, args[0]}, f.measurement)
+			if err != nil {
+				return err
+			}
+			return a.withUser(c.Context(), f.user, func(cl *client.Client) error { return a.incident(c.Context(), cl, kind, s, f) })
+		}}
+	f.register(c)
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would end, and do nothing")
+	switch subject {
+	case apiv1.PackageSubject:
+		c.Flags().StringVar(&f.measurement, "measurement", "", "this one alone, hexadecimal")
+	case apiv1.UserSubject:
+		c.Flags().StringSliceVar(&f.accept, "accept", nil, "a risk by name: lock-out")
+	}
 	return c
 }
 
@@ -149,15 +176,15 @@ func incidentText(in apiv1.Incident) string {
 }
 
 // subjectOf reads KIND NAME.
-func subjectOf(args, kinds []string, measurement string) (apiv1.Subject, error) {
-	if len(args) != 2 || !slices.Contains(kinds, args[0]) {
-		return apiv1.Subject{}, problem.New("CLI-068", "wanted KIND NAME, with one of the kinds %s", strings.Join(kinds, ", "))
+func subjectOf(args []string, measurement string) (apiv1.Subject, error) {
+	if len(args) != 2 || !slices.Contains(subjectKinds, args[0]) {
+		return apiv1.Subject{}, problem.New("CLI-068", "wanted KIND NAME, with one of the kinds %s", strings.Join(subjectKinds, ", "))
 	}
 	s := apiv1.Subject{Kind: args[0], Name: args[1]}
 	if s.Kind == apiv1.MarbleSubject {
 		s.Name, s.Instance, _ = strings.Cut(args[1], "/")
 	}
-	if s.Kind == apiv1.PlatformSubject {
+	if s.Kind == apiv1.PlatformSubject && machineName.MatchString(s.Name) {
 		s.Name = strings.ToLower(s.Name)
 	}
 	if err := s.Measurement.UnmarshalText([]byte(measurement)); err != nil {
@@ -166,47 +193,38 @@ func subjectOf(args, kinds []string, measurement string) (apiv1.Subject, error) 
 	return s, nil
 }
 
-// incident revokes, puts in quarantine, or lifts either.
-func (a *app) incident(ctx context.Context, kind string, f incidentFlags, args, kinds []string) error {
-	if f.lift > 0 && len(args) > 0 {
-		return problem.New("CLI-068", "--lift goes with the number of an incident alone")
-	}
-	if f.lift > 0 {
-		return a.withUser(ctx, f.user, func(cl *client.Client) error { return a.liftIncident(ctx, cl, kind, f.lift, f.reason) })
-	}
-	s, err := subjectOf(args, kinds, f.measurement)
+// machineName is a machine as evidence names it, in either case.
+var machineName = regexp.MustCompile(`^[0-9A-Fa-f]{12,128}$`)
+
+// incident revokes or puts in quarantine.
+func (a *app) incident(ctx context.Context, cl *client.Client, kind string, s apiv1.Subject, f incidentFlags) error {
+	req := apiv1.RevokeRequest{Subject: s, Reason: f.reason, Accepts: f.accept, DryRun: true}
+	toll, err := cl.Revoke(ctx, kind, req)
 	if err != nil {
 		return err
 	}
-	req := apiv1.RevokeRequest{Subject: s, Reason: f.reason, Accepts: f.accept, DryRun: true}
-	return a.withUser(ctx, f.user, func(cl *client.Client) error {
-		toll, err := cl.Revoke(ctx, kind, req)
-		if err != nil {
+	if f.dryRun {
+		if done, err := a.p.Structured(toll); done {
 			return err
 		}
-		if f.dryRun {
-			if done, err := a.p.Structured(toll); done {
-				return err
-			}
-		}
-		a.noteToll(kind, toll)
-		if f.dryRun {
-			a.p.Printf("dry run: nothing was done\n")
-			return nil
-		}
-		if err := a.confirm("%s %s?", strings.ToUpper(kind[:1])+kind[1:]+" of", incidentText(apiv1.Incident{Subject: s})); err != nil {
-			return err
-		}
-		req.DryRun = false
-		result, err := cl.Revoke(ctx, kind, req)
-		if err != nil {
-			return err
-		}
-		if result.Proposal != nil {
-			return a.signAction(ctx, cl, *result.Proposal, map[string]any{"kind": kind, "subject": s, "reason": f.reason})
-		}
-		return a.showIncident(result, *result.Incident)
-	})
+	}
+	a.noteToll(kind, toll)
+	if f.dryRun {
+		a.p.Printf("dry run: nothing was done\n")
+		return nil
+	}
+	if err := a.confirm("%s: %s?", kind, incidentText(apiv1.Incident{Subject: s})); err != nil {
+		return err
+	}
+	req.DryRun = false
+	result, err := cl.Revoke(ctx, kind, req)
+	if err != nil {
+		return err
+	}
+	if result.Proposal != nil {
+		return a.signAction(ctx, cl, *result.Proposal, map[string]any{"kind": kind, "subject": s, "reason": f.reason})
+	}
+	return a.showIncident(result, *result.Incident)
 }
 
 func (a *app) noteToll(kind string, t apiv1.RevokeResult) {
@@ -308,8 +326,8 @@ type breakGlassFlags struct {
 func (a *app) breakGlassCmd() *cobra.Command {
 	var f breakGlassFlags
 	c := &cobra.Command{Use: "break-glass", Short: "Lift a rule for a limited time",
-		Example: "  ashlar break-glass --allow repair:db/sql --for 2h --reason 'restore of the orders table'\n" +
-			"  ashlar break-glass --accept-status OutOfDate --platform default --for 12h --reason 'microcode comes tonight'\n  ashlar break-glass --end 7 --reason done",
+		Example: "  ashlar break-glass --allow repair:db/sql --for 2h --reason 'restore of orders'\n" +
+			"  ashlar break-glass --accept-status OutOfDate --for 12h --reason 'patch night'\n  ashlar break-glass --end 7 --reason done",
 		Long: `--allow lets a marble call a port that its manifest entry does not name;
 --accept-status has a platform accept a TCB status, down to its floor. The log
 has it before it takes effect. While it stands the coordinator's evidence says

