@@ -96,20 +96,12 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
-	want, err := a.wantedManifest(f.manifest)
+	o, err := a.demands(in, f)
 	if err != nil {
 		return err
 	}
-	nonce, err := f.challenge()
-	if err != nil {
-		return err
-	}
-	witnessing, err := a.witnessing(in, f.witnesses)
-	if err != nil {
-		return err
-	}
-	cl, err := client.Dial(ctx, addr, client.Options{Policy: in.policy, Verifiers: in.verifiers,
-		Nonce: nonce, Manifest: want, Remembered: remembered, Entries: entriesToRead(remembered), Witnessing: witnessing, Timeout: a.timeout})
+	o.Remembered, o.Entries = remembered, entriesToRead(remembered)
+	cl, err := client.Dial(ctx, addr, o)
 	if err != nil {
 		return a.refusedCoordinator(err)
 	}
@@ -130,6 +122,20 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 		}
 	}
 	return a.verified(v, f)
+}
+
+// demands is what a coordinator is dialled with, by a policy and the flags.
+func (a *app) demands(in trustInput, f verifyFlags) (client.Options, error) {
+	o := client.Options{Policy: in.policy, Verifiers: in.verifiers, Timeout: a.timeout}
+	var err error
+	if o.Manifest, err = a.wantedManifest(f.manifest); err != nil {
+		return o, err
+	}
+	if o.Nonce, err = f.challenge(); err != nil {
+		return o, err
+	}
+	o.Witnessing, err = a.witnessing(in, f.witnesses)
+	return o, err
 }
 
 // wantedManifest turns --manifest into a digest: of the file, or as given.
@@ -196,6 +202,7 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
 	}
 	a.logLines(v)
+	a.epochLine(v.Epoch)
 	a.floorLines(v.Floors)
 	if f.dryRun {
 		p.Printf("Verified. Dry run: nothing was written\n")

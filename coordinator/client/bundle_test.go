@@ -271,11 +271,6 @@ func TestPortable(t *testing.T) {
 		code problem.Code
 	}{
 		{"good", func(*deployment) {}, ""},
-		{"a long log", func(d *deployment) {
-			for range maxLeaves + 700 {
-				d.enter(t, "start", "", nil)
-			}
-		}, ""},
 		{"proof of another entry", func(d *deployment) { d.accepted-- }, "CRD-122"},
 		{"no proof", func(d *deployment) { d.accepted = 99 }, "CRD-107"},
 		{"manifest changed meanwhile", func(d *deployment) { d.raw = "{}" }, "CRD-102"},
