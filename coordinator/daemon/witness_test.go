@@ -192,9 +192,11 @@ func TestWitnessesThatMisbehave(t *testing.T) {
 		answer http.HandlerFunc
 		code   problem.Code
 	}{
-		"redirects": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect) }, "LOG-083"},
-		"endless":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) }, "LOG-081"},
-		"cuts":      {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "LOG-083"},
+		"redirects": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}, "LOG-083"},
+		"endless": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) }, "LOG-081"},
+		"cuts":    {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "LOG-083"},
 		"never agrees": {func(w http.ResponseWriter, r *http.Request) {
 			var size [1]byte
 			_, _ = r.Body.Read(make([]byte, 4))
