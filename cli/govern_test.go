@@ -160,6 +160,6 @@ func governedBy(users map[string]any, next bool) map[string]any {
 	return map[string]any{"version": 1, "trustDomain": "shop.example",
 		"packages": map[string]any{"web": map[string]any{"sim": map[string]any{"program": []attest.Hex{make([]byte, 32)}}}},
 		"marbles":  map[string]any{"web": map[string]any{"package": "web", "lease": lease}},
-		"secrets":  secrets, "users": users, "roles": map[string]any{"operator": map[string]any{"actions": []string{"updateManifest"}}},
-		"approvals": map[string]any{"updateManifest": 2}}
+		"secrets":  secrets, "users": users, "roles": map[string]any{"operator": map[string]any{"actions": []string{"updateManifest", "revoke:*"}}},
+		"approvals": map[string]any{"updateManifest": 2, "revoke:marbles/*": 2}}
 }

@@ -298,7 +298,8 @@ func (a *app) signAction(ctx context.Context, cl *client.Client, p apiv1.Proposa
 	}
 	for name, value := range want {
 		if s, ok := got.Arguments[name].(map[string]any); ok && name == "subject" { // an instance may be given by its beginning
-			if w, ok := value.(map[string]any); ok && strings.HasPrefix(fmt.Sprint(s["instance"]), fmt.Sprint(w["instance"])) {
+			w, _ := value.(map[string]any)
+			if given, _ := w["instance"].(string); given != "" && strings.HasPrefix(fmt.Sprint(s["instance"]), given) {
 				w["instance"] = s["instance"]
 			}
 		}
