@@ -301,19 +301,15 @@ func (c *Coordinator) give(ctx context.Context, a access, missing []secrets.Miss
 		}
 		var complete bool
 		var err error
-		if values, complete, err = secrets.Settle(tx, req, made); err != nil || !complete {
-			return errors.Join(err, again(complete))
+		if values, complete, err = secrets.Settle(tx, req, made); err != nil {
+			return err
+		}
+		if !complete {
+			return errAgain
 		}
 		return note(tx, a, values)
 	})
 	return values, err
-}
-
-func again(complete bool) error {
-	if complete {
-		return nil
-	}
-	return errAgain
 }
 
 func (c *Coordinator) logRelease(tx *store.Tx, a access, names []string, text string) error {

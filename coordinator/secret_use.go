@@ -191,7 +191,10 @@ func (c *Coordinator) useKey(ctx context.Context, req UseSecretRequest) (SecretU
 		return SecretUse{}, err
 	}
 	if missing != nil {
-		return SecretUse{}, errors.Join(c.makeFor(ctx, a, *missing), errAgain)
+		if err := c.makeFor(ctx, a, *missing); err != nil {
+			return SecretUse{}, err
+		}
+		return SecretUse{}, errAgain
 	}
 	output, version, err := c.secret.keys.Do(ctx, grasp)
 	if err != nil || usage.Operation == secrets.Public {
