@@ -190,16 +190,9 @@ func suggestEverywhere(c *cobra.Command) {
 			if len(args) == 0 {
 				return c.Help()
 			}
-			var names []string
-			for _, sub := range c.Commands() {
-				if sub.IsAvailableCommand() {
-					names = append(names, sub.Name())
-				}
-			}
-			return usage("%q is not a command of %s", args[0], c.CommandPath()).
-				WithNext("%s", suggestion(args[0], names, c.CommandPath()+" ", c.CommandPath()+" --help"))
+			return noCommand(c, args)
 		}
-	} else if check := c.Args; check != nil {
+	} else if check := c.Args; check != nil && !c.HasSubCommands() {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
 				return argumentError(c, args, err)
@@ -207,6 +200,21 @@ func suggestEverywhere(c *cobra.Command) {
 			return nil
 		}
 	}
+}
+
+// noCommand is for Args of a group: what follows it is a command or nothing.
+func noCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return usage("%q is not a command of %s", args[0], c.CommandPath()).
+		WithNext("%s", suggestion(args[0], names, c.CommandPath()+" ", c.CommandPath()+" --help"))
 }
 
 // argumentError says what a command takes, and which of its words was meant.

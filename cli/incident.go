@@ -75,7 +75,7 @@ Needs a user whose role has the action revoke:marbles/NAME.`
 func (a *app) incidentGroup(name, kind string) *cobra.Command {
 	var f incidentFlags
 	var id int
-	c := &cobra.Command{Use: name, Args: cobra.NoArgs,
+	c := &cobra.Command{Use: name, Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if id == 0 {
 				return problem.New("CLI-068", "wanted --lift, or whom: %s", strings.Join(subjectKinds, ", ")).WithNext("ashlar %s --help", name)
@@ -335,7 +335,7 @@ has it before it takes effect. While it stands the coordinator's evidence says
 so: ashlar status and verify show it, and verify refuses the deployment unless
 --allow-break-glass is given. It ends by itself, or with --end.
 Needs a user whose role has the action breakGlass.`,
-		Args: cobra.NoArgs,
+		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return a.breakGlass(c.Context(), f) }}
 	f.user.register(c)
 	c.Flags().StringVar(&f.allow, "allow", "", "a hop: FROM:TO/PORT")
