@@ -211,7 +211,7 @@ func (s schemas) structure(t reflect.Type) object {
 	return ref
 }
 
-var placeholder = regexp.MustCompile(`\{(\w+)\}`)
+var placeholder = regexp.MustCompile(`\{(\w+)(?:\.\.\.)?\}`)
 
 func describe(t *testing.T) []byte {
 	t.Helper()
@@ -229,7 +229,7 @@ func describe(t *testing.T) []byte {
 			}
 			item[strings.ToLower(method)] = describeOperation(t, r, method, op, all)
 		}
-		paths[r.path] = item
+		paths[placeholder.ReplaceAllString(r.path, "{$1}")] = item
 	}
 	doc := object{"openapi": "3.1.0",
 		"info":  object{"title": "Ashlar client API", "version": "1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"}},

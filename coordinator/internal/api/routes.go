@@ -253,7 +253,13 @@ func (s *clientAPI) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page, err := s.c.Audit(r.Context(), from, n, s.user(r) == nil)
+	stranger := s.user(r) == nil
+	if stranger {
+		if err := s.mayAsk(w, r); err != nil {
+			return err
+		}
+	}
+	page, err := s.c.Audit(r.Context(), from, n, stranger)
 	if err != nil {
 		return err
 	}
