@@ -221,7 +221,7 @@ func (o *operator) looks(t *testing.T) {
 	wants(t, o.must(0, "marble", "show", "web").stdout, "spiffe://shop.example/web", "listener applied")
 	wants(t, o.must(1, "marble", "show", "wbe").stderr, `did you mean "web"`, "CRD-030")
 	wants(t, o.must(0, "cert", "inspect", "127.0.0.1:4433").stdout, "CN=Ashlar coordinator", "localhost")
-	wants(t, o.must(0, "cert", "inspect", webInbound).stdout, "spiffe://shop.example/web", "sim:tdx evidence", "audit record")
+	wants(t, o.must(0, "cert", "inspect", webInbound).stdout, "spiffe://shop.example/web", "sim:tdx evidence", "leaf hash")
 	wants(t, o.must(0, "check").stdout, "evidence meets the policy", "0 failed")
 	document[map[string]any](o, "check")
 	document[[]any](o, "cert", "inspect", webInbound)

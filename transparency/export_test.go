@@ -332,3 +332,32 @@ func FuzzProofFile(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkVerifyExport judges an export of 10,000 entries.
+func BenchmarkVerifyExport(b *testing.B) {
+	l, privates := decisions(b, 10_000)
+	file := export(b, l, privates)
+	in := transparency.ExportInput{Log: l.VerifierKey(), Seen: []transparency.Checkpoint{l.Checkpoint(5000)}}
+	b.SetBytes(int64(len(file)))
+	for b.Loop() {
+		if r, err := transparency.VerifyExport(bytes.NewReader(file), in); err != nil || r.Err() != nil {
+			b.Fatal(err, r.Err())
+		}
+	}
+}
+
+// BenchmarkReadEntries reads 10,000 entries through tiles, each checked.
+func BenchmarkReadEntries(b *testing.B) {
+	l, _ := decisions(b, 10_000)
+	at := l.Checkpoint(10_000)
+	for b.Loop() {
+		r := transparency.NewReader(at, l.Tile)
+		for next := uint64(0); next < at.Size; {
+			entries, err := r.Entries(next)
+			if err != nil {
+				b.Fatal(err)
+			}
+			next += uint64(len(entries))
+		}
+	}
+}

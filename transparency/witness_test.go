@@ -277,3 +277,13 @@ func decode64(t *testing.T, s string) []byte {
 	}
 	return b
 }
+
+func FuzzWitnessKey(f *testing.F) {
+	f.Add(witness(f, "w1.example", 1).Key().String())
+	f.Add(filled(0).VerifierKey())
+	f.Fuzz(func(t *testing.T, text string) {
+		if k, err := transparency.ParseWitnessKey(text); err == nil && k.String() != text {
+			t.Errorf("%q is read as %q", text, k)
+		}
+	})
+}
