@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
@@ -294,5 +296,61 @@ func TestOlderRecordsLapse(t *testing.T) {
 	r.RenewAfter = time.Time{}
 	if got := r.lapse(); got.phase(r.NotAfter.Add(-1)) != onTime || got.phase(r.NotAfter) != isCut {
 		t.Errorf("got %+v for a record without any time but its end", got)
+	}
+}
+
+// No leaf outlives the root, though it is the mesh CA that signs it.
+func TestLeaseEndsWithTheRoot(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	root, err := x509.ParseCertificate(d.Bundle()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.clock.now.Store(root.NotAfter.Add(-20 * time.Minute).UnixNano())
+	if err := d.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lease := d.mustActivate("web", "one").Lease
+	if lease.NotAfter.After(root.NotAfter) || lease.NotAfter.Before(root.NotAfter.Add(-time.Second)) {
+		t.Errorf("got end %s, want that of the root, %s", lease.NotAfter, root.NotAfter)
+	}
+	if !lease.RenewAfter.Before(lease.DegradeAt) || lease.DrainAt.After(lease.NotAfter) {
+		t.Errorf("got %s, %s, %s, %s", lease.RenewAfter, lease.DegradeAt, lease.DrainAt, lease.NotAfter)
+	}
+}
+
+// A lease is the minimum over the whole chain, and its renewal is due at half of
+// that.
+func TestLeaseEnd(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	at := d.clock.Now()
+	in := at.Add
+	for _, c := range []struct {
+		name string
+		tcb  attest.TCBClaims
+		want time.Duration
+		code problem.Code
+	}{
+		{"the lease", attest.TCBClaims{}, time.Hour, ""},
+		{"longer endorsements", attest.TCBClaims{NextUpdate: in(48 * time.Hour), NotAfter: in(96 * time.Hour)}, time.Hour, ""},
+		{"endorsements that end", attest.TCBClaims{NextUpdate: in(30 * time.Minute)}, 30 * time.Minute, ""},
+		{"the evidence's chain", attest.TCBClaims{NextUpdate: in(30 * time.Minute), NotAfter: in(10 * time.Minute)}, 10 * time.Minute, ""},
+		{"a grace", attest.TCBClaims{GraceUntil: in(20 * time.Minute)}, 20 * time.Minute, ""},
+		{"endorsements that count after their end", attest.TCBClaims{NextUpdate: in(-time.Hour), EndedUntil: in(15 * time.Minute)}, 15 * time.Minute, ""},
+		{"too little is left", attest.TCBClaims{NextUpdate: in(4 * time.Second)}, 0, "CRD-032"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &ruling{rev: d.current.Load(), asked: question{info: InstanceInfo{Marble: "web"}}, incidents: d.incidents.Load()}
+			r.at, r.verdict.Claims.TCB = at, c.tcb
+			end, err := leaseEnd(r, manifest.Marble{Lease: attest.Duration(time.Hour)}, d.authority.Load())
+			if problem.CodeOf(err) != c.code || c.code == "" && end.Sub(at) != c.want {
+				t.Fatalf("got %s, %v, want %s, %q", end.Sub(at), err, c.want, c.code)
+			}
+			if due := renewAfter(at, end, "01").Sub(at); c.code == "" && (due > c.want/2 || due < c.want*2/5) {
+				t.Errorf("renewal is due after %s of %s", due, c.want)
+			}
+		})
 	}
 }
