@@ -190,9 +190,6 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 	if err != nil {
 		return grant{}, problem.Because(err, "CRD-006", "issuing the leaf of decision %s", r.id)
 	}
-	if err := c.recheck(ctx, r); err != nil {
-		return grant{}, err
-	}
 	if r.raises {
 		if err := c.marks.load(context.WithoutCancel(ctx), c.store); err != nil {
 			return grant{}, err
@@ -202,6 +199,9 @@ func (c *Coordinator) admit(ctx context.Context, r *ruling, peer *Peer) (grant, 
 		if err := c.live.sync(context.WithoutCancel(ctx), c.store, key); err != nil {
 			return grant{}, err
 		}
+	}
+	if err := c.recheck(ctx, r); err != nil {
+		return grant{}, err
 	}
 	return grant{
 		lease: Lease{

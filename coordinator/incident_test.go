@@ -3,7 +3,6 @@ package coordinator
 import (
 	"crypto/x509"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -290,7 +289,9 @@ func TestRevocationRaces(t *testing.T) {
 				if before {
 					t.Errorf("%s renewed after the revocation", p.Instance)
 				}
-				p = d.peer(lease)
+				if p, err = d.Identify(leafOfLease(t, lease)); err != nil {
+					return // revoked since
+				}
 			}
 		})
 	}
@@ -322,165 +323,58 @@ func TestManyIncidents(t *testing.T) {
 	}
 }
 
-func TestBreakGlassHop(t *testing.T) {
-	d := newWatch(t)
-	req := apiv1.BreakGlassRequest{Lifts: apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}, Reason: "restore", For: attest.Duration(time.Hour)}
-	mayCall := func() bool {
-		v, err := d.View(t.Context())
-		if err != nil {
-			t.Fatal(err)
+// TestRevocationNeedsTwo wants two users for a revocation: the first gets a
+// proposal, the second one's signature makes it stand, and a user who is revoked
+// meanwhile signs for nothing.
+func TestRevocationNeedsTwo(t *testing.T) {
+	rules := governed(map[string][]string{"ann": {"updateManifest", "revoke:*"}, "ben": {"updateManifest", "revoke:*"}, "cat": {"updateManifest", "revoke:*"}},
+		object{"revoke:marbles/*": 2})
+	d := newDeployment(t)
+	d.mustSet(shop(t, rules))
+	ann := &Principal{Name: "ann"}
+	ask := func(name string) apiv1.Proposal {
+		t.Helper()
+		r, err := d.Revoke(t.Context(), ann, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "marble", Name: name}, Reason: "a test"})
+		if err != nil || r.Proposal == nil || r.Incident != nil {
+			t.Fatalf("got %+v, %v, want a proposal", r, err)
 		}
-		for _, call := range v.Manifest.Marbles["job"].Calls {
-			if call.Marble == "db" && call.Port == "sql" && call.Listen == 5432 {
-				return true
-			}
-		}
-		return false
+		return *r.Proposal
 	}
-	if mayCall() {
-		t.Fatal("job may call db at first")
-	}
-	r, err := d.BreakGlass(t.Context(), aliceUser, req)
-	if err != nil {
+	p := ask("web")
+	d.mustActivate("web", "one")
+	if _, err := d.approve("ann", p); err != nil {
 		t.Fatal(err)
 	}
-	if !mayCall() || len(d.entries(audit.BreakGlass)) != 1 {
-		t.Error("the hop is closed, or the log has nothing")
+	d.mustActivate("web", "two")
+	if r, err := d.approve("ben", p); err != nil || !r.Settled {
+		t.Fatalf("the second signature: %+v, %v", r, err)
 	}
-	first, _ := d.View(t.Context())
-	if second, _ := d.View(t.Context()); first.Manifest != second.Manifest {
-		t.Error("each view has another manifest: proxies would be compiled anew each time")
+	if _, err := d.attempt("web", "one").activate(d); problem.CodeOf(err) != "INC-001" {
+		t.Errorf("after two signatures: %v", err)
 	}
-	d.restart()
-	if !mayCall() {
-		t.Error("the hop is closed after a restart")
+	if in := d.Incidents(apiv1.Revocation).Incidents; len(in) != 1 || !slices.Equal(in[0].ApprovedBy, []string{"ann", "ben"}) {
+		t.Errorf("it stands as %+v", in)
 	}
-	d.clock.advance(time.Hour)
-	if mayCall() {
-		t.Error("the hop is open after its time")
+	// ann signs, and is revoked: her signature counts no more.
+	p = ask("db")
+	if _, err := d.approve("ann", p); err != nil {
+		t.Fatal(err)
 	}
-	if err := d.Tick(t.Context()); err != nil || len(d.entries(audit.BreakGlassEnded)) != 1 {
-		t.Errorf("its end is not in the log: %v", err)
+	if _, err := d.Revoke(t.Context(), &Principal{Name: "cat"}, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "user", Name: "ann"}, Reason: "a test"}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := d.Lift(t.Context(), aliceUser, apiv1.BreakGlass, r.Incident.ID, "x"); problem.CodeOf(err) != "INC-011" {
-		t.Errorf("ending it twice: %v", err)
+	if r, err := d.approve("ben", p); err != nil || r.Settled {
+		t.Errorf("with the signature of a revoked user and one other: %+v, %v", r, err)
 	}
-	for _, c := range []struct {
-		name string
-		edit func(*apiv1.BreakGlassRequest)
-		user *Principal
-		code problem.Code
-	}{
-		{"no right", func(*apiv1.BreakGlassRequest) {}, bobUser, "GOV-001"},
-		{"too long", func(r *apiv1.BreakGlassRequest) { r.For = attest.Duration(25 * time.Hour) }, aliceUser, "INC-021"},
-		{"no time", func(r *apiv1.BreakGlassRequest) { r.For = 0 }, aliceUser, "INC-021"},
-		{"no reason", func(r *apiv1.BreakGlassRequest) { r.Reason = "" }, aliceUser, "INC-012"},
-		{"nothing", func(r *apiv1.BreakGlassRequest) { r.Lifts = apiv1.Exception{} }, aliceUser, "INC-020"},
-		{"granted already", func(r *apiv1.BreakGlassRequest) { r.Lifts.Hop = &apiv1.ExtraHop{From: "web", To: "db", Port: "sql"} }, aliceUser, "INC-020"},
-		{"no port", func(r *apiv1.BreakGlassRequest) { r.Lifts.Hop = &apiv1.ExtraHop{From: "job", To: "db", Port: "sqll"} }, aliceUser, "INC-020"},
-		{"no marble", func(r *apiv1.BreakGlassRequest) { r.Lifts.Hop = &apiv1.ExtraHop{From: "jab", To: "db", Port: "sql"} }, aliceUser, "CRD-030"},
-		{"revoked status", func(r *apiv1.BreakGlassRequest) {
-			r.Lifts = apiv1.Exception{Status: &apiv1.AcceptedStatus{Platform: "default", Status: attest.Revoked}}
-		}, aliceUser, "INC-020"},
-		{"no platform", func(r *apiv1.BreakGlassRequest) {
-			r.Lifts = apiv1.Exception{Status: &apiv1.AcceptedStatus{Platform: "p", Status: attest.OutOfDate}}
-		}, aliceUser, "CRD-067"},
-	} {
-		bad := req
-		c.edit(&bad)
-		if _, err := d.BreakGlass(t.Context(), c.user, bad); problem.CodeOf(err) != c.code {
-			t.Errorf("%s: got %v, want %s", c.name, err, c.code)
-		}
+	if _, err := d.approve("ann", p); err == nil {
+		t.Error("a revoked user signs")
+	}
+	d.mustActivate("db", "main")
+	if r, err := d.approve("cat", p); err != nil || !r.Settled {
+		t.Errorf("with two users who stand: %+v, %v", r, err)
+	}
+	if _, err := d.attempt("db", "main").activate(d); problem.CodeOf(err) != "INC-001" {
+		t.Errorf("after it: %v", err)
 	}
 	d.check()
-}
-
-// TestRotateTouched rotates what a random subject touched in a random history:
-// exactly that, by brute force over the history.
-func TestRotateTouched(t *testing.T) {
-	rng := rand.New(rand.NewPCG(5, 11))
-	names := []string{"s0", "s1", "s2", "s3", "s4", "s5"}
-	for round := range 12 {
-		readers := map[string][]string{}
-		d := newWatch(t, func(m object) {
-			for _, marble := range []string{"web", "db", "job"} {
-				env := object{}
-				for _, s := range names {
-					if rng.IntN(2) == 0 {
-						env[strings.ToUpper(s)] = "{{ hex .Secrets." + s + " }}"
-						readers[s] = append(readers[s], marble)
-					}
-				}
-				m["marbles"].(object)[marble].(object)["parameters"] = object{"env": env}
-			}
-			all := object{}
-			for _, s := range names {
-				may := readers[s]
-				if may == nil {
-					may = []string{"web"} // who may have it, and never asks
-				}
-				all[s] = object{"type": "symmetric", "readers": may}
-			}
-			m["secrets"] = all
-		})
-		ran := map[string]bool{}
-		for _, marble := range []string{"web", "db", "job"} {
-			if rng.IntN(3) > 0 {
-				d.mustActivate(marble, "one")
-				ran[marble] = true
-			}
-		}
-		who := []string{"web", "db", "job"}[rng.IntN(3)]
-		kind := []string{"marble", "package"}[rng.IntN(2)] // packages have the names of their marbles
-		var want []string
-		for _, s := range names {
-			if ran[who] && slices.Contains(readers[s], who) {
-				want = append(want, s)
-			}
-		}
-		before := d.versions(names)
-		subject := apiv1.Subject{Kind: kind, Name: who}
-		dry, err := d.RotateTouched(t.Context(), aliceUser, apiv1.RotateTouchedRequest{Subject: subject, DryRun: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if after := d.versions(names); fmt.Sprint(after) != fmt.Sprint(before) {
-			t.Fatalf("round %d: a dry run rotated: %v, before %v", round, after, before)
-		}
-		if _, err := d.RotateTouched(t.Context(), aliceUser, apiv1.RotateTouchedRequest{Subject: subject}); err != nil {
-			t.Fatal(err)
-		}
-		var listed []string
-		for _, r := range dry.Rotated {
-			listed = append(listed, r.Name)
-		}
-		after := d.versions(names)
-		for _, s := range names {
-			moved := after[s] > before[s]
-			if moved != slices.Contains(want, s) || moved != slices.Contains(listed, s) {
-				t.Errorf("round %d: %s of %s %s: rotated %v, listed %q, want %q", round, s, kind, who, moved, listed, want)
-			}
-		}
-		l, err := d.Lineage(t.Context(), aliceUser, subject)
-		if err != nil || len(l.Secrets) != 0 {
-			t.Errorf("round %d: after it %v still counts, %v", round, l.Secrets, err)
-		}
-		if _, err := d.RotateTouched(t.Context(), bobUser, apiv1.RotateTouchedRequest{Subject: apiv1.Subject{Kind: "marble", Name: "nobody"}}); problem.CodeOf(err) != "INC-010" {
-			t.Errorf("an unknown marble: %v", err)
-		}
-	}
-}
-
-// versions are the newest versions of secrets.
-func (d *deployment) versions(names []string) map[string]uint64 {
-	d.Helper()
-	all := map[string]uint64{}
-	for _, name := range names {
-		s, err := d.Secret(d.Context(), aliceUser, name)
-		if err != nil {
-			d.Fatal(err)
-		}
-		all[name] = s.Version
-	}
-	return all
 }
