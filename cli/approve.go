@@ -109,12 +109,11 @@ func (a *app) noteProposed(ctx context.Context, cl *client.Client, p apiv1.Propo
 	if err != nil {
 		return nil, err
 	}
-	d := manifest.Compare(old, next)
+	a.p.Notef("manifest %s in place of %s\n", p.Digest, p.Predecessor)
+	d := a.compared(old, next)
 	if err := accepts(p, d); err != nil {
 		return nil, err
 	}
-	a.p.Notef("manifest %s in place of %s\n", p.Digest, p.Predecessor)
-	a.p.Note(a.rendered(d))
 	plan, err := cl.Plan(ctx, apiv1.PlanRequest{Manifest: document})
 	if err == nil && plan.Instances+plan.Gains > 0 {
 		a.notePlan(plan)

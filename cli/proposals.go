@@ -127,12 +127,14 @@ func nameOf(m *manifest.Manifest, cert *tls.Certificate) string {
 }
 
 // needs says, for each part that the same users may change, who has to agree:
-// "needs 2 of 3 approvals: you (alice) + bob or carol".
-func needs(old *manifest.Manifest, demands []manifest.Demand, me string) (lines []string, alone bool) {
+// "needs 2 of 3 approvals: you (alice) + bob or carol". Nothing is said where
+// oneself is enough.
+func needs(old *manifest.Manifest, demands []manifest.Demand, me string) []string {
 	type group struct {
 		paths []string
 		of    manifest.Approval
 	}
+	lines := []string{}
 	var groups []*group
 	known := map[string]*group{}
 	for _, one := range manifest.Approvers(old, demands) {
@@ -153,7 +155,7 @@ func needs(old *manifest.Manifest, demands []manifest.Demand, me string) (lines 
 		}
 		lines = append(lines, text)
 	}
-	return lines, len(lines) == 0
+	return lines
 }
 
 // approvalsOf is "2 of 3 approvals: you (alice) + bob or carol".

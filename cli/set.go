@@ -61,8 +61,7 @@ func (a *app) diffCmd() *cobra.Command {
 				}
 			} else {
 				a.printDiff(d.Diff)
-				lines, _ := needs(old, manifest.Demands(old, next), "")
-				for _, line := range lines {
+				for _, line := range needs(old, manifest.Demands(old, next), "") {
 					a.p.Printf("%s\n", line)
 				}
 			}
@@ -161,22 +160,17 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	if next.Digest().String() == v.Statement.Manifest.String() {
 		return a.isInForce(apiv1.SetResult{Digest: v.Statement.Manifest, Revision: v.Statement.Revision, Effects: []string{}}, "already")
 	}
-	d := manifest.Compare(old, next)
-	if len(d.Changes) == 0 {
-		a.p.Notef("no difference in meaning, only in the bytes\n")
-	}
-	a.p.Note(a.rendered(d))
+	d := a.compared(old, next)
 	if err := a.planned(ctx, cl, user, next); err != nil {
 		return err
 	}
-	verb, missing := "Set", []string{}
+	missing := []string{}
 	if old != nil && user != nil {
-		lines, alone := needs(old, manifest.Demands(old, next), nameOf(old, user))
-		if !alone {
-			verb, missing = "Propose", lines
-		}
+		missing = needs(old, manifest.Demands(old, next), nameOf(old, user))
 	}
+	verb := "Set"
 	for _, line := range missing {
+		verb = "Propose"
 		a.p.Notef("%s\n", line)
 	}
 	if f.dryRun {
@@ -200,6 +194,16 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 		return a.signOwn(ctx, cl, next, d)
 	}
 	return a.isInForce(result, name)
+}
+
+// compared shows what a manifest changes.
+func (a *app) compared(old, next *manifest.Manifest) manifest.Diff {
+	d := manifest.Compare(old, next)
+	if len(d.Changes) == 0 {
+		a.p.Notef("no difference in meaning, only in the bytes\n")
+	}
+	a.p.Note(a.rendered(d))
+	return d
 }
 
 // dryRun is what set would do.
