@@ -29,8 +29,8 @@ func (a *app) certCmd() *cobra.Command {
 		Use: "inspect FILE|HOST:PORT", Short: "Decode a certificate and its RA-TLS evidence",
 		Example: "  ashlar cert inspect cert.pem\n  ashlar cert inspect localhost:4433 -o json\n  ashlar cert inspect web.pem --log-key ashlar-log/3b7c…+1f2e3d4c+AY…",
 		Long: `Shows what certificates say. Nothing is trusted: use verify to establish trust.
-A marble's certificate names its entry in the log, with the log's promise that it
-stands there. With --log-key that promise is verified.
+A marble's certificate names its entry in the log, with the log's promise that
+it stands there. With --log-key that promise is verified.
 Exit code 3 if a certificate carries evidence that is not bound to its key, or a
 promise that the log has not given.`,
 		Args: cobra.ExactArgs(1),

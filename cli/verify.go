@@ -34,11 +34,11 @@ func (a *app) verifyCmd() *cobra.Command {
 		Example: "  ashlar verify shop.example:4433 --policy policy.json --manifest manifest.json\n  ashlar verify shop.example:4433 --policy policy.json --bundle bundle.json\n  ashlar verify bundle.json --policy policy.json\n  curl --cacert .ashlar/bundle.pem https://shop.example:4433/v1/status",
 		Long: `Ask the coordinator for evidence over a fresh nonce, judge it against the
 policy, and check that it binds the TLS key, the root CA, the manifest and the
-log. If the trust directory remembers the deployment, its log must begin with the
-one that was seen, and the manifest in force be the one that the entries since
-set last. --witness demands co-signatures of the log besides, as a policy file
-may. Nothing is written unless everything holds. Without --policy, the
-policy that an earlier verify kept in the trust directory is used.
+log. Where the trust directory remembers the deployment, its log must begin with
+the one that was seen, and the manifest in force be the one that was set last.
+--witness demands co-signatures of the log besides, as a policy file may.
+Nothing is written unless everything holds. Without --policy, the policy that an
+earlier verify kept in the trust directory is used.
 
 --bundle FILE keeps all that was seen, so that anybody can judge it again later.
 BUNDLE is such a file (or - for standard input): it is judged offline, as of the
