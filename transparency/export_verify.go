@@ -170,8 +170,10 @@ func (v *exportVerifier) order() {
 		switch {
 		case s >= size:
 			v.add("LOG-064", s, "entry %d was put in: the checkpoint is over %d entries", s, size)
+			continue
 		case twice:
 			v.add("LOG-064", s, "an entry was put in: two say that they are entry %d, the second is line %d", s, i+2)
+			continue
 		case s < newest:
 			v.add("LOG-063", s, "entry %d stands after entry %d: they were put in another order", s, newest)
 		}
