@@ -97,6 +97,19 @@ func recoveryStatus(ctx context.Context, addr string, o client.Options) (apiv1.R
 	return cl.Recovery(ctx)
 }
 
+// sharesGiven says to whom a manifest gave shares.
+func (a *app) sharesGiven(d *apiv1.RecoveryDocument) {
+	if d == nil {
+		return
+	}
+	var names []string
+	for _, h := range d.Holders {
+		names = append(names, h.User)
+	}
+	a.p.Printf("%s shares of generation %d were given out to %s; %d open the state\n", a.p.Green(term.OK), d.Generation, strings.Join(names, ", "), d.Threshold)
+	a.p.Notef("  next: have each of them rehearse: ashlar recover drill\n")
+}
+
 // epochLine says that the state has been recovered, restored or rolled back.
 func (a *app) epochLine(e apiv1.Epoch) {
 	if e.Number > 1 {

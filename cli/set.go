@@ -262,6 +262,7 @@ func (a *app) isInForce(result apiv1.SetResult, name string) error {
 	if result.OpenFirstSet {
 		a.p.Notef("%s this was the first manifest, and anybody who reached the coordinator could have set it.\n  next: ashlar verify --manifest %s before you rely on it\n", a.p.Yellow(term.Warn), name)
 	}
+	a.sharesGiven(result.Recovery)
 	return nil
 }
 
