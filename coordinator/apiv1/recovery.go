@@ -24,8 +24,8 @@ type RecoveryDocument struct {
 	// Holders are ordered by name. The number of a holder's share is his place,
 	// from 1.
 	Holders []RecoveryHolder `json:"holders"`
-	// Commitments are Feldman's: threshold elements of G1 of BLS12-381,
-	// compressed (48 bytes each), by which each share is checked.
+	// Commitments are Feldman's: threshold elements of Ristretto255 (32 bytes
+	// each), by which each share is checked.
 	Commitments [][]byte `json:"commitments"`
 	// Wrapped is the state's data key under the key that the shares give:
 	// 12-byte nonce, AES-256-GCM.

@@ -1,6 +1,5 @@
 // Package shares splits a secret among the users of a manifest, so that some of
-// them together can give it back: threshold Shamir with Feldman's commitments
-// over BLS12-381.
+// them together can give it back: threshold Shamir with Feldman's commitments.
 //
 // It owns the bytes of a share, how one is encrypted to its holder, and the
 // message in which a holder sends it to an attested coordinator and signs what
@@ -14,6 +13,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"github.com/cloudflare/circl/group"
+	"github.com/cloudflare/circl/secretsharing"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -33,9 +35,8 @@ const (
 	redacted   = "[redacted]"
 )
 
-// Secret is what shares give: a number below the order of BLS12-381, 32 bytes, big
-// endian.
-// It prints nothing of itself.
+// Secret is what shares give: a number below the order of Ristretto255, 32 bytes,
+// little endian. It prints nothing of itself.
 type Secret struct {
 	_ [0]func()
 	b *[SecretSize]byte
@@ -63,7 +64,7 @@ type Share struct {
 	Deployment [DeploymentSize]byte
 	Generation int
 	Index      int // from 1
-	value      *scalar
+	value      group.Scalar
 }
 
 // Format hides the share from every verb.
@@ -74,24 +75,24 @@ func (Share) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Split makes a new secret and n shares of it, of which threshold give it back.
 // The commitments are public.
-func Split(random io.Reader, of Share, threshold, n int) (secret Secret, all []Share, commitments [][]byte, err error) {
+func Split(of Share, threshold, n int) (secret Secret, all []Share, commitments [][]byte, err error) {
 	if threshold < 1 || threshold > n || n > MaxHolders {
 		return secret, nil, nil, fmt.Errorf("wanted a threshold of 1 to the number of shares, at most %d; got %d of %d", MaxHolders, threshold, n)
 	}
-	p, err := randomPolynomial(random, threshold)
+	number, values, commitments, err := split(threshold, n)
 	if err != nil {
-		return secret, nil, nil, err
+		return secret, nil, nil, fmt.Errorf("splitting a secret: %w", err)
 	}
-	for i := 1; i <= n; i++ {
+	for i, value := range values {
 		share := of
-		share.Index, share.value = i, p.at(i)
+		share.Index, share.value = i+1, value
 		all = append(all, share)
 	}
-	secret, err = secretOf(p[0])
-	return secret, all, p.commit(), err
+	secret, err = secretOf(number)
+	return secret, all, commitments, err
 }
 
-func secretOf(s *scalar) (Secret, error) {
+func secretOf(s group.Scalar) (Secret, error) {
 	b, err := s.MarshalBinary()
 	if err != nil || len(b) != SecretSize {
 		return Secret{}, fmt.Errorf("encoding the secret of %d bytes: %w", len(b), err)
@@ -108,16 +109,19 @@ func Combine(threshold int, all []Share) (Secret, error) {
 		return Secret{}, fmt.Errorf("wanted %d shares, got %d", threshold, len(all))
 	}
 	seen := map[int]bool{}
-	var indices []int
-	var values []*scalar
+	var points []secretsharing.Share
 	for _, s := range all[:threshold] {
 		if s.value == nil || s.Index < 1 || seen[s.Index] {
 			return Secret{}, fmt.Errorf("share %d is empty or there twice", s.Index)
 		}
 		seen[s.Index] = true
-		indices, values = append(indices, s.Index), append(values, s.value)
+		points = append(points, s.point())
 	}
-	return secretOf(interpolate(indices, values))
+	secret, err := secretsharing.Recover(uint(threshold-1), points)
+	if err != nil {
+		return Secret{}, fmt.Errorf("combining shares: %w", err)
+	}
+	return secretOf(secret)
 }
 
 // Verify checks a share against the commitments that were made when it was
@@ -126,7 +130,7 @@ func (s Share) Verify(commitments [][]byte) error {
 	if s.value == nil || s.Index < 1 || len(commitments) == 0 {
 		return problem.New("REC-014", "the share is empty")
 	}
-	good, err := committed(commitments, s.Index, s.value)
+	good, err := committed(commitments, s)
 	if err != nil {
 		return problem.Because(err, "REC-002", "checking share %d", s.Index)
 	}
@@ -138,7 +142,7 @@ func (s Share) Verify(commitments [][]byte) error {
 
 // encode returns the 92 bytes of a share: "ashlar share v1" and a zero byte,
 // deployment (32), generation (8, big endian), index (4, big endian), value
-// (32, big endian).
+// (32, little endian).
 func (s Share) encode() ([]byte, error) {
 	value, err := s.value.MarshalBinary()
 	if err != nil {
@@ -163,7 +167,7 @@ func parseShare(b []byte) (Share, error) {
 	if generation < 1 || generation > 1<<31 || index < 1 || index > MaxHolders {
 		return s, problem.New("REC-016", "no share has generation %d and number %d", generation, index)
 	}
-	s.Generation, s.Index, s.value = int(generation), int(index), new(scalar)
+	s.Generation, s.Index, s.value = int(generation), int(index), field.NewScalar()
 	if err := s.value.UnmarshalBinary(rest[12:]); err != nil {
 		return s, problem.New("REC-016", "its value is not below the order")
 	}

@@ -89,7 +89,7 @@ func fits(d *apiv1.RecoveryDocument, all []holder, threshold int) bool {
 // newDocument splits a new secret among the holders.
 func newDocument(random io.Reader, data seal.Key, all []holder, threshold, generation int) (*apiv1.RecoveryDocument, error) {
 	of := shares.Share{Deployment: Deployment(data), Generation: generation}
-	secret, split, commitments, err := shares.Split(random, of, threshold, len(all))
+	secret, split, commitments, err := shares.Split(of, threshold, len(all))
 	if err != nil {
 		return nil, fmt.Errorf("splitting the recovery key: %w", err)
 	}
