@@ -80,14 +80,14 @@ func (l *live) provenances(key string) []provenance {
 	return nil
 }
 
-// Standing returns an error if an instance was revoked, which is for telling it,
-// and a channel that is closed when that may have changed.
-func (c *Coordinator) Standing(p Peer) (error, <-chan struct{}) {
+// Standing returns a channel that is closed when what follows may have changed,
+// and an error if an instance was revoked, which is for telling it.
+func (c *Coordinator) Standing(p Peer) (<-chan struct{}, error) {
 	changed := c.incidents.Load().changed
 	if in := c.barOfPeer(instanceKey(p.Marble, p.Instance)); in != nil && in.Kind == apiv1.Revocation {
-		return refusalOf(in), changed
+		return changed, refusalOf(in)
 	}
-	return nil, changed
+	return changed, nil
 }
 
 // outcast refuses a user who was revoked since the request was authenticated.

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
@@ -402,7 +401,3 @@ func (c *Coordinator) Incidents(kind string) apiv1.Incidents {
 	}
 	return list
 }
-
-// revokedFor is how long a leaf that an instance was issued counts at the most:
-// no leaf lives longer.
-const revokedFor = 25 * time.Hour

@@ -122,7 +122,7 @@ func TestRevoked(t *testing.T) {
 				if slices.ContainsFunc(view.Instances, func(in ViewInstance) bool { return in.Marble == "web" && in.ID == "one" }) || len(view.Barred) == 0 {
 					t.Errorf("the view has %+v, barred %+v", view.Instances, view.Barred)
 				}
-				if gone, _ := d.Standing(p); problem.CodeOf(gone) != c.code {
+				if _, gone := d.Standing(p); problem.CodeOf(gone) != c.code {
 					t.Errorf("its session is told %v", gone)
 				}
 				st, err := d.Status(t.Context())

@@ -269,7 +269,7 @@ func TestWatch(t *testing.T) {
 		put("db/two", soon)
 		at := func(after time.Duration, want Lapses) {
 			t.Helper()
-			time.Sleep(start.Add(after).Sub(time.Now()))
+			time.Sleep(time.Until(start.Add(after)))
 			synctest.Wait()
 			if got := d.Lapses(); got != want {
 				t.Errorf("after %s: got %+v, want %+v", after, got, want)

@@ -17,10 +17,10 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"golang.org/x/net/http2"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/envoytest"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
@@ -75,7 +75,7 @@ func openLines(t *testing.T, cert tls.Certificate) []line {
 			return answered(resp)
 		}}
 	}
-	h2, err := new(http2.Transport).NewClientConn(dial(webInbound, "h2"))
+	h2, err := envoytest.HTTP2(t.Context(), dial(webInbound, "h2"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -192,7 +192,7 @@ func (l *live) run(ctx context.Context, due time.Time) error {
 	demand.Set(due)
 	end.Set(l.peer.NotAfter)
 	for {
-		gone, incidents := l.s.c.Standing(l.peer)
+		incidents, gone := l.s.c.Standing(l.peer)
 		if gone != nil {
 			return l.tellRevoked(gone)
 		}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	"golang.org/x/net/http2"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/integration/envoytest"
@@ -29,7 +28,7 @@ type rogue struct {
 
 	h1, tcp *tls.Conn
 	h1r     *bufio.Reader
-	h2      *http2.ClientConn
+	h2      *http.ClientConn
 	stream  *io.PipeWriter // body of a request that has not ended
 	reply   io.ReadCloser  // and of its answer
 }
@@ -58,7 +57,7 @@ func (p *rogue) open() *rogue {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if p.h2, err = new(http2.Transport).NewClientConn(conn); err != nil {
+	if p.h2, err = envoytest.HTTP2(p.t.Context(), conn); err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() {
