@@ -59,12 +59,12 @@ func FetchRoots(ctx context.Context, addr string, timeout time.Duration) (apiv1.
 }
 
 // Follow returns the certificates to trust in place of trusted, the root first:
-// the root of today, reached by signed steps, and older ones that are still
+// the root of today, reached by signed steps, and those on the way that are still
 // trusted.
 func Follow(trusted *x509.Certificate, r apiv1.Roots, at time.Time) ([][]byte, error) {
 	sum := sha256.Sum256(trusted.Raw)
 	if _, err := FollowRoots(sum[:], r, at); err != nil {
 		return nil, err
 	}
-	return anchors(apiv1.Statement{Root: r.Root, RootSteps: r.Steps}, at), nil
+	return anchors(apiv1.Statement{Root: r.Root, RootSteps: stepsFrom(sum[:], r)}, at), nil
 }

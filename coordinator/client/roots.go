@@ -15,7 +15,8 @@ import (
 // SHA-256 of its certificate, to the root of today. It needs no evidence: each
 // root has certified the next. It is CRD-104 where no way begins at the trusted
 // root, where a signature on it does not hold, and where the trusted root has
-// ended.
+// ended. Each step leads from one self-signed CA to another: a CA beneath a root,
+// or what it has issued to a marble, is no step.
 func FollowRoots(trusted attest.Hex, r apiv1.Roots, at time.Time) (*x509.Certificate, error) {
 	root, err := checkRoot(r.Root, at)
 	if err != nil {
@@ -24,26 +25,36 @@ func FollowRoots(trusted attest.Hex, r apiv1.Roots, at time.Time) (*x509.Certifi
 	if isRoot(r.Root, trusted) {
 		return root, nil
 	}
-	from := len(r.Steps)
-	for i, s := range r.Steps {
-		if isRoot(s.Previous, trusted) {
-			from = i
-		}
-	}
-	if from == len(r.Steps) {
+	steps := stepsFrom(trusted, r)
+	if len(steps) == 0 {
 		sum := sha256.Sum256(r.Root)
 		return nil, problem.New("CRD-104", "trusted is root %s, this one is %s, and no signed step begins at the trusted one", short(trusted), short(sum[:]))
 	}
-	for i := from; i < len(r.Steps); i++ {
+	for i, s := range steps {
 		next := r.Root
-		if i+1 < len(r.Steps) {
-			next = r.Steps[i+1].Previous
+		if i+1 < len(steps) {
+			next = steps[i+1].Previous
 		}
-		if err := checkStep(r.Steps[i], next, at, i == from); err != nil {
+		if err := checkStep(s, next, at, i == 0); err != nil {
 			return nil, err
 		}
 	}
 	return root, nil
+}
+
+// stepsFrom are the steps from a root that is trusted on; none from the root of
+// today. Those before it prove nothing to who trusts it: anybody can certify a
+// root.
+func stepsFrom(trusted attest.Hex, r apiv1.Roots) []apiv1.RootStep {
+	if isRoot(r.Root, trusted) {
+		return nil
+	}
+	for i := len(r.Steps) - 1; i >= 0; i-- {
+		if isRoot(r.Steps[i].Previous, trusted) {
+			return r.Steps[i:]
+		}
+	}
+	return nil
 }
 
 func isRoot(der []byte, digest attest.Hex) bool {
@@ -68,11 +79,14 @@ func checkStep(s apiv1.RootStep, next []byte, at time.Time, first bool) error {
 	if err := cross.CheckSignatureFrom(previous); err != nil {
 		return problem.Because(err, "CRD-104", "a step is not signed by the root before it")
 	}
+	if !cross.IsCA {
+		return problem.New("CRD-104", "a step certifies no CA")
+	}
 	root, err := x509.ParseCertificate(next)
 	if err != nil {
 		return problem.Because(err, "CRD-104", "a root on the way cannot be read")
 	}
-	if !bytes.Equal(cross.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) || !bytes.Equal(cross.RawSubject, root.RawSubject) || !root.IsCA {
+	if !bytes.Equal(cross.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) || !bytes.Equal(cross.RawSubject, root.RawSubject) || !root.IsCA || root.CheckSignatureFrom(root) != nil {
 		return problem.New("CRD-104", "a step leads to another root than the next one")
 	}
 	return nil

@@ -95,6 +95,46 @@ func TestFollowRoots(t *testing.T) {
 	}
 }
 
+// TestStepsOfOthers has somebody else answer who wants roots: what anybody could
+// have signed, or a marble with what it was issued, leads nowhere.
+func TestStepsOfOthers(t *testing.T) {
+	year := rootsAt.Add(365 * 24 * time.Hour)
+	a, b, foreign := makeRoot(t, "a", year), makeRoot(t, "b", year), makeRoot(t, "foreign", year)
+	cross := func(by, to testRoot) []byte { return signRoot(t, to.cert.Subject.CommonName, to.key, by, year).Raw }
+	holds := apiv1.Roots{Root: b.cert.Raw, Steps: []apiv1.RootStep{
+		{Previous: foreign.cert.Raw, Cross: cross(foreign, a), Until: year}, {Previous: a.cert.Raw, Cross: cross(a, b), Until: year}}}
+	for name, tt := range map[string]struct {
+		trusted testRoot
+		want    []*x509.Certificate
+	}{"the root before": {a, []*x509.Certificate{b.cert, a.cert}}, "the root of today": {b, []*x509.Certificate{b.cert}}} {
+		got, err := Follow(tt.trusted.cert, holds, rootsAt)
+		if err != nil || !slices.EqualFunc(got, tt.want, func(der []byte, c *x509.Certificate) bool { return slices.Equal(der, c.Raw) }) {
+			t.Errorf("trusted is %s: got %d certificates, %v, want %d: nothing before it", name, len(got), err, len(tt.want))
+		}
+	}
+
+	// A marble has the key of a leaf, and names it as a root behind the mesh CA.
+	mesh := testRoot{key: makeRoot(t, "mesh", year).key}
+	mesh.cert = signRoot(t, "mesh", mesh.key, a, year)
+	own := makeRoot(t, "marble", year)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: own.cert.Subject, NotBefore: rootsAt.Add(-time.Hour), NotAfter: year, BasicConstraintsValid: true}
+	leaf, err := x509.CreateCertificate(rand.Reader, tmpl, mesh.cert, own.key.Public(), mesh.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(a.cert.Raw)
+	for name, r := range map[string]apiv1.Roots{
+		"a leaf behind the mesh CA": {Root: own.cert.Raw, Steps: []apiv1.RootStep{
+			{Previous: a.cert.Raw, Cross: mesh.cert.Raw, Until: year}, {Previous: mesh.cert.Raw, Cross: leaf, Until: year}}},
+		"a CA that a mesh CA signed": {Root: own.cert.Raw, Steps: []apiv1.RootStep{
+			{Previous: a.cert.Raw, Cross: mesh.cert.Raw, Until: year}, {Previous: mesh.cert.Raw, Cross: cross(mesh, own), Until: year}}},
+	} {
+		if _, err := FollowRoots(sum[:], r, rootsAt); problem.CodeOf(err) != "CRD-104" {
+			t.Errorf("%s: got %v, want CRD-104", name, err)
+		}
+	}
+}
+
 func TestAnchorsFollowTheOverlap(t *testing.T) {
 	s := apiv1.Statement{Root: []byte("c"), RootSteps: []apiv1.RootStep{
 		{Previous: []byte("z"), Until: rootsAt.Add(-time.Hour)}, {Previous: []byte("a"), Until: rootsAt.Add(time.Hour)}, {Previous: []byte("b"), Until: rootsAt.Add(2 * time.Hour)}}}

@@ -92,7 +92,10 @@ func VerifyBundle(b Bundle, in BundleInput) (Verified, error) {
 		v.Verdict.Verdict = attest.Refused
 		return Verified{}, refusedBundle(v.Verdict)
 	}
-	v.Root = root
+	v.Root, v.Statement.RootSteps = root, nil
+	if in.Remembered != nil { // no evidence binds the steps, and nobody's connection vouches for them
+		v.Statement.RootSteps = stepsFrom(in.Remembered.Root, apiv1.Roots{Root: s.Root, Steps: s.RootSteps})
+	}
 	return v, nil
 }
 
