@@ -73,6 +73,8 @@ func (c *Coordinator) openProposal(ctx context.Context, rev *revision, req Propo
 		return proposalRecord{}, problem.New("CRD-010", "no manifest was set yet, so nothing is proposed")
 	case req.Principal == nil:
 		return proposalRecord{}, problem.New("CRD-015", "proposals are for users of the manifest")
+	case c.outcast(req.Principal) != nil:
+		return proposalRecord{}, c.outcast(req.Principal)
 	}
 	r, err := c.proposal(ctx, req.Digest)
 	switch {

@@ -20,6 +20,8 @@ func (c *Coordinator) MayBackup(ctx context.Context, user *Principal) error {
 		return problem.New("STO-024", "this coordinator keeps no files")
 	case user == nil:
 		return problem.New("CRD-015", "a backup needs a user's certificate")
+	case c.outcast(user) != nil:
+		return c.outcast(user)
 	case rev.m == nil || !rev.m.May(user.Name, manifest.Backup):
 		return c.refuseUser(ctx, user, audit.Record{Kind: audit.UserRefused, Subject: "state"},
 			problem.New("CRD-016", "%s has no role with the action %s", user.Name, manifest.Backup))

@@ -21,6 +21,8 @@ func (c *Coordinator) MayManageEndorsements(p *Principal) error {
 		return problem.New("CRD-010", "no manifest was set yet, so nobody has the right to import endorsements")
 	case p == nil:
 		return problem.New("CRD-040", "importing endorsements needs a user's certificate")
+	case c.outcast(p) != nil:
+		return c.outcast(p)
 	case !rev.m.May(p.Name, manifest.ManageEndorsements):
 		return problem.New("CRD-135", "%s has no role with the action %s", p.Name, manifest.ManageEndorsements)
 	}

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -133,7 +134,7 @@ func (c *Coordinator) RaiseFloor(ctx context.Context, req RaiseRequest) (apiv1.R
 	defer c.setting.Unlock()
 	rev, old := c.current.Load(), *c.floors.Load()
 	was, exists := old.Platforms[req.Platform]
-	if err := mayRaise(rev, exists, req); err != nil {
+	if err := cmp.Or(c.outcast(req.Principal), mayRaise(rev, exists, req)); err != nil {
 		return apiv1.RaiseResult{}, c.refuseRaise(ctx, req, err)
 	}
 	if exists && floorDigest(was.Floor) == floorDigest(req.Floor) {

@@ -82,7 +82,7 @@ func (s suspect) keys() []barKey {
 	for _, m := range s.measurements {
 		keys = append(keys, barKey{barMeasurement, s.packageName, m})
 	}
-	keys = append(keys, barKey{apiv1.PlatformSubject, s.platform, ""})
+	keys = append(keys, barOf(apiv1.Subject{Kind: apiv1.PlatformSubject, Name: s.platform})) // its name may look like a machine's
 	for _, m := range s.machines {
 		keys = append(keys, barKey{barMachine, m, ""})
 	}

@@ -161,6 +161,16 @@ func (i *incidents) exceptions(at time.Time) []apiv1.Incident {
 	return all
 }
 
+// upcoming returns when the next exception ends; false if there is none.
+func (i *incidents) upcoming() (next time.Time, any bool) {
+	for _, in := range i.all {
+		if in.Kind == apiv1.BreakGlass && (!any || in.Until.Before(next)) {
+			next, any = in.Until, true
+		}
+	}
+	return next, any
+}
+
 // document is what a statement binds: nil where no rule is lifted.
 func (i *incidents) document(at time.Time) ([]byte, error) {
 	all := i.exceptions(at)

@@ -90,12 +90,24 @@ func (c *Coordinator) Standing(p Peer) (<-chan struct{}, error) {
 	return changed, nil
 }
 
-// outcast refuses a user who was revoked since the request was authenticated.
+// outcast refuses a user who was revoked since the request was authenticated: a
+// body may take long to come. Nobody is none.
 func (c *Coordinator) outcast(user *Principal) error {
+	if user == nil {
+		return nil
+	}
 	if in := c.incidents.Load().barred(suspect{user: user.Name}); in != nil {
 		return refusalOf(in)
 	}
 	return nil
+}
+
+// moved reports whether the manifest or the incidents that are durable are others
+// than those that a request rests on.
+func (c *Coordinator) moved(tx *store.Tx, rev *revision) bool {
+	head, _ := heads.Get(tx, keyCurrent)
+	happened, _ := incidentHeads.Get(tx, keyCurrent)
+	return head.Number != rev.record.Number || happened.Version != c.incidents.Load().head.Version
 }
 
 // withheld says why an instance gets and uses no secret, though it lives; nil if

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
@@ -206,8 +207,8 @@ func (c *Coordinator) revoke(ctx context.Context, user *Principal, kind string, 
 }
 
 func checkReason(reason string) error {
-	if n := len(strings.TrimSpace(reason)); n == 0 || len(reason) > maxReasonText || strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return problem.New("INC-012", "wanted a reason of 1 to %d bytes on one line, got %d", maxReasonText, len(reason))
+	if n := len(strings.TrimSpace(reason)); n == 0 || len(reason) > maxReasonText || strings.ContainsFunc(reason, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return problem.New("INC-012", "wanted a reason of 1 to %d bytes on one line, all of which can be seen, got %d", maxReasonText, len(reason))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ const (
 const (
 	// watchAgain bounds how long Watch sleeps, for clocks that are set.
 	watchAgain = 10 * time.Second
-	// removeAgain is how long an instance that could not be removed waits.
+	// removeAgain is how long waits what could not be done at its time.
 	removeAgain = time.Second
 )
 
@@ -192,8 +193,9 @@ func (c *Coordinator) DemandAt(p Peer) time.Time {
 	return r.times.due.Add(r.times.cut.Sub(r.times.due) / 5)
 }
 
-// Watch has what becomes of instances whose renewals fail happen at its time,
-// whether anybody talks to the coordinator or not, until ctx ends. It sleeps
+// Watch has what becomes of instances whose renewals fail, and the end of
+// break-glass, happen at its time, whether anybody talks to the coordinator or
+// not, until ctx ends. It sleeps
 // until the next moment is there. What cannot be stored is tried again; failed
 // learns of it and may be nil.
 func (c *Coordinator) Watch(ctx context.Context, failed func(error)) {
@@ -206,12 +208,18 @@ func (c *Coordinator) Watch(ctx context.Context, failed func(error)) {
 		case <-timer.C:
 		case <-c.live.lapsing.earlier:
 		}
-		if err := c.watchOnce(ctx); err != nil && ctx.Err() == nil && failed != nil {
+		err := c.watchOnce(ctx)
+		if err != nil && ctx.Err() == nil && failed != nil {
 			failed(err)
 		}
 		wait := watchAgain
-		if next, any := c.live.upcoming(); any {
-			wait = min(wait, max(0, next.Sub(c.config.Now())))
+		for _, upcoming := range []func() (time.Time, bool){c.live.upcoming, c.incidents.Load().upcoming} {
+			if next, any := upcoming(); any {
+				wait = min(wait, max(0, next.Sub(c.config.Now())))
+			}
+		}
+		if err != nil {
+			wait = max(wait, removeAgain)
 		}
 		timer.Reset(wait)
 	}
@@ -223,7 +231,7 @@ func (c *Coordinator) watchOnce(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	return c.lapses(ctx)
+	return errors.Join(c.lapses(ctx), c.endExceptions(ctx))
 }
 
 // lapses does what is due now: instances are drained or cut.

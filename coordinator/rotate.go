@@ -38,6 +38,9 @@ func (c *Coordinator) RotateCA(ctx context.Context, user *Principal, which strin
 	if which != MeshCA && which != RootCA {
 		return apiv1.CAs{}, problem.New("CRD-080", "wanted %s or %s, got %.40q", MeshCA, RootCA, which)
 	}
+	if err := c.outcast(user); err != nil {
+		return apiv1.CAs{}, c.refuseUser(ctx, user, audit.Record{Kind: audit.UserRefused, Subject: which + " CA"}, err)
+	}
 	if m := c.current.Load().m; m == nil || user == nil || !m.May(user.Name, manifest.RotateCA) {
 		name := "nobody"
 		if user != nil {

@@ -177,9 +177,7 @@ func (c *Coordinator) access(tx *store.Tx, p Peer) (access, error) {
 
 // confirm is access in an Update: what it rests on is still in force.
 func (c *Coordinator) confirm(tx *store.Tx, a *access) error {
-	head, _ := heads.Get(tx, keyCurrent)
-	happened, _ := incidentHeads.Get(tx, keyCurrent)
-	if head.Number != a.rev.record.Number || happened.Version != c.incidents.Load().head.Version {
+	if c.moved(tx, a.rev) {
 		return errAgain
 	}
 	if err := c.withheld(a.peer); err != nil {

@@ -227,7 +227,8 @@ func (c *Coordinator) noteUse(ctx context.Context, a access, one use) error {
 	known := false
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		known = secrets.Noted(tx, t, secrets.ByUse)
-		return nil
+		_, err := c.access(tx, a.peer) // it may have waited long for its turn
+		return err
 	})
 	if err != nil || known && c.secret.uses.count(one, t.Last) {
 		return err

@@ -19,7 +19,7 @@ import (
 const maxListedSecrets = 1000
 
 // mayHandle judges whether a user has a right to a secret: CRD-010, CRD-015,
-// SEC-001, SEC-010. Who has no right to a secret is not told whether it exists.
+// INC-007, SEC-001, SEC-010. Who has no right to a secret is not told whether it exists.
 func (c *Coordinator) mayHandle(user *Principal, right, name string) error {
 	m := c.current.Load().m
 	switch {
@@ -27,6 +27,8 @@ func (c *Coordinator) mayHandle(user *Principal, right, name string) error {
 		return problem.New("CRD-010", "no manifest was set yet, so there is no secret")
 	case user == nil:
 		return problem.New("CRD-015", "a secret needs a user's certificate")
+	case c.outcast(user) != nil:
+		return c.outcast(user)
 	case !m.May(user.Name, right+name):
 		return problem.New("SEC-010", "%s has no role with the action %s%.80s", user.Name, right, name)
 	}
@@ -140,7 +142,7 @@ func (c *Coordinator) SetSecret(ctx context.Context, req SetSecretRequest) (apiv
 	err = c.again(ctx, func() error {
 		rev := c.current.Load()
 		return c.update(ctx, func(tx *store.Tx) (err error) {
-			if head, _ := heads.Get(tx, keyCurrent); head.Number != rev.record.Number {
+			if c.moved(tx, rev) {
 				return errAgain
 			}
 			if err := c.mayHandle(req.User, manifest.WriteSecret, req.Name); err != nil {
@@ -208,7 +210,7 @@ func (c *Coordinator) RevealSecret(ctx context.Context, req RevealSecretRequest)
 	err := c.again(ctx, func() error {
 		rev := c.current.Load()
 		return c.update(ctx, func(tx *store.Tx) error {
-			if head, _ := heads.Get(tx, keyCurrent); head.Number != rev.record.Number {
+			if c.moved(tx, rev) {
 				return errAgain
 			}
 			if err := c.mayHandle(req.User, manifest.ReadSecret, req.Name); err != nil {

@@ -1,0 +1,156 @@
+package coordinator
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// TestRevokedWhileTheBodyComes revokes a user after his request was
+// authenticated: what he asks for is not done.
+func TestRevokedWhileTheBodyComes(t *testing.T) {
+	clerks := func(m object) {
+		role := m["roles"].(object)["clerk"].(object)
+		role["actions"] = []string{"updateManifest", "writeSecret:*", "readSecret:*", "rotateSecret:*", "rotateCA", "backup", "manageEndorsements", "raiseFloor:*", "breakGlass", "revoke:*"}
+		m["approvals"] = object{"updateManifest": 2}
+	}
+	d := newVault(t, warden, clerks)
+	d.keeping()
+	if _, err := d.supply("token", "first", 0); err != nil {
+		t.Fatal(err)
+	}
+	next := shop(t, vault, warden, clerks, func(m object) { m["proposalLifetime"] = "2h" })
+	set, err := d.SetManifest(t.Context(), SetManifestRequest{Raw: next, IfMatch: d.current.Load().digest(), Principal: aliceUser})
+	if err != nil || set.Proposal == nil {
+		t.Fatalf("got %+v, %v, want a proposal", set, err)
+	}
+	proposal := ProposalRequest{Digest: set.Proposal.Digest.String(), IfMatch: set.Proposal.ID.String(), Principal: bobUser}
+	if _, err := d.Revoke(t.Context(), aliceUser, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: apiv1.UserSubject, Name: "bob"}, Reason: "x", Accepts: []string{riskLockOut}}); err != nil {
+		t.Fatal(err)
+	}
+	hop := apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}
+	for name, ask := range map[string]func(ctx context.Context) error{
+		"supply": func(ctx context.Context) error { return d.MaySetSecret(ctx, bobUser, "token") },
+		"reveal": func(ctx context.Context) error {
+			_, err := d.RevealSecret(ctx, RevealSecretRequest{Name: "token", Key: d.secret.upload.PublicKey().Bytes(), User: bobUser})
+			return err
+		},
+		"rotate":       func(ctx context.Context) error { _, err := d.RotateSecret(ctx, bobUser, "token", ""); return err },
+		"rotate CA":    func(ctx context.Context) error { _, err := d.RotateCA(ctx, bobUser, MeshCA); return err },
+		"backup":       func(ctx context.Context) error { return d.MayBackup(ctx, bobUser) },
+		"endorsements": func(context.Context) error { return d.MayManageEndorsements(bobUser) },
+		"floor": func(ctx context.Context) error {
+			_, err := d.RaiseFloor(ctx, RaiseRequest{Platform: "default", Floor: attest.Floor{}, Principal: bobUser})
+			return err
+		},
+		"reject":   func(ctx context.Context) error { _, err := d.EndProposal(ctx, proposal); return err },
+		"withdraw": func(ctx context.Context) error { _, err := d.Withdraw(ctx, proposal); return err },
+		"approve":  func(ctx context.Context) error { _, err := d.Approve(ctx, proposal, []byte("x")); return err },
+		"break-glass": func(ctx context.Context) error {
+			_, err := d.BreakGlass(ctx, bobUser, apiv1.BreakGlassRequest{Lifts: hop, Reason: "x", For: attest.Duration(time.Hour)})
+			return err
+		},
+		"revoke": func(ctx context.Context) error {
+			_, err := d.Revoke(ctx, bobUser, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: apiv1.MarbleSubject, Name: "web"}, Reason: "x"})
+			return err
+		},
+	} {
+		if err := ask(t.Context()); problem.CodeOf(err) != "INC-007" {
+			t.Errorf("%s: got %v, want INC-007", name, err)
+		}
+	}
+	d.check()
+}
+
+// TestUseIsRefusedAfterItsTurn revokes an instance whose signature waits for its
+// turn: it gets none.
+func TestUseIsRefusedAfterItsTurn(t *testing.T) {
+	d := newVault(t, warden)
+	p := d.live1("web", "one")
+	d.mustUse(p, "signer", "sign", []byte("x"))
+	var a access
+	if err := d.store.View(t.Context(), func(tx *store.Tx) (err error) { a, err = d.access(tx, p); return err }); err != nil {
+		t.Fatal(err)
+	}
+	d.revoke(apiv1.Revocation, apiv1.Subject{Kind: apiv1.MarbleSubject, Name: "web", Instance: "one"})
+	if err := d.noteUse(t.Context(), a, use{"web", "one", "signer", 1, "sign"}); problem.CodeOf(err) != "INC-002" {
+		t.Errorf("got %v, want INC-002", err)
+	}
+}
+
+// TestReasonsAreSeen refuses what terminals obey or hide.
+func TestReasonsAreSeen(t *testing.T) {
+	for reason, ok := range map[string]bool{"leaked, see #12": true, "schlüssel verloren": true, "鍵": true,
+		"a\u009b31mb": false, "a\u202eb": false, "a\u200bb": false, "a\u2028b": false, "a\x00b": false, "a\nb": false, "\ufeffa": false} {
+		if err := checkReason(reason); (err == nil) != ok || err != nil && problem.CodeOf(err) != "INC-012" {
+			t.Errorf("%q: got %v, want ok %t", reason, err, ok)
+		}
+	}
+}
+
+// TestPlatformNamedLikeAMachine revokes a platform whose name could be that of a
+// machine, too.
+func TestPlatformNamedLikeAMachine(t *testing.T) {
+	i := newIncidents(incidentHead{}, []apiv1.Incident{{ID: 1, Kind: apiv1.Revocation, Subject: apiv1.Subject{Kind: apiv1.PlatformSubject, Name: "deadbeefcafe"}}})
+	for name, s := range map[string]suspect{"platform": {marble: "web", platform: "deadbeefcafe"}, "machine": {marble: "web", platform: "default", machines: []string{"deadbeefcafe"}}} {
+		if i.barred(s) == nil {
+			t.Errorf("%s: not barred", name)
+		}
+	}
+	if i.barred(suspect{marble: "web", platform: "default"}) != nil {
+		t.Error("another platform is barred")
+	}
+}
+
+// TestExceptionEndsAtItsTime has break-glass end by Watch, at the very moment.
+func TestExceptionEndsAtItsTime(t *testing.T) {
+	d := newWatch(t)
+	hop := apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}
+	if _, err := d.BreakGlass(t.Context(), aliceUser, apiv1.BreakGlassRequest{Lifts: hop, Reason: "x", For: attest.Duration(time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	end, any := d.incidents.Load().upcoming()
+	if !any || !end.Equal(d.clock.Now().Add(time.Minute)) {
+		t.Fatalf("got %s, %t, want a minute from now", end, any)
+	}
+	d.clock.advance(time.Minute)
+	before := d.changes.Load()
+	if err := d.watchOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, any := d.incidents.Load().upcoming(); any || d.changes.Load() == before {
+		t.Error("it stands, or proxies were not told")
+	}
+	d.check()
+}
+
+// TestWatchOfAStateThatIsBehind has Watch wait where nothing may be changed.
+func TestWatchOfAStateThatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDeployment(t)
+		start := time.Now()
+		d.Coordinator.config.Now = time.Now
+		d.behind.Store(&behindRecord{Text: "older"})
+		d.live.mu.Lock()
+		d.live.put("db/one", instanceRecord{Serial: "01", RenewAfter: start, DegradeAt: start.Add(time.Second), DrainAt: start.Add(2 * time.Second), NotAfter: start.Add(3 * time.Second)})
+		d.live.mu.Unlock()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		failures := 0
+		d.Watch(ctx, func(err error) {
+			if failures++; failures > 100 || !strings.Contains(err.Error(), "REC-030") {
+				cancel()
+			}
+		})
+		if failures == 0 || failures > 100 {
+			t.Errorf("it tried %d times in a minute", failures)
+		}
+	})
+}
