@@ -32,8 +32,14 @@ func setOptions(r *http.Request, req *coordinator.SetManifestRequest) error {
 	return nil
 }
 
-// revision answers with a manifest that is or was in force.
+// revision answers with a manifest that is or was in force. It is read from the
+// disk and parsed, so for strangers it counts as a statement.
 func (s *clientAPI) revision(w http.ResponseWriter, r *http.Request, number uint64) error {
+	if s.user(r) == nil {
+		if err := s.mayAsk(w, r); err != nil {
+			return err
+		}
+	}
 	m, err := s.c.ManifestRevision(r.Context(), int(number))
 	if err != nil {
 		return err

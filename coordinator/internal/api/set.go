@@ -92,14 +92,20 @@ func (s *clientAPI) body(w http.ResponseWriter, r *http.Request) ([]byte, error)
 	return raw, nil
 }
 
-// read reads a body of at most limit bytes; of a longer one it gives nil. Few
-// are read at a time.
+// maxSmall is the size up to which bodies are read however many come: whoever
+// sends slowly must not keep others from revoking or recovering.
+const maxSmall = 16 << 10
+
+// read reads a body of at most limit bytes; of a longer one it gives nil. Of
+// those that may be larger than maxSmall, few are read at a time.
 func (s *clientAPI) read(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	select {
-	case s.bodies <- struct{}{}:
-		defer func() { <-s.bodies }()
-	default:
-		return nil, problem.New("CRD-115", "%d documents are being received", cap(s.bodies))
+	if limit > maxSmall {
+		select {
+		case s.bodies <- struct{}{}:
+			defer func() { <-s.bodies }()
+		default:
+			return nil, problem.New("CRD-115", "%d documents are being received", cap(s.bodies))
+		}
 	}
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var over *http.MaxBytesError

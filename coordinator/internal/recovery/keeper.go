@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -202,24 +204,32 @@ func (k *Keeper) Reseal(ctx context.Context, mode manifest.SealMode) (changed bo
 	return seal.Rewrap(ctx, k.SealPath, k.Key, k.Source(mode), k.Random)
 }
 
-// Backup writes seal.json, recovery.json and a snapshot of the state, which do not
-// change in relation to each other meanwhile.
+// Backup writes seal.json, recovery.json and a snapshot of the state as they are
+// at one moment. Changes do not wait for w, however slow it is.
 func (k *Keeper) Backup(ctx context.Context, s *store.Store, w *backup.Writer) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, path := range []string{k.SealPath, k.path(File)} {
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) && path != k.SealPath {
-			continue
+	taken := sync.OnceFunc(k.mu.Unlock)
+	defer taken()
+	err := s.Snapshot(ctx, func(size int64, write func(io.Writer) error) error {
+		files := map[string][]byte{}
+		for _, path := range []string{k.SealPath, k.path(File)} {
+			b, err := os.ReadFile(path)
+			if err != nil && (!errors.Is(err, fs.ErrNotExist) || path == k.SealPath) {
+				return problem.Because(err, "STO-007", "reading %s", filepath.Base(path))
+			}
+			if err == nil {
+				files[filepath.Base(path)] = b
+			}
 		}
-		if err != nil {
-			return problem.Because(err, "STO-007", "reading %s", filepath.Base(path))
+		taken()
+		for _, name := range slices.Backward(slices.Sorted(maps.Keys(files))) { // seal.json first
+			b := files[name]
+			if err := w.Add(name, int64(len(b)), func(out io.Writer) error { _, err := out.Write(b); return err }); err != nil {
+				return err
+			}
 		}
-		if err := w.Add(filepath.Base(path), int64(len(b)), func(out io.Writer) error { _, err := out.Write(b); return err }); err != nil {
-			return err
-		}
-	}
-	err := s.Snapshot(ctx, func(size int64, write func(io.Writer) error) error { return w.Add("state.db", size, write) })
+		return w.Add("state.db", size, write)
+	})
 	if err != nil {
 		return err
 	}
