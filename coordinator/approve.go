@@ -303,11 +303,11 @@ func (c *Coordinator) endExpired(tx *store.Tx, now time.Time) error {
 	return nil
 }
 
-// endStale removes the proposals of manifests that replace another one than is in
-// force from now on.
+// endStale removes the proposals that were made, and signed, under another manifest
+// than is in force from now on, but for revocations.
 func (c *Coordinator) endStale(tx *store.Tx, now time.Time) error {
 	for _, r := range proposals.All(tx) {
-		if r.Proposal.Kind != apiv1.ManifestProposal {
+		if r.Proposal.Kind != apiv1.ManifestProposal && !r.Looser {
 			continue
 		}
 		if err := c.endProposal(tx, r, audit.ProposalStale, "", now); err != nil {

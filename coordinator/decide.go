@@ -41,10 +41,10 @@ func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Man
 		return apiv1.SetResult{}, err
 	}
 	result := c.consequences(diff, old, next)
-	p := apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: "manifest " + m.Digest().Short(), Accepts: result.Risks}
+	proposed := proposalRecord{Needs: needs, Proposal: apiv1.Proposal{Kind: apiv1.ManifestProposal, Text: "manifest " + m.Digest().Short(), Accepts: result.Risks}}
 	switch {
 	case req.DryRun && waits:
-		r, err := c.newProposal(old, req.Principal, req.Raw, p, needs)
+		r, err := c.newProposal(old, req.Principal, req.Raw, proposed)
 		shown := r.shown(old)
 		result.DryRun, result.Proposal = true, &shown
 		return result, err
@@ -52,7 +52,7 @@ func (c *Coordinator) decide(ctx context.Context, old *revision, m *manifest.Man
 		result.DryRun = true
 		return result, nil
 	case waits:
-		result.Proposal, err = c.propose(ctx, old, req.Principal, req.Raw, p, needs)
+		result.Proposal, err = c.propose(ctx, old, req.Principal, req.Raw, proposed)
 		return result, err
 	}
 	return c.put(ctx, next, result, nil)

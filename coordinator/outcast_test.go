@@ -154,3 +154,35 @@ func TestWatchOfAStateThatIsBehind(t *testing.T) {
 		}
 	})
 }
+
+// TestSignaturesUnderAnotherManifest lets none that was given under one manifest
+// lift a rule of the next; what revokes somebody goes on.
+func TestSignaturesUnderAnotherManifest(t *testing.T) {
+	d := newDeployment(t)
+	rules := governed(map[string][]string{"ann": {"updateManifest", "revoke:*", "breakGlass"}, "ben": {"revoke:*", "breakGlass"}}, object{"revoke:marbles/*": 2, "breakGlass": 2})
+	d.mustSet(shop(t, rules))
+	ann := &Principal{Name: "ann"}
+	glass, err := d.BreakGlass(t.Context(), ann, apiv1.BreakGlassRequest{Lifts: apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}, Reason: "x", For: attest.Duration(time.Hour)})
+	if err != nil || glass.Proposal == nil {
+		t.Fatalf("got %+v, %v, want a proposal", glass, err)
+	}
+	revoked, err := d.Revoke(t.Context(), ann, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: apiv1.MarbleSubject, Name: "job"}, Reason: "x"})
+	if err != nil || revoked.Proposal == nil {
+		t.Fatalf("got %+v, %v, want a proposal", revoked, err)
+	}
+	for _, p := range []*apiv1.Proposal{glass.Proposal, revoked.Proposal} {
+		if _, err := d.approve("ann", *p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.ask("ann", shop(t, rules, lease("web", "2h"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.approve("ben", *glass.Proposal); problem.CodeOf(err) != "GOV-004" || len(d.Incidents(apiv1.BreakGlass).Incidents) != 0 {
+		t.Errorf("break-glass: got %v, want GOV-004", err)
+	}
+	if got, err := d.approve("ben", *revoked.Proposal); err != nil || !got.Settled {
+		t.Errorf("a revocation: got %+v, %v, want it settled", got, err)
+	}
+	d.check()
+}

@@ -37,6 +37,11 @@ var (
 type proposalRecord struct {
 	Proposal apiv1.Proposal `json:"proposal"` // without its demands
 	Needs    []need         `json:"needs"`
+	// Looser says that an action allows more than was allowed. It ends, as a
+	// manifest's proposal does, when another manifest comes in force: who signed
+	// knew the one before. A revocation stays, so that nobody gets rid of it by
+	// setting a manifest.
+	Looser bool `json:"looser,omitempty"`
 }
 
 func (r proposalRecord) key() string { return r.Proposal.Digest.String() }
@@ -119,7 +124,13 @@ func (c *Coordinator) perform(ctx context.Context, user *Principal, name string,
 	if len(missing) == 0 {
 		return nil, c.act(ctx, a, nil, origin{user: user.Name, at: c.config.Now().UTC()})
 	}
-	return c.propose(ctx, rev, user, document, apiv1.Proposal{Kind: apiv1.ActionProposal, Text: name + ": " + a.text()}, needs)
+	looser := false
+	switch a.(type) {
+	case *breakGlass, *lifting:
+		looser = true
+	}
+	return c.propose(ctx, rev, user, document, proposalRecord{
+		Proposal: apiv1.Proposal{Kind: apiv1.ActionProposal, Text: name + ": " + a.text()}, Needs: needs, Looser: looser})
 }
 
 // act commits and publishes an act; also writes what goes with it in the same
@@ -160,10 +171,10 @@ func readAct(document []byte) (act, error) {
 	return a, nil
 }
 
-// propose keeps a proposal, or finds the open one of this document. p has what
+// propose keeps a proposal, or finds the open one of this document. r has what
 // the caller knows of it. The caller holds c.setting.
-func (c *Coordinator) propose(ctx context.Context, rev *revision, user *Principal, document []byte, p apiv1.Proposal, needs []need) (*apiv1.Proposal, error) {
-	r, err := c.newProposal(rev, user, document, p, needs)
+func (c *Coordinator) propose(ctx context.Context, rev *revision, user *Principal, document []byte, r proposalRecord) (*apiv1.Proposal, error) {
+	r, err := c.newProposal(rev, user, document, r)
 	if err != nil {
 		return nil, err
 	}
@@ -184,17 +195,17 @@ func (c *Coordinator) propose(ctx context.Context, rev *revision, user *Principa
 	return &shown, nil
 }
 
-func (c *Coordinator) newProposal(rev *revision, user *Principal, document []byte, p apiv1.Proposal, needs []need) (proposalRecord, error) {
+func (c *Coordinator) newProposal(rev *revision, user *Principal, document []byte, r proposalRecord) (proposalRecord, error) {
 	id := make([]byte, 32)
 	if _, err := io.ReadFull(c.config.Rand, id); err != nil {
 		return proposalRecord{}, fmt.Errorf("making the id of a proposal: %w", err)
 	}
-	now, digest := c.config.Now().UTC(), sha256.Sum256(document)
+	p, now, digest := &r.Proposal, c.config.Now().UTC(), sha256.Sum256(document)
 	p.Digest, p.ID, p.Size, p.Predecessor = digest[:], id, len(document), rev.record.Digest
 	p.ProposedBy, p.ProposedAt = user.Name, now
 	p.Expires = now.Add(time.Duration(rev.m.ProposalLifetime)).Truncate(time.Second)
 	p.Accepts, p.Approvals = slices.Concat([]string{}, p.Accepts), []apiv1.Approval{}
-	return proposalRecord{Proposal: p, Needs: needs}, nil
+	return r, nil
 }
 
 // keepProposal writes a proposal within the bounds, and its place in the log.
