@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -258,7 +259,8 @@ func (c *Coordinator) Withdraw(ctx context.Context, req ProposalRequest) (apiv1.
 }
 
 // EndProposal ends a proposal: its proposer withdraws it, and a user who has a
-// say in it rejects it. GOV-008 for others; other errors are those of Approve.
+// say in it rejects it, unless it is to revoke that user. GOV-008 for others; other
+// errors are those of Approve.
 func (c *Coordinator) EndProposal(ctx context.Context, req ProposalRequest) (apiv1.Proposal, error) {
 	done, err := c.begin(ctx)
 	if err != nil {
@@ -275,12 +277,31 @@ func (c *Coordinator) EndProposal(ctx context.Context, req ProposalRequest) (api
 	kind := audit.ProposalWithdrawn
 	if r.Proposal.ProposedBy != req.Principal.Name {
 		kind = audit.ProposalRejected
-		if err := r.hasSay(rev, req.Principal.Name); err != nil {
+		if err := cmp.Or(r.hasSay(rev, req.Principal.Name), c.concerns(ctx, r, req.Principal.Name)); err != nil {
 			return apiv1.Proposal{}, c.refuseApproval(ctx, req, err)
 		}
 	}
 	err = c.update(ctx, func(tx *store.Tx) error { return c.endProposal(tx, r, kind, req.Principal.Name, c.config.Now()) })
 	return r.shown(rev), err
+}
+
+// concerns refuses a user whose revocation is proposed.
+func (c *Coordinator) concerns(ctx context.Context, r proposalRecord, user string) error {
+	if r.Proposal.Kind != apiv1.ActionProposal {
+		return nil
+	}
+	document, err := c.readProposed(ctx, r)
+	if err != nil {
+		return err
+	}
+	a, err := readAct(document)
+	if err != nil {
+		return err
+	}
+	if revoked, ok := a.(*revocation); ok && revoked.Subject.Kind == apiv1.UserSubject && revoked.Subject.Name == user {
+		return problem.New("GOV-008", "%s is whom it revokes", user)
+	}
+	return nil
 }
 
 // endProposal removes a proposal and says in the log why.

@@ -186,3 +186,37 @@ func TestSignaturesUnderAnotherManifest(t *testing.T) {
 	}
 	d.check()
 }
+
+// TestNobodyRejectsHisRevocation has the one whom several are to revoke try to
+// end that.
+func TestNobodyRejectsHisRevocation(t *testing.T) {
+	d := newDeployment(t)
+	all := []string{"updateManifest", "revoke:*"}
+	d.mustSet(shop(t, governed(map[string][]string{"ann": all, "ben": all, "cat": all}, object{"revoke:users/*": 2})))
+	ask := func(name string) *apiv1.Proposal {
+		t.Helper()
+		r, err := d.Revoke(t.Context(), &Principal{Name: "ann"}, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: apiv1.UserSubject, Name: name}, Reason: "x"})
+		if err != nil || r.Proposal == nil {
+			t.Fatalf("got %+v, %v, want a proposal", r, err)
+		}
+		return r.Proposal
+	}
+	end := func(p *apiv1.Proposal, by string) error {
+		_, err := d.EndProposal(t.Context(), ProposalRequest{Digest: p.Digest.String(), IfMatch: p.ID.String(), Principal: &Principal{Name: by}})
+		return err
+	}
+	ben, cat := ask("ben"), ask("cat")
+	wantCode(t, end(ben, "ben"), "GOV-008")
+	if err := end(cat, "ben"); err != nil {
+		t.Errorf("that of another: %v", err)
+	}
+	for _, user := range []string{"ann", "cat"} {
+		if _, err := d.approve(user, *ben); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if in := d.Incidents(apiv1.Revocation).Incidents; len(in) != 1 || in[0].Subject.Name != "ben" {
+		t.Errorf("got %+v, want ben revoked", in)
+	}
+	d.check()
+}
