@@ -58,7 +58,7 @@ func (c *Coordinator) Attest(ctx context.Context, nonce, tlsKey []byte) (apiv1.S
 	if err != nil {
 		return s, err
 	}
-	if s.BreakGlass, err = c.incidents.Load().document(c.config.Now()); err != nil {
+	if s.BreakGlass, err = c.incidents.Load().document(); err != nil {
 		return s, err
 	}
 	claims := bound(s, nonce)

@@ -171,9 +171,21 @@ func (i *incidents) upcoming() (next time.Time, any bool) {
 	return next, any
 }
 
-// document is what a statement binds: nil where no rule is lifted.
-func (i *incidents) document(at time.Time) ([]byte, error) {
-	all := i.exceptions(at)
+// latest is now, or the latest time that decisions rested on: an exception that
+// was over does not begin again when the clock is put back.
+func (c *Coordinator) latest() time.Time {
+	now := c.config.Now()
+	if seen := c.Marks().Clock; seen.After(now) {
+		return seen
+	}
+	return now
+}
+
+// document is what a statement binds: nil where no rule is lifted. It has what
+// stands until its end is in the log, whatever the time is: a clock that is put
+// forward for a moment hides none.
+func (i *incidents) document() ([]byte, error) {
+	all := i.exceptions(time.Time{})
 	if len(all) == 0 {
 		return nil, nil
 	}
@@ -245,7 +257,7 @@ type widened struct {
 func (c *Coordinator) hops(rev *revision) *manifest.Manifest {
 	var numbers []int
 	var add []apiv1.ExtraHop
-	for _, in := range c.incidents.Load().exceptions(c.config.Now()) {
+	for _, in := range c.incidents.Load().exceptions(c.latest()) {
 		if h := in.Lifts.Hop; h != nil && rev.m != nil && hopLiftable(rev, *h) == nil {
 			numbers, add = append(numbers, in.ID), append(add, *h)
 		}
@@ -276,8 +288,8 @@ func (c *Coordinator) hops(rev *revision) *manifest.Manifest {
 
 // endExceptions removes exceptions whose time is over, and records it.
 func (c *Coordinator) endExceptions(ctx context.Context) error {
-	now := c.config.Now()
-	over := func(in apiv1.Incident) bool { return in.Kind == apiv1.BreakGlass && !now.Before(in.Until) }
+	now, latest := c.config.Now(), c.latest()
+	over := func(in apiv1.Incident) bool { return in.Kind == apiv1.BreakGlass && !latest.Before(in.Until) }
 	if !slices.ContainsFunc(c.incidents.Load().all, over) {
 		return nil
 	}

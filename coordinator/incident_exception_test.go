@@ -211,6 +211,9 @@ func TestBreakGlassStatus(t *testing.T) {
 	if v, err := d.Rejudge(t.Context(), act.Decision); err != nil || !v.OK() {
 		t.Errorf("judged again after its time it is %v, %v", v.Verdict, err)
 	}
+	if err := d.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if s, err := d.Attest(t.Context(), make([]byte, apiv1.NonceSize), []byte("key")); err != nil || s.BreakGlass != nil {
 		t.Errorf("the statement still has %s, %v", s.BreakGlass, err)
 	}

@@ -220,3 +220,33 @@ func TestNobodyRejectsHisRevocation(t *testing.T) {
 	}
 	d.check()
 }
+
+// TestExceptionAndTheClock puts the clock forward, which hides no exception from
+// who verifies, and back, which begins none again.
+func TestExceptionAndTheClock(t *testing.T) {
+	d := newWatch(t)
+	hop := apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}
+	if _, err := d.BreakGlass(t.Context(), aliceUser, apiv1.BreakGlassRequest{Lifts: apiv1.Exception{Hop: &hop}, Reason: "x", For: attest.Duration(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() bool {
+		return len(d.hops(d.current.Load()).Marbles["job"].Calls) > len(d.current.Load().m.Marbles["job"].Calls)
+	}
+	d.clock.advance(2 * time.Hour)
+	s, err := d.Attest(t.Context(), make([]byte, apiv1.NonceSize), []byte("key"))
+	if err != nil || len(s.BreakGlass) == 0 {
+		t.Errorf("got %q, %v: nobody has written down that it ended", s.BreakGlass, err)
+	}
+	d.mustActivate("web", "one") // a decision rests on this time
+	d.clock.advance(-2 * time.Hour)
+	if open() {
+		t.Error("the hop is open again")
+	}
+	if err := d.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = d.Attest(t.Context(), make([]byte, apiv1.NonceSize), []byte("key")); err != nil || len(s.BreakGlass) != 0 {
+		t.Errorf("got %q, %v, once it has ended", s.BreakGlass, err)
+	}
+	d.check()
+}
