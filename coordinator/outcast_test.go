@@ -9,6 +9,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -247,6 +248,36 @@ func TestExceptionAndTheClock(t *testing.T) {
 	}
 	if s, err = d.Attest(t.Context(), make([]byte, apiv1.NonceSize), []byte("key")); err != nil || len(s.BreakGlass) != 0 {
 		t.Errorf("got %q, %v, once it has ended", s.BreakGlass, err)
+	}
+	d.check()
+}
+
+// TestRefusedUserFillsNoLog has a user ask for what he may not, again and again.
+func TestRefusedUserFillsNoLog(t *testing.T) {
+	d := newWatch(t)
+	before, err := d.log.Current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 500 {
+		if _, err := d.RotateCA(t.Context(), bobUser, MeshCA); problem.CodeOf(err) != "CRD-081" {
+			t.Fatalf("got %v, want CRD-081", err)
+		}
+	}
+	if _, err := d.RotateCA(t.Context(), &Principal{Name: "carol"}, MeshCA); problem.CodeOf(err) != "CRD-081" {
+		t.Fatalf("got %v, want CRD-081", err)
+	}
+	d.clock.advance(time.Minute)
+	if err := d.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := d.log.Current(t.Context())
+	if n := after.Size - before.Size; err != nil || n != 100+1+1 { // and one that counts the rest
+		t.Errorf("got %d entries, %v, want 102", n, err)
+	}
+	counted := d.entries(audit.Suppressed)
+	if len(counted) != 1 || counted[0].Details[string(audit.UserRefused)] != "400" {
+		t.Errorf("got %+v, want 400 counted", counted)
 	}
 	d.check()
 }

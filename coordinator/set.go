@@ -263,14 +263,14 @@ func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, ref
 }
 
 // refuseUser completes and writes the record of what a user, or nobody, was
-// refused, and returns the refusal.
+// refused, as far as the two may fill the log, and returns the refusal.
 func (c *Coordinator) refuseUser(ctx context.Context, user *Principal, r audit.Record, refusal error) error {
 	p := problem.From(refusal)
 	r.Time, r.Code, r.Text = c.config.Now(), string(p.Code), p.Detail
 	var err error
 	if user == nil {
 		err = c.log.AppendAnonymous(ctx, r)
-	} else {
+	} else if c.log.AdmitUser(r.Kind, user.Name, r.Time) {
 		r.Actor = user.Name
 		err = c.update(ctx, func(tx *store.Tx) error { _, err := c.log.Append(tx, r); return err })
 	}

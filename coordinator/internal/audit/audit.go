@@ -8,8 +8,9 @@
 // without the other. It refuses records over its limits, never rewrites one,
 // and holds no secret value: callers pass digests and names.
 //
-// What callers without an identity can cause is bounded: Admit lets a few of
-// their records through and counts the rest.
+// What callers without an identity can cause is bounded, and what users cause by
+// being refused: Admit and AdmitUser let a few of their records through and count
+// the rest.
 package audit
 
 import (

@@ -17,13 +17,37 @@ const (
 	anonymousPerDay    = 1000
 )
 
-// gate counts the records of callers without an identity.
+// What each user may add by being refused. maxRefusedUsers bounds those that are
+// counted; then all begin anew.
+const (
+	userPerMinute   = 100
+	userPerDay      = 5000
+	maxRefusedUsers = 4096
+)
+
+// gate counts the records of callers without an identity, and of users who are
+// refused.
 type gate struct {
 	mu         sync.Mutex // guards all fields
-	minute     window
-	day        window
-	suppressed map[Kind]int // since the last record about them
-	since      time.Time    // of the first suppressed one
+	all        quota
+	users      map[string]*quota // by name
+	suppressed map[Kind]int      // since the last record about them
+	since      time.Time         // of the first suppressed one
+}
+
+// quota is what somebody has added lately.
+type quota struct{ minute, day window }
+
+// take reports whether one more may be added now, and counts it if so.
+func (q *quota) take(at time.Time, perMinute, perDay int) bool {
+	q.minute.roll(at, time.Minute)
+	q.day.roll(at, 24*time.Hour)
+	if q.minute.count >= perMinute || q.day.count >= perDay {
+		return false
+	}
+	q.minute.count++
+	q.day.count++
+	return true
 }
 
 // window is a fixed stretch of time and what happened in it.
@@ -47,13 +71,28 @@ func (l *Log) Admit(kind Kind, at time.Time) bool {
 	g := &l.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.minute.roll(at, time.Minute)
-	g.day.roll(at, 24*time.Hour)
-	if g.minute.count < anonymousPerMinute && g.day.count < anonymousPerDay {
-		g.minute.count++
-		g.day.count++
-		return true
+	return g.all.take(at, anonymousPerMinute, anonymousPerDay) || g.suppress(kind, at)
+}
+
+// AdmitUser is Admit for a record that a user was refused.
+func (l *Log) AdmitUser(kind Kind, user string, at time.Time) bool {
+	g := &l.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.users[user]
+	if q == nil {
+		if g.users == nil || len(g.users) >= maxRefusedUsers {
+			g.users = map[string]*quota{}
+		}
+		q = &quota{}
+		g.users[user] = q
 	}
+	return q.take(at, userPerMinute, userPerDay) || g.suppress(kind, at)
+}
+
+// suppress counts a record that is not appended; it returns false. The caller
+// holds mu.
+func (g *gate) suppress(kind Kind, at time.Time) bool {
 	if g.suppressed == nil {
 		g.suppressed = map[Kind]int{}
 		g.since = at
@@ -93,7 +132,7 @@ func (l *Log) Flush(ctx context.Context, at time.Time, final bool) error {
 		r.Details[string(kind)] = strconv.Itoa(n)
 		total += n
 	}
-	r.Text = fmt.Sprintf("%d more refusals of callers without an identity", total)
+	r.Text = fmt.Sprintf("%d more refusals, of callers without an identity or of users who are refused all the time", total)
 	err := l.store.Update(ctx, func(tx *store.Tx) error {
 		_, err := l.Append(tx, r)
 		return err
