@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
@@ -140,8 +141,13 @@ func (c *Coordinator) showBar(rev *revision, key string, r instanceRecord, in ap
 	return in
 }
 
+// revokedFor is how long a leaf of an instance that was barred counts for its peers
+// at the most: clocks differ by less than an hour.
+const revokedFor = longestLease + time.Hour
+
 // bar completes a View: who is revoked is in it no more, and who is in quarantine
-// has no hops.
+// has no hops. An instance stays barred for as long as a leaf of it may count for
+// peers, whose clocks may be behind: its record may be gone before.
 func (c *Coordinator) bar(tx *store.Tx, rev *revision, v *View) {
 	i := c.incidents.Load()
 	if len(i.bars) == 0 || rev.m == nil {
@@ -155,15 +161,21 @@ func (c *Coordinator) bar(tx *store.Tx, rev *revision, v *View) {
 		}
 	}
 	for key, r := range instances.All(tx) {
-		marble, id, _ := strings.Cut(key, "/")
 		in := i.barred(suspectOf(rev, key, r.Provenances))
 		if in == nil {
 			continue
 		}
-		if !shut[marble] {
+		gone[key] = in.Kind == apiv1.Revocation
+	}
+	for key, in := range i.bars {
+		if _, ok := rev.m.Marbles[key.name]; ok && key.kind == barInstance && c.config.Now().Before(in.At.Add(revokedFor)) {
+			gone[instanceKey(key.name, key.of)] = in.Kind == apiv1.Revocation
+		}
+	}
+	for key := range gone {
+		if marble, id, _ := strings.Cut(key, "/"); !shut[marble] {
 			v.Barred = append(v.Barred, BarredPeer{Marble: marble, Instance: id})
 		}
-		gone[key] = in.Kind == apiv1.Revocation
 	}
 	v.Instances = slices.DeleteFunc(v.Instances, func(in ViewInstance) bool { return gone[instanceKey(in.Marble, in.ID)] })
 	slices.SortFunc(v.Barred, func(a, b BarredPeer) int {

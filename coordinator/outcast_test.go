@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -278,6 +279,28 @@ func TestRefusedUserFillsNoLog(t *testing.T) {
 	counted := d.entries(audit.Suppressed)
 	if len(counted) != 1 || counted[0].Details[string(audit.UserRefused)] != "400" {
 		t.Errorf("got %+v, want 400 counted", counted)
+	}
+	d.check()
+}
+
+// TestBarredWhileItsLeafMayCount keeps a revoked instance barred when the
+// coordinator's clock is ahead of its peers', and has dropped it already.
+func TestBarredWhileItsLeafMayCount(t *testing.T) {
+	d := newWatch(t)
+	d.mustActivate("web", "one")
+	d.revoke(apiv1.Revocation, apiv1.Subject{Kind: apiv1.MarbleSubject, Name: "web", Instance: "one"})
+	for _, c := range []struct {
+		after time.Duration
+		want  []BarredPeer
+	}{{0, []BarredPeer{{"web", "one"}}}, {2 * time.Hour, []BarredPeer{{"web", "one"}}}, {revokedFor, nil}} {
+		d.clock.advance(c.after)
+		if err := d.Tick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v, err := d.View(t.Context())
+		if err != nil || !slices.Equal(v.Barred, c.want) || len(v.Instances) != 0 {
+			t.Errorf("%s later: got %+v, %v, want %+v", c.after, v.Barred, err, c.want)
+		}
 	}
 	d.check()
 }
