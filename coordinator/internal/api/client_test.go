@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -473,6 +474,28 @@ func TestStatementsAreRateLimited(t *testing.T) {
 }
 
 // The statement verifies only against what the coordinator runs.
+// TestSearchesAreRateLimited has a stranger have the log searched, and old
+// manifests parsed.
+func TestSearchesAreRateLimited(t *testing.T) {
+	for path, want := range map[string]string{"/v1/decisions": "200", "/v1/decisions/web/00000000": "404", "/v1/manifest?revision=1": "200"} {
+		s := newStack(t, stackConfig{})
+		s.set(t, "1h")
+		c := browse(t, true, nil)
+		counts := map[string]int{}
+		for range 3 * statementBurst {
+			resp, err := c.Get("https://" + s.client + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			counts[strconv.Itoa(resp.StatusCode)]++
+		}
+		if counts["429"] == 0 || counts[want] == 0 {
+			t.Errorf("%s: got %v, want %s at first, and then 429", path, counts, want)
+		}
+	}
+}
+
 func TestStatementOfAnotherProgramIsRefused(t *testing.T) {
 	s := newStack(t, stackConfig{})
 	_, err := client.Dial(context.Background(), s.client, client.Options{Verifiers: s.verifiers,

@@ -202,6 +202,8 @@ func (s *clientAPI) marble(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, m)
 }
 
+// decisions, and one of them, count as a statement for strangers: the log is
+// searched.
 func (s *clientAPI) decisions(w http.ResponseWriter, r *http.Request) error {
 	q, err := query(r, "marble", "limit")
 	if err != nil {
@@ -211,6 +213,12 @@ func (s *clientAPI) decisions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	stranger := s.user(r) == nil
+	if stranger {
+		if err := s.mayAsk(w, r); err != nil {
+			return err
+		}
+	}
 	all, err := s.c.Decisions(r.Context(), q.Get("marble"), n)
 	if err != nil {
 		return err
@@ -218,7 +226,7 @@ func (s *clientAPI) decisions(w http.ResponseWriter, r *http.Request) error {
 	if all == nil {
 		all = []apiv1.Decision{}
 	}
-	if s.user(r) == nil {
+	if stranger {
 		for i := range all {
 			all[i] = all[i].Redacted()
 		}
@@ -230,11 +238,17 @@ func (s *clientAPI) decision(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
+	stranger := s.user(r) == nil
+	if stranger {
+		if err := s.mayAsk(w, r); err != nil {
+			return err
+		}
+	}
 	d, err := s.c.Decision(r.Context(), r.PathValue("marble")+"/"+r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	if s.user(r) == nil {
+	if stranger {
 		d = d.Redacted()
 	}
 	return answer(w, d)

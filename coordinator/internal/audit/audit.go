@@ -95,10 +95,14 @@ type Log struct {
 	index index
 	tree  tree
 	bases bases
+	// scanning has a token while older records are looked through.
+	scanning chan struct{}
 }
 
 // New returns the log that s holds. It reads nothing yet.
-func New(s *store.Store, rand io.Reader) *Log { return &Log{store: s, rand: rand} }
+func New(s *store.Store, rand io.Reader) *Log {
+	return &Log{store: s, rand: rand, scanning: make(chan struct{}, 1)}
+}
 
 // Append adds a record in the caller's Update. The entry is in the log when
 // that Update succeeds.

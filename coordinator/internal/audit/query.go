@@ -90,6 +90,12 @@ func (l *Log) ByDecision(ctx context.Context, id string) (Entry, error) {
 		}
 		return entries[0], nil
 	}
+	select { // one at a time: each reads as much as all others
+	case l.scanning <- struct{}{}:
+		defer func() { <-l.scanning }()
+	case <-ctx.Done():
+		return Entry{}, ctx.Err()
+	}
 	for scanned := uint64(0); oldest > 0 && id != "" && scanned < maxScanned; scanned += page {
 		if err := ctx.Err(); err != nil {
 			return Entry{}, err
