@@ -91,8 +91,12 @@ func (a *app) findProposal(ctx context.Context, cl *client.Client, prefix string
 			found = append(found, p.Digest)
 		}
 	}
-	if len(found) != 1 {
-		return apiv1.Proposal{}, nil, problem.New("CLI-052", "%q names %d of %d open proposals", prefix, len(found), len(all))
+	switch len(found) {
+	case 0:
+		return apiv1.Proposal{}, nil, problem.New("CLI-052", "no proposal %s is open: it ended, or never was one", prefix)
+	case 1:
+	default:
+		return apiv1.Proposal{}, nil, problem.New("CLI-052", "%q names %d of %d open proposals", prefix, len(found), len(all)).WithNext("give more digits: ashlar manifest proposals -o wide")
 	}
 	return cl.Proposal(ctx, found[0])
 }

@@ -260,9 +260,13 @@ func (a *app) auditList(ctx context.Context, cl *client.Client, f entryFilter, l
 	}
 	documents := make([]any, len(found))
 	rows := make([][]string, len(found))
+	header := []string{"ENTRY", "WHEN", "KIND", "SUBJECT", "TEXT", "ACTOR"}
+	if a.p.TTY && a.p.Format != term.Wide {
+		header = header[:5] // 80 columns
+	}
 	for i, e := range found {
 		documents[i] = entryDocument(e)
-		rows[i] = []string{strconv.FormatUint(e.Seq, 10), a.p.Since(e.Time), e.Kind, orDash(a.p.Value(e.Subject)), orDash(e.Actor), term.Line(a.p.Sentence(entryText(e)))}
+		rows[i] = []string{strconv.FormatUint(e.Seq, 10), a.p.Since(e.Time), e.Kind, orDash(a.shortSubject(e.Subject)), term.Line(a.p.Sentence(entryText(e))), orDash(e.Actor)}[:len(header)]
 	}
 	if done, err := a.p.Structured(struct {
 		Size    uint64 `json:"size"`
@@ -270,9 +274,17 @@ func (a *app) auditList(ctx context.Context, cl *client.Client, f entryFilter, l
 	}{log.Checkpoint().Size, documents}); done {
 		return err
 	}
-	a.p.Table([]string{"ENTRY", "WHEN", "KIND", "SUBJECT", "ACTOR", "TEXT"}, rows)
+	a.p.Table(header, rows)
 	a.p.Notef("%d of %d entries\n", len(found), log.Checkpoint().Size)
 	return nil
+}
+
+// shortSubject shortens a subject that is a digest.
+func (a *app) shortSubject(s string) string {
+	if len(s) == 64 && a.p.Value(s) != s {
+		return a.p.Digest(s)
+	}
+	return s
 }
 
 // first returns the entries that match from a place on.

@@ -44,7 +44,7 @@ func (a *app) backupCmd() *cobra.Command {
 // whole.
 func (a *app) fetchBackup(ctx context.Context, user userFlags, name string) error {
 	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-		return problem.New("CLI-009", "%s", name)
+		return problem.New("CLI-009", "%s exists", name)
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".backup-")
 	if err != nil {

@@ -44,7 +44,7 @@ func (a *app) showCAs(cas apiv1.CAs) error {
 	}
 	var rows [][]string
 	add := func(name string, s apiv1.CAState, next string) {
-		rows = append(rows, []string{name, a.p.Digest(s.Serial), instant(s.NotAfter), next + instant(s.Next)})
+		rows = append(rows, []string{name, a.p.Digest(s.Serial), day(s.NotAfter), next + day(s.Next)})
 	}
 	add("root", cas.Root, "replaced ")
 	for _, o := range cas.Older {

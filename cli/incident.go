@@ -228,7 +228,7 @@ func (a *app) incident(ctx context.Context, cl *client.Client, kind string, s ap
 }
 
 func (a *app) noteToll(kind string, t apiv1.RevokeResult) {
-	a.p.Notef("%d live instances are cut off\n", len(t.Instances))
+	a.p.Notef("live instances that are cut off: %d\n", len(t.Instances))
 	for _, list := range []struct {
 		title string
 		lines []string

@@ -39,7 +39,7 @@ instances that are gone are in it.`,
 	return c
 }
 
-var remedies = map[string]string{"rotate": "rotate it", "supply": "supply it anew: ashlar secret set", "end": "revoke it, or wait for its end", "": "nothing"}
+var remedies = map[string]string{"rotate": "rotate", "supply": "supply anew", "end": "revoke", "": "nothing"}
 
 func (a *app) showLineage(l apiv1.Lineage, args []string) error {
 	if done, err := a.p.Structured(l); done {
@@ -58,7 +58,7 @@ func (a *app) showLineage(l apiv1.Lineage, args []string) error {
 		rows = append(rows, []string{name, strings.Join(it.By, " "), strings.Join(it.Ways, " "), strings.Join(it.Readers, " "), remedies[it.Remedy]})
 	}
 	for _, it := range l.Leaves {
-		rows = append(rows, []string{"leaf " + it.Serial, strings.Join(it.By, " "), "ends " + instant(it.NotAfter), "", remedies[it.Remedy]})
+		rows = append(rows, []string{"leaf " + a.p.Digest(it.Serial), strings.Join(it.By, " "), "ends " + a.p.Ahead(it.NotAfter), "", remedies[it.Remedy]})
 	}
 	a.p.Table([]string{"WHAT", "TOUCHED BY", "HOW", "READERS", "REMEDY"}, rows)
 	a.p.Notef("next: ashlar rotate --touched-by %s\n", strings.Join(args, " "))

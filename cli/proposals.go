@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -43,18 +44,24 @@ func (a *app) showProposals(all []apiv1.Proposal) error {
 		a.p.Printf("nothing waits for approvals\n")
 		return nil
 	}
-	var rows [][]string
-	for _, p := range all {
-		digest, what, by, expires := a.p.Digest(p.Digest.String()), p.Text, p.ProposedBy, a.p.Ahead(p.Expires)
+	rows := make([][]string, len(all))
+	for i, p := range all {
+		what := p.Text
 		if p.Kind == apiv1.ManifestProposal {
 			what = p.Kind
 		}
-		for _, line := range wants(p) {
-			rows = append(rows, []string{digest, what, by, expires, line})
-			digest, what, by, expires = "", "", "", ""
+		rows[i] = []string{a.p.Digest(p.Digest.String()), what, p.ProposedBy, a.p.Ahead(p.Expires), strings.Join(wants(p), "; ")}
+	}
+	if !a.p.TTY {
+		a.p.Table([]string{"DIGEST", "WHAT", "BY", "EXPIRES", "NEEDS"}, rows)
+		return nil
+	}
+	for i, r := range rows {
+		a.p.Raw(a.p.Fold(term.Line(fmt.Sprintf("%s  %s, by %s, expires %s", r[0], r[1], r[2], r[3]))) + "\n")
+		for _, line := range wants(all[i]) {
+			a.p.Raw(a.p.Fold("  "+term.Line(line)) + "\n")
 		}
 	}
-	a.p.Table([]string{"DIGEST", "WHAT", "BY", "EXPIRES", "NEEDS"}, rows)
 	return nil
 }
 
@@ -88,7 +95,7 @@ func (a *app) history(ctx context.Context, cl *client.Client) error {
 		if r.Open {
 			by = "anybody could"
 		}
-		rows = append(rows, []string{strconv.Itoa(r.Revision), a.p.Digest(r.Digest.String()), instant(r.SetAt), by, strings.Join(r.Accepted, " "), fmt.Sprint(r.Record)})
+		rows = append(rows, []string{strconv.Itoa(r.Revision), a.p.Digest(r.Digest.String()), a.p.Since(r.SetAt), by, strings.Join(r.Accepted, " "), fmt.Sprint(r.Record)})
 	}
 	a.p.Table([]string{"REVISION", "DIGEST", "SINCE", "SET BY", "ACCEPTED", "RECORD"}, rows)
 	return nil

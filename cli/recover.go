@@ -275,7 +275,7 @@ func (a *app) makeKey(path string, bits int) error {
 	}
 	if err := durable.CreateFile(path, file, 0o600); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return problem.New("CLI-009", "%s", path)
+			return problem.New("CLI-009", "%s exists", path)
 		}
 		return problem.Because(err, "CLI-003", "writing %s", path)
 	}

@@ -171,7 +171,7 @@ func (a *app) set(ctx context.Context, name string, f setFlags) error {
 	verb := "Set"
 	for _, line := range missing {
 		verb = "Propose"
-		a.p.Notef("%s\n", line)
+		a.p.Note(line + "\n")
 	}
 	if f.dryRun {
 		if done, err := a.p.Structured(dryRun{d, missing}); done {

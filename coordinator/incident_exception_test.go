@@ -15,6 +15,34 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
+// TestBreakGlassIsEndedByOne lifts a rule with two users' consent: one of them is
+// enough to put it in force again, and somebody without the right is not.
+func TestBreakGlassIsEndedByOne(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t, governed(map[string][]string{"ann": {"breakGlass"}, "ben": {"breakGlass"}, "cat": {"updateManifest"}}, object{"breakGlass": 2})))
+	req := apiv1.BreakGlassRequest{Lifts: apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}, Reason: "restore", For: attest.Duration(time.Hour)}
+	r, err := d.BreakGlass(t.Context(), &Principal{Name: "ann"}, req)
+	if err != nil || r.Proposal == nil {
+		t.Fatalf("got %+v, %v, want a proposal", r, err)
+	}
+	for _, user := range []string{"ann", "ben"} {
+		if _, err := d.approve(user, *r.Proposal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stand := d.Incidents(apiv1.BreakGlass).Incidents
+	if len(stand) != 1 {
+		t.Fatalf("%d rules are lifted, want 1", len(stand))
+	}
+	if _, err := d.Lift(t.Context(), &Principal{Name: "cat"}, apiv1.BreakGlass, stand[0].ID, "over"); problem.CodeOf(err) != "GOV-001" {
+		t.Errorf("somebody without the right: got %v, want GOV-001", err)
+	}
+	ended, err := d.Lift(t.Context(), &Principal{Name: "ben"}, apiv1.BreakGlass, stand[0].ID, "over")
+	if err != nil || ended.Proposal != nil || len(d.Incidents(apiv1.BreakGlass).Incidents) != 0 {
+		t.Errorf("one of them: got %+v, %v, want it ended", ended, err)
+	}
+}
+
 func TestBreakGlassHop(t *testing.T) {
 	d := newWatch(t)
 	req := apiv1.BreakGlassRequest{Lifts: apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: "sql"}}, Reason: "restore", For: attest.Duration(time.Hour)}

@@ -121,7 +121,7 @@ func (c *Coordinator) perform(ctx context.Context, user *Principal, name string,
 	if err != nil {
 		return nil, err
 	}
-	if len(missing) == 0 {
+	if len(missing) == 0 || restores(a) {
 		return nil, c.act(ctx, a, nil, origin{user: user.Name, at: c.config.Now().UTC()})
 	}
 	looser := false
@@ -131,6 +131,13 @@ func (c *Coordinator) perform(ctx context.Context, user *Principal, name string,
 	}
 	return c.propose(ctx, rev, user, document, proposalRecord{
 		Proposal: apiv1.Proposal{Kind: apiv1.ActionProposal, Text: name + ": " + a.text()}, Needs: needs, Looser: looser})
+}
+
+// restores says whether an act only puts a rule of the manifest in force again:
+// one holder of the right is enough for that, whatever number lifting it takes.
+func restores(a act) bool {
+	l, ok := a.(*lifting)
+	return ok && l.Kind == apiv1.BreakGlass
 }
 
 // act commits and publishes an act; also writes what goes with it in the same

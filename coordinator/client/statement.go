@@ -250,7 +250,7 @@ func (v Verified) CheckBreakGlass() error {
 		return nil
 	}
 	in := v.BreakGlass[0]
-	return problem.New("INC-022", "%d rules are lifted, the first by %s until %s: %s", len(v.BreakGlass), in.By, in.Until.UTC().Format(time.RFC3339), in.Reason)
+	return problem.New("INC-022", "rules that are lifted: %d, the first by %s until %s: %s", len(v.BreakGlass), in.By, in.Until.UTC().Format(time.RFC3339), in.Reason)
 }
 
 func refused(v attest.Verdict) error {

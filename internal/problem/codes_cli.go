@@ -37,7 +37,7 @@ var cliCodes = []Entry{
 	{"CLI-044", Invalid, "nothing in it is measured by a TEE", "see ashlar inspect --help for what can be inspected"},
 	{"CLI-050", Usage, "that is no format to import from", "see ashlar manifest import --help"},
 	{"CLI-051", Invalid, "the YAML cannot be read", "mend it, or convert it to JSON: one document, no key twice"},
-	{"CLI-052", Usage, "no proposal, or several, have such a digest", "ashlar manifest proposals; give more digits"},
+	{"CLI-052", Usage, "no open proposal, or several, have such a digest", "ashlar manifest proposals lists them; ashlar manifest history says what came in force"},
 	{"CLI-053", Refused, "the revisions do not follow from each other", "do not rely on this history: something between you and the coordinator, or the coordinator, changes what it says"},
 	{"CLI-060", Usage, "a secret would be shown on a terminal", "pass --out FILE, or --reveal to see it here"},
 	{"CLI-061", Invalid, "a value is empty", "give the value in a file or on standard input"},

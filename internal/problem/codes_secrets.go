@@ -11,7 +11,7 @@ var secretCodes = []Entry{
 	{"SEC-007", NotFound, "the version of the secret does not count any more", "encrypt anew with the newest version, or lengthen rotation.overlap in the manifest"},
 	{"SEC-008", TooLarge, "a value or an input over its limit", "see the limits in docs/api.md"},
 	{"SEC-009", Busy, "the instance asks too often", "try again in a moment; keep what was fetched"},
-	{"SEC-010", NotPermitted, "the user may not do that with the secret", "ask somebody whose role has the action: writeSecret:, readSecret: or rotateSecret: and the name"},
+	{"SEC-010", NotPermitted, "the user may not do that with the secret", "ashlar manifest who-can NAME names who may"},
 	{"SEC-011", Conflict, "the secret has another version by now", "look at it again (ashlar secret list), and repeat"},
 	{"SEC-012", Usage, "the predecessor of the value is not named", "send If-Match with the newest version in quotes; \"0\" for the first"},
 	{"SEC-013", Refused, "the value cannot be opened", "encrypt it again to the key of a fresh statement: ashlar secret set does"},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -251,7 +252,7 @@ func (k *Desk) combine(s *session) (*Outcome, error) {
 // mu.
 func (k *Desk) summary(purpose string, s *session) string {
 	p := k.progress(purpose, s)
-	return fmt.Sprintf("%d of %d are in, missing are those of %v", len(p.Given), p.Needed, p.Missing)
+	return fmt.Sprintf("%d of %d are in, missing are those of %s", len(p.Given), p.Needed, strings.Join(p.Missing, ", "))
 }
 
 // Forget ends a session whose outcome could not be put to use.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -110,7 +111,7 @@ func releasable(s manifest.Secret, name string, fetched bool) error {
 	case s.Type == manifest.Counter:
 		return problem.New("SEC-005", "secret %s is a counter: it is read and incremented, not released", name)
 	case len(s.Operations) > 0 && fetched:
-		return problem.New("SEC-004", "secret %s is for %v", name, s.Operations)
+		return problem.New("SEC-004", "secret %s is for %s alone", name, strings.Trim(fmt.Sprint(s.Operations), "[]"))
 	}
 	return nil
 }
