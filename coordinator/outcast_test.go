@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/secrets"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -301,6 +303,29 @@ func TestBarredWhileItsLeafMayCount(t *testing.T) {
 		if err != nil || !slices.Equal(v.Barred, c.want) || len(v.Instances) != 0 {
 			t.Errorf("%s later: got %+v, %v, want %+v", c.after, v.Barred, err, c.want)
 		}
+	}
+	d.check()
+}
+
+// TestRotationThatSomebodyForestalled has somebody else make the next version while
+// one is made because the last was touched: that one must not live on beside it.
+func TestRotationThatSomebodyForestalled(t *testing.T) {
+	d := newVault(t, warden)
+	d.mustUse(d.live1("web", "one"), "box", "encrypt", []byte("x"))
+	rev := d.current.Load()
+	var due []secrets.Missing
+	err := d.store.View(t.Context(), func(tx *store.Tx) (err error) {
+		due, err = secrets.Select(tx, rev.m, secrets.Target{Name: "box"}, maxRotated, "")
+		return err
+	})
+	if err != nil || len(due) != 1 {
+		t.Fatalf("got %d, %v", len(due), err)
+	}
+	if _, err := d.rotateTarget(t.Context(), secrets.Target{Name: "box"}, rotation{reason: "due"}); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := d.rotateValues(t.Context(), rev, due, rotation{reason: "touched", destroy: true}); !errors.Is(err, errAgain) {
+		t.Errorf("got %+v, %v, want it made again", done, err)
 	}
 	d.check()
 }

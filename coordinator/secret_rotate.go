@@ -108,6 +108,9 @@ func (c *Coordinator) rotateValues(ctx context.Context, rev *revision, due []sec
 			return err
 		}
 		if why.destroy {
+			if len(done) < len(due) {
+				return errAgain // somebody else made a version, and kept the one that was touched
+			}
 			if err := destroyBefore(tx, rev, done); err != nil {
 				return err
 			}
