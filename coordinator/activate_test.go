@@ -198,7 +198,7 @@ func TestRefusalExplainsItself(t *testing.T) {
 	if m, _ := d.Marble(t.Context(), "web"); m.LastRefusal != nil {
 		t.Error("the refusal is shown after a newer acceptance")
 	}
-	_, err = d.Decision(t.Context(), "web/00")
+	_, err = d.Decision(t.Context(), "web/zz")
 	if code := problem.CodeOf(err); code != "CRD-050" {
 		t.Errorf("got %v, want CRD-050", err)
 	}

@@ -329,3 +329,38 @@ func TestRotationThatSomebodyForestalled(t *testing.T) {
 	}
 	d.check()
 }
+
+// TestRefusalsDoNotDisturbHolders has users ask for what a state that is behind
+// refuses, while its holders accept it: the session stays the same.
+func TestRefusalsDoNotDisturbHolders(t *testing.T) {
+	d := newDeployment(t)
+	d.keeping()
+	_, add := holding(t, "carol")
+	d.mustSet(shop(t, warden, add))
+	d.mustActivate("web", "one")
+	old := d.disk.Clone()
+	newer := d.mustActivate("web", "two")
+	d.disk = old
+	d.restart()
+	if _, err := d.Identify(leafOfLease(d, newer.Lease)); problem.CodeOf(err) != "REC-030" {
+		t.Fatalf("got %v, want REC-030", err)
+	}
+	session := func() string {
+		t.Helper()
+		s, err := d.RecoveryStatement(t.Context(), apiv1.PurposeRollback, make([]byte, apiv1.NonceSize), []byte("key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(s.Session)
+	}
+	before := session()
+	if _, err := d.Revoke(t.Context(), aliceUser, apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: apiv1.MarbleSubject, Name: "web"}, Reason: "x"}); problem.CodeOf(err) != "REC-030" {
+		t.Errorf("a revocation: got %v, want REC-030", err)
+	}
+	if err := d.MayBackup(t.Context(), bobUser); problem.CodeOf(err) != "CRD-016" {
+		t.Errorf("a backup: got %v, want CRD-016", err)
+	}
+	if after := session(); after != before {
+		t.Errorf("the session was %s, and is %s: the shares that were in are lost", before, after)
+	}
+}

@@ -263,9 +263,13 @@ func (c *Coordinator) refuseSet(ctx context.Context, req SetManifestRequest, ref
 }
 
 // refuseUser completes and writes the record of what a user, or nobody, was
-// refused, as far as the two may fill the log, and returns the refusal.
+// refused, as far as the two may fill the log, and returns the refusal. A state
+// that is behind stays as it is: holders are signing for it.
 func (c *Coordinator) refuseUser(ctx context.Context, user *Principal, r audit.Record, refusal error) error {
 	p := problem.From(refusal)
+	if c.behind.Load() != nil {
+		return p
+	}
 	r.Time, r.Code, r.Text = c.config.Now(), string(p.Code), p.Detail
 	var err error
 	if user == nil {
