@@ -24,7 +24,7 @@ func (c *Coordinator) MayBackup(ctx context.Context, user *Principal) error {
 		return c.outcast(user)
 	case rev.m == nil || !rev.m.May(user.Name, manifest.Backup):
 		return c.refuseUser(ctx, user, audit.Record{Kind: audit.UserRefused, Subject: "state"},
-			problem.New("CRD-016", "%s has no role with the action %s", user.Name, manifest.Backup))
+			problem.New("CRD-016", "%s has no role with the action %s", user.Name, manifest.Backup).WithNext("ashlar manifest who-can backup names who has it"))
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ var coordinatorCodes = []Entry{
 	{"CRD-013", Conflict, "another manifest is in force", "get the manifest in force, merge, and set again"},
 	{"CRD-014", Conflict, "the trust domain cannot change", "keep the trust domain, or start a new deployment: identities depend on it"},
 	{"CRD-015", NotPermitted, "this needs a user of the manifest", "present the client certificate of a user: --cert, --key"},
-	{"CRD-016", NotPermitted, "no role of the user has the action", "ashlar manifest who-can ACTION names who has it"},
+	{"CRD-016", NotPermitted, "no role of the user has the action", "ashlar manifest who-can updateManifest names who has it"},
 	{"CRD-017", NotPermitted, "only the owner may set the first manifest", "present the owner's client certificate"},
 	{"CRD-018", Busy, "the manifest changed while the evidence was judged", "attest again"},
 	{"CRD-019", Invalid, "the manifest gives a name of the coordinator's own away", "take the name out of dnsNames: its holder could pass for the coordinator"},
