@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,7 +52,7 @@ func exceptionText(e apiv1.Exception) string {
 
 // commit writes the exception; its time begins now.
 func (b *breakGlass) commit(c *Coordinator, tx *store.Tx, by origin) error {
-	if err := liftable(c.current.Load(), b.Lifts); err != nil {
+	if err := cmp.Or(liftable(c.current.Load(), b.Lifts), c.clash(c.current.Load(), b.Lifts)); err != nil {
 		return err
 	}
 	if n := len(c.Incidents(apiv1.BreakGlass).Incidents); n >= maxExceptions {
@@ -83,7 +84,7 @@ func (c *Coordinator) BreakGlass(ctx context.Context, user *Principal, req apiv1
 	case rev.m == nil:
 		err = problem.New("CRD-010", "no manifest was set yet, so there is no rule")
 	default:
-		err = liftable(rev, req.Lifts)
+		err = cmp.Or(liftable(rev, req.Lifts), c.clash(rev, req.Lifts))
 	}
 	if err == nil {
 		result.Proposal, err = c.perform(ctx, user, "breakGlass", a)
@@ -126,14 +127,10 @@ func hopLiftable(rev *revision, h apiv1.ExtraHop) error {
 	if !ok {
 		return unknownMarble(rev, h.To)
 	}
-	port, ok := to.Serves[h.Port]
-	if !ok {
+	if _, ok := to.Serves[h.Port]; !ok {
 		return problem.New("INC-020", "%s serves no port %.80q", h.To, h.Port)
 	}
-	listen := h.Listen
-	if listen == 0 {
-		listen = port.Port
-	}
+	listen := listens(rev.m, h)
 	for _, own := range from.Serves {
 		if own.Port == listen {
 			return problem.New("INC-020", "the program of %s serves port %d itself: choose another to listen on", h.From, listen)
@@ -145,6 +142,34 @@ func hopLiftable(rev *revision, h apiv1.ExtraHop) error {
 			return problem.New("INC-020", "%s may call %s/%s already", h.From, h.To, h.Port)
 		case call.Listen == listen:
 			return problem.New("INC-020", "%s reaches %s/%s on port %d: choose another to listen on", h.From, call.Marble, call.Port, listen)
+		}
+	}
+	return nil
+}
+
+// listens is the port on which the caller of a hop reaches it.
+func listens(m *manifest.Manifest, h apiv1.ExtraHop) uint16 {
+	if h.Listen != 0 {
+		return h.Listen
+	}
+	return m.Marbles[h.To].Serves[h.Port].Port
+}
+
+// clashes reports whether two hops cannot stand beside each other: they are the
+// same, or have their caller listen on one port.
+func clashes(m *manifest.Manifest, a, b apiv1.ExtraHop) bool {
+	return a.From == b.From && (a.To == b.To && a.Port == b.Port || listens(m, a) == listens(m, b))
+}
+
+// clash refuses a hop that cannot stand beside one that break-glass adds already:
+// its caller's proxy would take no configuration any more.
+func (c *Coordinator) clash(rev *revision, e apiv1.Exception) error {
+	if e.Hop == nil {
+		return nil
+	}
+	for _, in := range c.incidents.Load().exceptions(c.latest()) {
+		if h := in.Lifts.Hop; h != nil && clashes(rev.m, *h, *e.Hop) {
+			return problem.New("INC-020", "incident %d has %s listen on port %d for %s", in.ID, h.From, listens(rev.m, *h), exceptionText(*in.Lifts))
 		}
 	}
 	return nil
@@ -258,7 +283,11 @@ func (c *Coordinator) hops(rev *revision) *manifest.Manifest {
 	var numbers []int
 	var add []apiv1.ExtraHop
 	for _, in := range c.incidents.Load().exceptions(c.latest()) {
-		if h := in.Lifts.Hop; h != nil && rev.m != nil && hopLiftable(rev, *h) == nil {
+		h := in.Lifts.Hop
+		if h == nil || rev.m == nil || hopLiftable(rev, *h) != nil {
+			continue
+		}
+		if !slices.ContainsFunc(add, func(o apiv1.ExtraHop) bool { return clashes(rev.m, o, *h) }) {
 			numbers, add = append(numbers, in.ID), append(add, *h)
 		}
 	}
@@ -275,11 +304,7 @@ func (c *Coordinator) hops(rev *revision) *manifest.Manifest {
 	m.Marbles = maps.Clone(m.Marbles)
 	for _, h := range add {
 		from := m.Marbles[h.From]
-		listen := h.Listen
-		if listen == 0 {
-			listen = m.Marbles[h.To].Serves[h.Port].Port
-		}
-		from.Calls = append(slices.Clip(from.Calls), manifest.Call{Marble: h.To, Port: h.Port, Listen: listen})
+		from.Calls = append(slices.Clip(from.Calls), manifest.Call{Marble: h.To, Port: h.Port, Listen: listens(&m, h)})
 		m.Marbles[h.From] = from
 	}
 	w.rev, w.until, w.m = rev, numbers, &m

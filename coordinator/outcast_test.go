@@ -364,3 +364,28 @@ func TestRefusalsDoNotDisturbHolders(t *testing.T) {
 		t.Errorf("the session was %s, and is %s: the shares that were in are lost", before, after)
 	}
 }
+
+// TestExceptionsBesideEachOther lifts rules that a caller's proxy could not have at
+// once: it must go on taking what it is sent.
+func TestExceptionsBesideEachOther(t *testing.T) {
+	d := newWatch(t, func(m object) {
+		m["marbles"].(object)["db"].(object)["serves"].(object)["admin"] = object{"port": 5433}
+	})
+	lift := func(port string, listen uint16) error {
+		_, err := d.BreakGlass(t.Context(), aliceUser, apiv1.BreakGlassRequest{Reason: "x", For: attest.Duration(time.Hour),
+			Lifts: apiv1.Exception{Hop: &apiv1.ExtraHop{From: "job", To: "db", Port: port, Listen: listen}}})
+		return err
+	}
+	if err := lift("sql", 0); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, lift("sql", 6000), "INC-020")
+	wantCode(t, lift("admin", 5432), "INC-020")
+	if err := lift("admin", 0); err != nil {
+		t.Errorf("on a port of its own: %v", err)
+	}
+	if calls := d.hops(d.current.Load()).Marbles["job"].Calls; len(calls) != len(d.current.Load().m.Marbles["job"].Calls)+2 {
+		t.Errorf("got %+v, want two more", calls)
+	}
+	d.check()
+}
