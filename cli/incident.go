@@ -329,7 +329,9 @@ func (a *app) breakGlassCmd() *cobra.Command {
 	c := &cobra.Command{Use: "break-glass", Short: "Lift a rule for a limited time",
 		Example: "  ashlar break-glass --allow repair:db/sql --for 2h --reason 'restore of orders'\n" +
 			"  ashlar break-glass --accept-status OutOfDate --for 12h --reason 'patch night'\n  ashlar break-glass --end 7 --reason done",
-		Long: `--allow lets a marble call a port that its manifest entry does not name;
+		Long: `--allow lets a marble call a port that its manifest entry does not name, at
+127.0.0.1 and the callee's port number: pass --listen where something on its
+machine has that port.
 --accept-status has a platform accept a TCB status, down to its floor. The log
 has it before it takes effect. While it stands the coordinator's evidence says
 so: ashlar status and verify show it, and verify refuses the deployment unless

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
@@ -294,7 +295,9 @@ func (l *live) lapseAttention() []apiv1.Attention {
 }
 
 func attentionTo(code problem.Code, key, text string, since time.Time) apiv1.Attention {
-	return apiv1.Attention{Code: string(code), Subject: short(key), Text: text, Next: problem.Lookup(code).Next, Since: since.UTC()}
+	marble, _, _ := strings.Cut(key, "/")
+	next := strings.NewReplacer("`ashlar marble show`", "ashlar marble show "+marble, "`ashlar explain`", "ashlar explain "+marble).Replace(problem.Lookup(code).Next)
+	return apiv1.Attention{Code: string(code), Subject: short(key), Text: text, Next: next, Since: since.UTC()}
 }
 
 // text says where a lapse stands, and what comes next and when.

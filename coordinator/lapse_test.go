@@ -83,7 +83,7 @@ func (d *deployment) shows(code, subject string) bool {
 		d.Fatal(err)
 	}
 	for _, a := range s.Attention {
-		if a.Code == code && a.Subject == subject && a.Text != "" && a.Next != "" {
+		if a.Code == code && a.Subject == subject && a.Text != "" && strings.Contains(a.Next, "ashlar explain "+strings.Split(subject, "/")[0]) {
 			return true
 		}
 	}
