@@ -111,8 +111,14 @@ func (a *app) otherDecision(ctx context.Context, cl *client.Client, id string, e
 // explainNewest explains the newest refusal of a marble, or else its newest
 // decision.
 func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble string, f explainFlags) error {
-	if _, err := cl.Marble(ctx, marble); err != nil {
+	m, err := cl.Marble(ctx, marble)
+	if err != nil {
 		return err // with what was meant, if it is no marble
+	}
+	for _, i := range m.Instances {
+		if i.Reason != "" {
+			a.p.Note(fmt.Sprintf("%s %s/%s is %s: %s\n", a.p.Yellow(term.Warn), marble, a.p.Digest(i.ID), i.Stage, term.Line(i.Reason)))
+		}
 	}
 	decisions, err := cl.Decisions(ctx, marble, listed)
 	if err != nil {

@@ -236,9 +236,10 @@ func (a *app) marbleShow(ctx context.Context, cl *client.Client, name string) er
 	a.p.Printf("%s   package %s   calls %s\n", m.Name, m.Package, orDash(strings.Join(m.Calls, " ")))
 	for _, i := range m.Instances {
 		a.p.Columns([][]string{
-			{"instance", i.ID}, {"  tee", string(i.TEE)}, {"  tcb", i.TCBStatus}, {"  stage", strings.TrimSuffix(i.Stage+": "+i.Reason, ": ")},
+			{"instance", i.ID}, {"  tee", string(i.TEE)}, {"  tcb", i.TCBStatus},
 			{"  identity", i.SPIFFEID}, {"  address", i.Address}, {"  attested", a.p.Since(i.AttestedAt)},
 			{"  leaf", i.Serial}, {"  ends", a.p.Ahead(i.NotAfter)}, {"  decision", i.Decision}})
+		a.p.Printf("  stage     %s\n", strings.TrimSuffix(i.Stage+": "+i.Reason, ": "))
 		a.p.Printf("  proxy     %s\n", proxyText(i.Proxy))
 	}
 	if d := m.LastRefusal; d != nil {
