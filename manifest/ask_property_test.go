@@ -13,6 +13,15 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 )
 
+// cases is how many of n random cases are tried: a tenth with -short, for
+// machines on which each takes its time.
+func cases(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
 // accepts is what the coordinator decides of a marble's evidence.
 func accepts(m *Manifest, marble string, c attest.Claims) bool {
 	p, ok := m.PolicyFor(marble)
@@ -178,7 +187,7 @@ func decided(t *testing.T, m *Manifest, answer Answer, want bool) {
 // each right is decided one by one.
 func TestAnswersAreWhatHappens(t *testing.T) {
 	w := newWorld(t, 1)
-	for range 1000 {
+	for range cases(1000) {
 		m := w.manifest(t)
 		for _, marble := range MarbleNames(m) {
 			callsOf(t, m, marble)
@@ -292,7 +301,7 @@ func readersOf(t *testing.T, m *Manifest, secret string) {
 // that both allow.
 func TestNewlyAllowedIsAllThatIsNew(t *testing.T) {
 	w := newWorld(t, 2)
-	for range 1000 {
+	for range cases(1000) {
 		old, now := w.manifest(t), w.manifest(t)
 		answer := mustAsk(t, now, old, NewlyAllowed)
 		told := make(map[string]bool)
