@@ -4,12 +4,15 @@ package browser
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -48,10 +51,25 @@ func files(t *testing.T) map[string][]byte {
 		out[name] = bytes.Replace(out[from], []byte(old), []byte(new), 1)
 	}
 	change("tampered.json", "bundle.json", `"revision": 1`, `"revision": 2`)
-	change("other.json", "policy.json", "\"program\": [\n        \"d7d55b1f", "\"program\": [\n        \"feedbeef")
-	change("torn.json", "bundle.json", `"version": 1`, `"version": 1, "more": 1`)
+	program := regexp.MustCompile(`"program": \[\s*"[0-9a-f]{8}`).FindString(string(out["policy.json"]))
+	if program == "" {
+		t.Fatal("policy.json names no program")
+	}
+	change("other.json", "policy.json", program, program[:len(program)-8]+"feedbeef")
+	change("torn.json", "bundle.json", `"version": 2`, `"version": 2, "more": 1`)
 	change("hostile.json", "bundle.json", `"address": "127.0.0.1:4433"`, `"address": "\u003cimg src=x onerror=document.title=1\u003e"`)
 	return out
+}
+
+// manifestDigest is that of the manifest beside the recorded bundle.
+func manifestDigest(t *testing.T) string {
+	t.Helper()
+	raw, err := os.ReadFile(recorded + "manifest.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // serve is any static server: it knows no types but those of file names.
@@ -100,9 +118,9 @@ func TestPage(t *testing.T) {
 		shows       []string
 	}{
 		{"verified", "bundle=bundle.json&policy=policy.json", "verified",
-			[]string{"Verified", "SIMULATION", "sim.program", "✓ holds", "log.acceptance", "dedb935daf6cfc08b1b9b76bd4139ea1e2431df386507173bd7c3740aa08052b"}},
+			[]string{"Verified", "SIMULATION", "sim.program", "✓ holds", "log.acceptance", manifestDigest(t)}},
 		{"tampered", "bundle=tampered.json&policy=policy.json", "refused",
-			[]string{"Refused", "CRD-122", "log.acceptance", "✗ fails", "its record is of revision 1", "attested is revision 2"}},
+			[]string{"Refused", "CRD-122", "log.acceptance", "✗ fails", "its entry is of revision 1", "attested is revision 2"}},
 		{"another policy", "bundle=bundle.json&policy=other.json", "refused", []string{"Refused", "sim.program", "✗ fails", "feedbeef"}},
 		{"no policy", "bundle=bundle.json", "unjudged", []string{"Not judged: no policy", "CLI-027"}},
 		{"not a bundle", "bundle=torn.json&policy=policy.json", "unreadable", []string{"Cannot be read", "CRD-121"}},
