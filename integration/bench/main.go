@@ -119,14 +119,14 @@ func (b *bench) run(ctx context.Context, bin, only string) error {
 			return fmt.Errorf("plans: %w", err)
 		}
 	}
-	if only == "" || only == "renewal" {
-		if err := b.renewals(ctx, d); err != nil {
-			return fmt.Errorf("renewals: %w", err)
-		}
-	}
 	if only == "" || only == "push" {
 		if err := b.pushes(ctx, d); err != nil {
 			return fmt.Errorf("pushes: %w", err)
+		}
+	}
+	if only == "" || only == "renewal" {
+		if err := b.renewals(ctx, d); err != nil {
+			return fmt.Errorf("renewals: %w", err)
 		}
 	}
 	return nil
