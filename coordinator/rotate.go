@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/authority"
@@ -38,16 +39,8 @@ func (c *Coordinator) RotateCA(ctx context.Context, user *Principal, which strin
 	if which != MeshCA && which != RootCA {
 		return apiv1.CAs{}, problem.New("CRD-080", "wanted %s or %s, got %.40q", MeshCA, RootCA, which)
 	}
-	if err := c.outcast(user); err != nil {
+	if err := c.mayRotate(user); err != nil {
 		return apiv1.CAs{}, c.refuseUser(ctx, user, audit.Record{Kind: audit.UserRefused, Subject: which + " CA"}, err)
-	}
-	if m := c.current.Load().m; m == nil || user == nil || !m.May(user.Name, manifest.RotateCA) {
-		name := "nobody"
-		if user != nil {
-			name = user.Name
-		}
-		return apiv1.CAs{}, c.refuseUser(ctx, user, audit.Record{Kind: audit.UserRefused, Subject: which + " CA"},
-			problem.New("CRD-081", "%s has no role with the action %s", name, manifest.RotateCA))
 	}
 	c.rotating.Lock()
 	defer c.rotating.Unlock()
@@ -57,11 +50,26 @@ func (c *Coordinator) RotateCA(ctx context.Context, user *Principal, which strin
 	return c.CAs(), nil
 }
 
+// mayRotate judges who asks for another CA.
+func (c *Coordinator) mayRotate(user *Principal) error {
+	if err := c.outcast(user); err != nil {
+		return err
+	}
+	if m := c.current.Load().m; m == nil || user == nil || !m.May(user.Name, manifest.RotateCA) {
+		name := "nobody"
+		if user != nil {
+			name = user.Name
+		}
+		return problem.New("CRD-081", "%s has no role with the action %s", name, manifest.RotateCA)
+	}
+	return nil
+}
+
 // CAs describes the CAs in use and when they are replaced.
 func (c *Coordinator) CAs() apiv1.CAs {
 	a, s := c.authority.Load(), c.schedule()
 	all := apiv1.CAs{
-		Root: caState(a.RootCA(), s.rootDue(a)), Mesh: caState(a.MeshCA(), s.meshDue(a)), Older: []apiv1.CAState{},
+		Root: caState(a.RootCA(), rootDue(a, s)), Mesh: caState(a.MeshCA(), meshDue(a, s)), Older: []apiv1.CAState{},
 	}
 	for _, o := range a.OlderRoots() {
 		all.Older = append(all.Older, caState(o.CAInfo, o.Until))
@@ -83,33 +91,28 @@ func (c *Coordinator) RootSteps() apiv1.Roots {
 	return apiv1.Roots{Root: a.Root(), Steps: steps}
 }
 
-// schedule is when CAs are due, by the manifest in force.
-type schedule struct{ ca manifest.CA }
-
-func (c *Coordinator) schedule() schedule {
+// schedule is how old CAs become by the manifest in force; zero before the first.
+func (c *Coordinator) schedule() manifest.CA {
 	if m := c.current.Load().m; m != nil {
-		return schedule{m.CA}
+		return m.CA
 	}
-	return schedule{}
+	return manifest.CA{}
 }
 
-// meshDue is when the mesh CA is replaced: at the age that the manifest says,
-// and in any case before it would shorten leaves.
-func (s schedule) meshDue(a *authority.Authority) time.Time {
-	ca := a.MeshCA()
-	due := ca.NotAfter.Add(-authority.RotateBefore)
-	if age := time.Duration(s.ca.MeshRotation); age > 0 && ca.NotBefore.Add(authority.Backdate+age).Before(due) {
-		due = ca.NotBefore.Add(authority.Backdate + age)
-	}
-	return due
+func meshDue(a *authority.Authority, s manifest.CA) time.Time {
+	return dueAt(a.MeshCA(), s.MeshRotation, authority.RotateBefore)
 }
 
-// rootDue is when the root is replaced.
-func (s schedule) rootDue(a *authority.Authority) time.Time {
-	ca := a.RootCA()
-	due := ca.NotAfter.Add(-rootLead)
-	if age := time.Duration(s.ca.RootRotation); age > 0 && ca.NotBefore.Add(authority.Backdate+age).Before(due) {
-		due = ca.NotBefore.Add(authority.Backdate + age)
+func rootDue(a *authority.Authority, s manifest.CA) time.Time {
+	return dueAt(a.RootCA(), s.RootRotation, rootLead)
+}
+
+// dueAt is when a CA is replaced: at its age, if it has one, and in any case lead
+// before its end.
+func dueAt(ca authority.CAInfo, age attest.Duration, lead time.Duration) time.Time {
+	due := ca.NotAfter.Add(-lead)
+	if aged := ca.NotBefore.Add(authority.Backdate + time.Duration(age)); age > 0 && aged.Before(due) {
+		return aged
 	}
 	return due
 }
@@ -127,9 +130,9 @@ func (c *Coordinator) rotateDue(ctx context.Context) error {
 		a = c.authority.Load()
 	}
 	switch {
-	case !now.Before(s.rootDue(a)) && len(a.OlderRoots()) < authority.MaxOlderRoots:
+	case !now.Before(rootDue(a, s)) && len(a.OlderRoots()) < authority.MaxOlderRoots:
 		return c.rotate(ctx, RootCA, "", "as scheduled")
-	case !now.Before(s.meshDue(a)) || a.RotateDue(now):
+	case !now.Before(meshDue(a, s)) || a.RotateDue(now):
 		return c.rotate(ctx, MeshCA, "", "as scheduled")
 	}
 	return nil
