@@ -16,10 +16,11 @@ type ask struct {
 // rules says what a manifest, and what was revoked since, lets pass.
 type rules map[ask]bool
 
-// phase is a stretch of time with the same rules in force.
+// phase is a stretch of time with the same rules in force. Until it has settled,
+// those before it are in force as well.
 type phase struct {
-	from  time.Time
-	rules rules
+	from, settled time.Time
+	rules         rules
 }
 
 // outcome is what became of one request.
@@ -45,17 +46,10 @@ const (
 type checker struct {
 	mu      sync.Mutex // guards what follows
 	phases  []phase
-	spans   []span
 	counts  [4]int
 	wrong   []outcome            // at most maxWrong
 	last    map[string]time.Time // by caller: the end of the newest request that passed
 	refused int
-}
-
-// span is a stretch of time in which two phases were in force.
-type span struct {
-	from, to time.Time
-	old, new rules
 }
 
 const maxWrong = 20
@@ -68,15 +62,12 @@ func newChecker(first rules) *checker {
 func (c *checker) change(next rules) (settled func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
-	old := c.phases[len(c.phases)-1].rules
-	c.phases = append(c.phases, phase{now, next})
-	c.spans = append(c.spans, span{from: now, old: old, new: next})
-	i := len(c.spans) - 1
+	c.phases = append(c.phases, phase{from: time.Now(), rules: next})
+	i := len(c.phases) - 1
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.spans[i].to = time.Now()
+		c.phases[i].settled = time.Now()
 	}
 }
 
@@ -99,7 +90,7 @@ func (c *checker) note(o outcome) {
 // judge holds an outcome against all rules that were in force between its
 // beginning and its end. The caller holds mu.
 func (c *checker) judge(o outcome) judgement {
-	allowed := slices.Collect(c.answers(o))
+	allowed := c.answers(o)
 	switch {
 	case slices.Contains(allowed, true) && slices.Contains(allowed, false):
 		return between
@@ -111,23 +102,17 @@ func (c *checker) judge(o outcome) judgement {
 	return right
 }
 
-// answers gives what each rule of the outcome's time says.
-func (c *checker) answers(o outcome) func(yield func(bool) bool) {
-	return func(yield func(bool) bool) {
-		for i, p := range c.phases {
-			last := i == len(c.phases)-1
-			if !p.from.After(o.ended) && (last || c.phases[i+1].from.After(o.began)) && !yield(p.rules[o.ask]) {
-				return
-			}
-		}
-		for _, s := range c.spans {
-			if !s.from.After(o.ended) && (s.to.IsZero() || s.to.After(o.began)) {
-				if !yield(s.old[o.ask]) || !yield(s.new[o.ask]) {
-					return
-				}
-			}
+// answers gives what the rules of each phase say that was in force between the
+// outcome's beginning and its end.
+func (c *checker) answers(o outcome) []bool {
+	var all []bool
+	for i, p := range c.phases {
+		over := i+1 < len(c.phases) && !c.phases[i+1].settled.IsZero() && !c.phases[i+1].settled.After(o.began)
+		if !p.from.After(o.ended) && !over {
+			all = append(all, p.rules[o.ask])
 		}
 	}
+	return all
 }
 
 // lastPassed is when the newest request of a caller that passed had its answer.

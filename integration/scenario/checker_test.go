@@ -12,8 +12,7 @@ func TestChecker(t *testing.T) {
 	open, shut := ask{from: "a", to: "b", route: "GET /open"}, ask{from: "a", to: "b", route: "GET /closed"}
 	always := ask{from: "a", to: "c", route: "GET /open"}
 	c := &checker{
-		phases: []phase{{rules: rules{open: true, always: true}}, {at(100), rules{shut: true, always: true}}},
-		spans:  []span{{at(100), at(110), rules{open: true, always: true}, rules{shut: true, always: true}}},
+		phases: []phase{{rules: rules{open: true, always: true}}, {at(100), at(110), rules{shut: true, always: true}}},
 	}
 	for _, tt := range []struct {
 		name         string
@@ -42,7 +41,7 @@ func TestChecker(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
 		}
 	}
-	c.spans[0].to = time.Time{} // has not taken effect yet
+	c.phases[1].settled = time.Time{} // has not taken effect yet
 	if got := c.judge(outcome{ask: open, began: at(500), ended: at(501), passed: true}); got != between {
 		t.Errorf("not in effect yet: got %d, want %d", got, between)
 	}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/coordinator/shares"
@@ -40,8 +38,8 @@ func (s *story) revoke(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	s.figures.revoked = max(0, s.checker.lastPassed(name).Sub(began))
-	s.say("%s revoked; the last request of it was answered %s after the command", name, s.figures.revoked.Round(time.Millisecond))
+	after := max(0, s.checker.lastPassed(name).Sub(began))
+	s.say("%s revoked; the last request of it was answered %s after the command", name, after.Round(time.Millisecond))
 	return nil
 }
 
@@ -100,11 +98,7 @@ func (s *story) recover(ctx context.Context) error {
 
 // give sends a holder's share to the coordinator that waits for it.
 func (s *story) give(ctx context.Context, user string) error {
-	verifiers, err := sim.NewVerifiers(s.platform.Root())
-	if err != nil {
-		return err
-	}
-	r, err := client.DialRecovery(ctx, clientAddr, apiv1.PurposeRecover, client.Options{Policy: s.policy, Verifiers: attest.NewVerifiers(verifiers...), Now: s.clock.now})
+	r, err := client.DialRecovery(ctx, clientAddr, apiv1.PurposeRecover, s.options())
 	if err != nil {
 		return err
 	}

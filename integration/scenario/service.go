@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/marble"
 	"github.com/ashlar-mesh/ashlar/marble/agent"
@@ -88,11 +87,8 @@ func (s *site) start(ctx context.Context, name string) (*service, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	verifiers, err := sim.NewVerifiers(s.platform.Root())
-	if err != nil {
-		return nil, err
-	}
 	v := &service{name: name, done: make(chan struct{})}
+	var err error
 	if v.log, err = os.Create(filepath.Join(s.dir, name+".log")); err != nil {
 		return nil, err
 	}
@@ -101,7 +97,7 @@ func (s *site) start(ctx context.Context, name string) (*service, error) {
 	id := sha256.Sum256([]byte(name))
 	if v.marble, err = marble.Run(ctx, marble.Config{
 		Marble: name, ID: fmt.Sprintf("%x-0000-4000-8000-%x", id[:4], id[4:10]), Address: address(name), Loopback: loopback(name), Coordinator: meshAddr,
-		Trust: marble.Trust{Policy: &s.policy, Verifiers: attest.NewVerifiers(verifiers...)}, Issuer: issuer, Log: log, Now: s.clock.now, Look: look,
+		Trust: marble.Trust{Policy: &s.policy, Verifiers: s.verifiers}, Issuer: issuer, Log: log, Now: s.clock.now, Look: look,
 		Backoff: marble.Backoff{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond},
 	}); err != nil {
 		return v, err

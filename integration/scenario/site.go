@@ -41,12 +41,12 @@ type site struct {
 	clock *clock
 	log   *slog.Logger
 
-	platform *platform.Platform
-	socket   string
-	policy   attest.Policy // of the coordinator
-	users    map[string]*tls.Certificate
-	keys     map[string]shares.PrivateKey // recovery keys of users
-	holders  map[string]string            // their public halves
+	platform  *platform.Platform
+	socket    string
+	policy    attest.Policy // of the coordinator
+	verifiers attest.Verifiers
+	users     map[string]*tls.Certificate
+	keys      map[string]shares.PrivateKey // recovery keys of users
 
 	stopPlatform context.CancelFunc
 	platformDone chan struct{}
@@ -61,21 +61,23 @@ func newSite(dir, envoy string, log *slog.Logger) (*site, error) {
 		return nil, err
 	}
 	s := &site{dir: dir, clock: c, log: log, socket: filepath.Join(dir, "platform.sock"), users: map[string]*tls.Certificate{},
-		keys: map[string]shares.PrivateKey{}, holders: map[string]string{}}
+		keys: map[string]shares.PrivateKey{}}
 	if s.envoy, err = c.envoy(dir, envoy); err != nil {
 		return nil, err
 	}
 	if s.platform, err = platform.New(platform.Config{Dir: filepath.Join(dir, "platform"), Now: c.now}); err != nil {
 		return nil, err
 	}
+	sims, err := sim.NewVerifiers(s.platform.Root())
+	if err != nil {
+		return nil, err
+	}
+	s.verifiers = attest.NewVerifiers(sims...)
 	for _, name := range []string{"alice", "bob", "carol"} {
 		if s.users[name], err = newUser(name, c.now()); err != nil {
 			return nil, err
 		}
 		if s.keys[name], err = shares.NewPrivateKey(); err != nil {
-			return nil, err
-		}
-		if s.holders[name], err = s.keys[name].Public(); err != nil {
 			return nil, err
 		}
 	}
@@ -157,13 +159,14 @@ func (s *site) close() {
 
 // dial verifies the coordinator, as a user or, with "", as nobody.
 func (s *site) dial(ctx context.Context, user string, remembered *client.Remembered) (*client.Client, error) {
-	verifiers, err := sim.NewVerifiers(s.platform.Root())
-	if err != nil {
-		return nil, err
-	}
-	return client.Dial(ctx, clientAddr, client.Options{
-		Policy: s.policy, Verifiers: attest.NewVerifiers(verifiers...), Certificate: s.users[user], Remembered: remembered, Now: s.clock.now, Timeout: 10 * time.Second,
-	})
+	o := s.options()
+	o.Certificate, o.Remembered = s.users[user], remembered
+	return client.Dial(ctx, clientAddr, o)
+}
+
+// options say what the coordinator must prove.
+func (s *site) options() client.Options {
+	return client.Options{Policy: s.policy, Verifiers: s.verifiers, Now: s.clock.now}
 }
 
 // as does something as a user.

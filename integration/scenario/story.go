@@ -46,9 +46,9 @@ type story struct {
 
 // figures are what the story measured, in real time but for simulated.
 type figures struct {
-	rotations          int
-	simulated, revoked time.Duration
-	renewals, updates  []time.Duration
+	rotations int
+	simulated time.Duration
+	renewals  []time.Duration
 }
 
 func (s *story) say(format string, args ...any) {
@@ -67,7 +67,7 @@ func (s *story) rules() rules {
 }
 
 // manifest is the document for the edges.
-func (s *story) manifest(minimum int) ([]byte, error) {
+func (s *story) manifest() ([]byte, error) {
 	type object = map[string]any
 	packages, marbles := object{}, object{}
 	for _, n := range names {
@@ -87,12 +87,16 @@ func (s *story) manifest(minimum int) ([]byte, error) {
 	users, holders := object{}, object{}
 	for name, cert := range s.users {
 		users[name] = object{"certificate": certificatePEM(cert), "roles": []string{"operator"}}
-		holders[name] = s.holders[name]
+		public, err := s.keys[name].Public()
+		if err != nil {
+			return nil, err
+		}
+		holders[name] = public
 	}
 	return json.MarshalIndent(object{
 		"version": 1, "trustDomain": "shop.example", "packages": packages, "marbles": marbles, "users": users,
 		"roles":     object{"operator": object{"actions": []string{"updateManifest", "raiseFloor:*", "rotateCA", "rotateSecret:*", "revoke:*", "backup"}}},
-		"approvals": object{"updateManifest": minimum},
+		"approvals": object{"updateManifest": 2},
 		"secrets":   object{"orderKey": object{"type": "symmetric", "readers": []string{"front", "orders"}, "rotation": object{"overlap": "48h"}}},
 		"recovery":  object{"keys": holders, "threshold": 2}, "seal": s.seal,
 		"ca": object{"overlap": "120h"},
@@ -110,7 +114,7 @@ func (s *story) open(ctx context.Context) error {
 	s.edges = map[edge][]string{
 		{"front", "orders"}: {"GET /open"}, {"orders", "stock"}: {"GET /open"}, {"orders", "ledger"}: {"GET /open"}, {"visitor", "front"}: {"GET /open"},
 	}
-	raw, err := s.manifest(2)
+	raw, err := s.manifest()
 	if err != nil {
 		return err
 	}
@@ -234,7 +238,7 @@ func (s *story) update(ctx context.Context, what string, change func(map[edge][]
 	next := maps.Clone(s.edges)
 	change(next)
 	s.edges = next
-	raw, err := s.manifest(2)
+	raw, err := s.manifest()
 	if err != nil {
 		return err
 	}
@@ -263,7 +267,6 @@ func (s *story) update(ctx context.Context, what string, change func(map[edge][]
 		return err
 	}
 	settled()
-	s.figures.updates = append(s.figures.updates, time.Since(began))
 	s.say("update, approved by alice and bob: %s; every proxy took it after %s", what, time.Since(began).Round(time.Millisecond))
 	return nil
 }

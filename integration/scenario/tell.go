@@ -51,10 +51,7 @@ func (s *story) tell(ctx context.Context) error {
 // report prints what was measured.
 func (s *story) report() {
 	counts, refused, _ := s.checker.totals()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
+	total := s.checker.total()
 	slices.Sort(s.figures.renewals)
 	r := s.figures.renewals
 	fmt.Fprintf(s.out, "\n%d days in %s: %d lease rotations of %d marbles, every leaf renewed %s (median) to %s (slowest) after it fell due\n",
