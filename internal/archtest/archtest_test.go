@@ -62,7 +62,7 @@ var layers = [][]string{
 	{"coordinator"},
 	{"coordinator/internal/mesh", "coordinator/client", "marble/marblepb", "marble/envoy", "marble/agent", "marble/..."},
 	{"coordinator/internal/api", "coordinator/daemon"},
-	{"samples/...", "inspect/launch", "inspect/enclave", "inspect", "cli/term", "cli/check", "cli/dev", "cli", "cmd/..."},
+	{"samples/...", "inspect/launch", "inspect/enclave", "inspect", "charts", "kube/inject", "kube/stage", "kube/derive", "kube/injector", "cli/term", "cli/check", "cli/dev", "cli/kube", "cli", "cmd/..."},
 	{"integration/..."},
 }
 
@@ -110,7 +110,9 @@ var exclusive = map[string][]string{
 	"go.etcd.io/bbolt":                       {"coordinator/internal/store"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"github.com/spf13/pflag":                 {"cli"},
-	"sigs.k8s.io/yaml":                       {"cli"},
+	"sigs.k8s.io/yaml":                       {"cli", "kube", "integration/kube"},
+	"helm.sh/helm":                           {"cli/kube"},
+	"k8s.io":                                 {"cli/kube", "kube", "integration/kube"},
 	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
 	"github.com/google/go-configfs-tsm":      {"attest/issuer"},
 	"github.com/google/go-tpm":               {"attest/issuer"},
