@@ -36,4 +36,6 @@ var marbleCodes = []Entry{
 	{"MRB-035", Usage, "request to the agent is not valid", "see docs/marble.md: names, operations, limits"},
 	{"MRB-036", TooLarge, "request to the agent is over a limit", "send at most 64 KiB"},
 	{"MRB-037", Busy, "too many requests to the agent at once", "try again in a moment"},
+	{"MRB-060", Internal, "program cannot be installed", "check the folder, its permissions and free space"},
+	{"MRB-061", Invalid, "Envoy is not found", "name it with --envoy or ASHLAR_ENVOY, or give --envoy none for a program without a proxy"},
 }

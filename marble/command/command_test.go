@@ -128,7 +128,7 @@ func TestRefusesBeforeItConnects(t *testing.T) {
 		{"missing measured file", []string{"--measure", script + "-none"}, os.Args[0], 6, "MRB-002"},
 		{"Envoy on the program's address", []string{"--envoy", "envoy", "--ip", "127.0.0.1"}, os.Args[0], 2, "MRB-001"},
 		{"missing Envoy", []string{"--envoy", script + "-none"}, os.Args[0], 4, "MSH-020"},
-		{"open runtime folder", []string{"--dir", "/tmp"}, os.Args[0], 3, "MRB-023"},
+		{"open runtime folder", []string{"--dir", "/usr"}, os.Args[0], 3, "MRB-023"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := x.start(c.extra, c.prog)

@@ -80,7 +80,8 @@ const usageText = `Runs a program as a member of the mesh.
   ashlar-marble run --marble web --coordinator coord:2001 --coordinator-root root.pem -- /app/web --port 8080
 
 usage: ashlar-marble run [flags] -- PROGRAM [ARGS]
-       ashlar-marble detect      which TEE is here, and why not another
+       ashlar-marble install FOLDER   copy this program and Envoy there, for a pod
+       ashlar-marble detect           which TEE is here, and why not another
        ashlar-marble version
 
 The program starts when the coordinator has accepted the evidence for it. Until

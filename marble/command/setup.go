@@ -85,7 +85,8 @@ func (o *options) runtimeFolder() (string, func(), error) {
 		if err != nil {
 			return "", nil, problem.Because(err, "MRB-023", "--dir %s", o.dir)
 		}
-		return dir, func() {}, files.PrivateFolder(dir)
+		dir, err = files.RuntimeFolder(dir)
+		return dir, func() {}, err
 	}
 	base := os.Getenv("XDG_RUNTIME_DIR")
 	if base == "" {

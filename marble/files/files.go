@@ -187,9 +187,21 @@ func (w *Writer) RemoveAll() error {
 	return first
 }
 
-// PrivateFolder makes dir if it is missing, with mode 0700, and refuses one that
+// RuntimeFolder returns dir, made with mode 0700 if it is missing, where it is
+// this user's alone; in one of root's or this user's that is open to others, as
+// volumes of pods are, a private folder of this user. All else is refused.
+func RuntimeFolder(dir string) (string, error) {
+	var st unix.Stat_t
+	own := unix.Lstat(dir, &st) == nil && (st.Uid == 0 || int(st.Uid) == os.Geteuid())
+	if own && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&0o022 != 0 {
+		dir = filepath.Join(dir, fmt.Sprintf("user-%d", os.Geteuid()))
+	}
+	return dir, privateFolder(dir)
+}
+
+// privateFolder makes dir if it is missing, with mode 0700, and refuses one that
 // is a link, belongs to another user, or is open to others.
-func PrivateFolder(dir string) error {
+func privateFolder(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return problem.Because(err, "MRB-023", "making %s", filepath.Dir(dir))
 	}

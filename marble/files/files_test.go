@@ -2,6 +2,7 @@ package files_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -99,21 +100,46 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
-func TestPrivateFolder(t *testing.T) {
+func TestRuntimeFolder(t *testing.T) {
 	dir := realDir(t)
-	if err := files.PrivateFolder(filepath.Join(dir, "new", "run")); err != nil {
-		t.Errorf("missing folder: %v", err)
-	}
-	open := filepath.Join(dir, "open")
+	fresh, shared, readable := filepath.Join(dir, "new", "run"), filepath.Join(dir, "shared"), filepath.Join(dir, "readable")
 	link := filepath.Join(dir, "link")
-	for _, err := range []error{os.Mkdir(open, 0o700), os.Chmod(open, 0o755), os.Symlink(open, link)} {
+	for _, err := range []error{os.Mkdir(shared, 0o700), os.Chmod(shared, 0o777), os.Mkdir(readable, 0o700), os.Chmod(readable, 0o755), os.Symlink(shared, link)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, path := range []string{open, link} {
-		if got := problem.CodeOf(files.PrivateFolder(path)); got != "MRB-023" {
-			t.Errorf("%s: got %q, want MRB-023", path, got)
+	for path, want := range map[string]string{fresh: fresh, shared: filepath.Join(shared, fmt.Sprintf("user-%d", os.Geteuid()))} {
+		for range 2 { // the second time it is there
+			got, err := files.RuntimeFolder(path)
+			if err != nil || got != want {
+				t.Errorf("%s: got %s, %v, want %s", path, got, err, want)
+			}
+		}
+		if st, err := os.Stat(want); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("%s: got %v, %v, want mode 0700", want, st, err)
+		}
+	}
+	for _, path := range []string{readable, link} {
+		if _, err := files.RuntimeFolder(path); problem.CodeOf(err) != "MRB-023" {
+			t.Errorf("%s: got %v, want MRB-023", path, err)
+		}
+	}
+}
+
+// Somebody may have put a folder or a link of theirs where ours is to be.
+func TestRuntimeFolderPrepared(t *testing.T) {
+	for name, prepare := range map[string]func(string) error{
+		"open": func(path string) error { return errors.Join(os.Mkdir(path, 0o700), os.Chmod(path, 0o750)) },
+		"link": func(path string) error { return os.Symlink("/tmp", path) },
+		"file": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		shared := realDir(t)
+		if err := errors.Join(os.Chmod(shared, 0o777), prepare(filepath.Join(shared, fmt.Sprintf("user-%d", os.Geteuid())))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := files.RuntimeFolder(shared); problem.CodeOf(err) != "MRB-023" {
+			t.Errorf("%s: got %v, want MRB-023", name, err)
 		}
 	}
 }
