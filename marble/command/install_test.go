@@ -153,7 +153,8 @@ func TestRunsAsAnyUserOutOfAVolume(t *testing.T) {
 			return false
 		}
 		resp.Body.Close()
-		return resp.StatusCode == 200
+		_, runs := x.seen()
+		return runs && resp.StatusCode == 200
 	})
 	if s, ok := x.seen(); !ok || s.Secret != "of the pod" {
 		t.Errorf("the program saw %+v", s)
