@@ -12,9 +12,11 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -80,7 +82,7 @@ func dispatch(args []string, getenv func(string) string, stdout, stderr io.Write
 type options struct {
 	Config
 	tee, advertise, logFormat string
-	pccs, kds                 string
+	pccs, kds, until          string
 	debug                     bool
 }
 
@@ -107,6 +109,7 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	text(&o.ClientAddr, "client-addr", DefaultClientAddr, "where the client API listens")
 	text(&o.MeshAddr, "mesh-addr", DefaultMeshAddr, "where the marble API listens")
 	text(&o.MetricsAddr, "metrics-addr", DefaultMetricsAddr, "where metrics and probes listen")
+	text(&o.until, "until", "", "of init: make a state before this time (RFC 3339) alone, and leave one that exists as it is; for what starts a coordinator again and again")
 	text(&o.advertise, "advertise", "", "further DNS names and IPs of this coordinator, comma separated")
 	text(&o.logFormat, "log-format", "text", "text or json")
 	f.BoolVar(&o.debug, "debug", getenv("ASHLAR_DEBUG") == "true", "log more")
@@ -174,11 +177,10 @@ func execute(name string, args []string, getenv func(string) string, stdout, std
 	ctx, force, stop := signals()
 	defer stop()
 	if name == "init" {
-		if err := Init(ctx, o.Config); err != nil {
-			return err
-		}
-		fmt.Fprintf(stdout, "Made the state of a new coordinator in %s.\nnext: ashlar-coordinator run with the same flags\n", o.State)
-		return nil
+		return begin(ctx, o, stdout)
+	}
+	if o.until != "" {
+		return invalid("until", "it is for init: run makes no state")
 	}
 	o.Force = force
 	err = Run(ctx, o.Config)
@@ -186,6 +188,33 @@ func execute(name string, args []string, getenv func(string) string, stdout, std
 		return problem.New("STO-002", "nothing to run: %s", problem.From(err).Detail).WithNext("ashlar-coordinator init --state %s makes it, once", o.State)
 	}
 	return err
+}
+
+// begin makes the state of a new coordinator. With --until it does so as long
+// as that is time, and leaves a state, or what is left of one, to run.
+func begin(ctx context.Context, o options, stdout io.Writer) error {
+	if o.until != "" && o.State != "" {
+		until, err := time.Parse(time.RFC3339, o.until)
+		if err != nil {
+			return invalid("until", "wanted a time such as 2026-01-02T15:04:05Z, got %q", o.until)
+		}
+		there, err := bolt.Look(o.State)
+		switch {
+		case err != nil:
+			return err
+		case there == bolt.Present || there == bolt.Incomplete:
+			fmt.Fprintf(stdout, "There is a state in %s; nothing was made.\n", o.State)
+			return nil
+		case time.Now().After(until):
+			return problem.New("STO-002", "%s holds no state, and none is made after %s", o.State, o.until).
+				WithNext("put the volume or a backup back; only if this deployment never had a state, give a later time to make one")
+		}
+	}
+	if err := Init(ctx, o.Config); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "Made the state of a new coordinator in %s.\nnext: ashlar-coordinator run with the same flags\n", o.State)
+	return nil
 }
 
 // signals returns a context that the first SIGTERM or SIGINT ends, and a

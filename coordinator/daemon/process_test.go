@@ -223,3 +223,43 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("init again: got exit %d, %s, want STO-001", exit, errs.String())
 	}
 }
+
+// What starts a coordinator again and again may make its state once.
+func TestInitUntil(t *testing.T) {
+	m := newMachine(t)
+	state := m.config().State
+	soon, past := time.Now().Add(time.Hour).Format(time.RFC3339), "2026-01-02T15:04:05Z"
+	for _, c := range []struct {
+		name, until string
+		prepare     func() error
+		exit        int
+		says        string
+		made        bool
+	}{
+		{"no time", "tomorrow", nil, 2, "--until", false},
+		{"too late", past, nil, 1, "STO-002", false},
+		{"in time", soon, nil, 0, "Made the state", true},
+		{"again", soon, nil, 0, "There is a state", true},
+		{"again and late", past, nil, 0, "There is a state", true},
+		{"a part of it is gone", soon, func() error { return os.Remove(filepath.Join(state, "seal.json")) }, 0, "There is a state", true},
+		{"all of it is gone, and late", past, func() error { return os.RemoveAll(state) }, 1, "STO-002", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.prepare != nil {
+				if err := c.prepare(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var out bytes.Buffer
+			exit := Main(append(m.flags("init"), "--until", c.until), func(string) string { return "" }, &out, &out)
+			_, err := os.Stat(filepath.Join(state, "state.db"))
+			if exit != c.exit || !strings.Contains(out.String(), c.says) || (err == nil) != c.made {
+				t.Errorf("got exit %d, a state %v, %s; want %d, %v, %q", exit, err == nil, out.String(), c.exit, c.made, c.says)
+			}
+		})
+	}
+	var out bytes.Buffer
+	if exit := Main(append(m.flags("run"), "--until", soon), func(string) string { return "" }, &out, &out); exit != 2 || !strings.Contains(out.String(), "--until") {
+		t.Errorf("run --until: got exit %d, %s", exit, out.String())
+	}
+}
