@@ -12,9 +12,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,15 +117,19 @@ func configured(flags *genericclioptions.ConfigFlags, o ConnectOptions) error {
 }
 
 func contextsOf(raw api.Config) string {
-	var names []string
-	for name := range raw.Contexts {
-		names = append(names, name)
-	}
-	if len(names) == 0 {
+	if len(raw.Contexts) == 0 {
 		return "add one: kubectl config set-context"
 	}
-	sort.Strings(names)
-	return "--context " + strings.Join(names, ", or --context ")
+	return "--context " + strings.Join(slices.Sorted(maps.Keys(raw.Contexts)), ", or --context ")
+}
+
+// Contexts lists the contexts of the kubeconfig that the options mean.
+func Contexts(o ConnectOptions) []string {
+	raw, err := configFlags(o).ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(raw.Contexts))
 }
 
 func (c *Cluster) askVersion(ctx context.Context) error {
