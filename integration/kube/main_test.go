@@ -1,0 +1,103 @@
+//go:build linux
+
+// Package kube holds the tests against a real Kubernetes control plane. One is
+// started for all of them, when the first asks for it; each test has a namespace
+// of its own.
+package kube
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
+	"github.com/ashlar-mesh/ashlar/integration/kube/isolate"
+)
+
+func TestMain(m *testing.M) {
+	if isolate.Available() != "" {
+		os.Exit(m.Run()) // the tests say why they are skipped
+	}
+	os.Exit(isolate.Run(func() int {
+		code := m.Run()
+		one.close(code != 0)
+		return code
+	}))
+}
+
+// one is the control plane of all tests.
+var one shared
+
+type shared struct {
+	once    sync.Once
+	cluster *cluster.Cluster
+	err     error
+}
+
+// controlPlane returns the running control plane.
+func controlPlane(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	need(t, isolate.Available())
+	binary := os.Getenv(cluster.Variable)
+	if binary == "" {
+		need(t, cluster.Variable+" is not set: run make kubetest")
+	}
+	one.once.Do(func() { one.cluster, one.err = one.start(binary) })
+	if one.err != nil {
+		t.Fatal(one.err)
+	}
+	return one.cluster
+}
+
+func (s *shared) start(binary string) (*cluster.Cluster, error) {
+	dir, err := os.MkdirTemp("", "ashlar-kube-")
+	if err != nil {
+		return nil, err
+	}
+	return cluster.Start(context.Background(), binary, dir)
+}
+
+// close ends the control plane. Its folder is kept, and the ends of its logs are
+// shown, after a failure.
+func (s *shared) close(failed bool) {
+	if s.cluster == nil {
+		return
+	}
+	s.cluster.Close()
+	if failed {
+		fmt.Fprintf(os.Stderr, "%skept in %s\n", s.cluster.Logs(), s.cluster.Dir)
+		return
+	}
+	_ = os.RemoveAll(s.cluster.Dir)
+}
+
+// need skips a test for a reason, if there is one; in CI it fails.
+func need(t *testing.T, reason string) {
+	t.Helper()
+	switch {
+	case reason == "":
+	case os.Getenv("CI") == "true":
+		t.Fatal(reason)
+	default:
+		t.Skip(reason)
+	}
+}
+
+// eventually polls until f returns "" or time is up; f says what is not so yet.
+func eventually(t *testing.T, limit time.Duration, f func() string) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		missing := f()
+		if missing == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s: %s", limit, missing)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
