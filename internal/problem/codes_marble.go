@@ -38,4 +38,5 @@ var marbleCodes = []Entry{
 	{"MRB-037", Busy, "too many requests to the agent at once", "try again in a moment"},
 	{"MRB-060", Internal, "program cannot be installed", "check the folder, its permissions and free space"},
 	{"MRB-061", Invalid, "Envoy is not found", "name it with --envoy or ASHLAR_ENVOY, or give --envoy none for a program without a proxy"},
+	{"MRB-062", Usage, "probes of the program are not valid", "see docs/marble.md: names, loopback addresses, http and tcp"},
 }

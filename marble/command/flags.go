@@ -16,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/marble/probe"
 )
 
 // options are what the command line and the environment say.
@@ -25,6 +26,8 @@ type options struct {
 	tee, simSocket                string
 	envoy, envoyLog               string
 	dir, readyAddr, logFormat     string
+	probesText                    string
+	probes                        probe.Set // of the program
 	measure                       measured
 	devices                       collectors
 	readyTimeout, grace           time.Duration
@@ -122,6 +125,7 @@ func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
 	text(&o.envoyLog, "envoy-log", "ASHLAR_ENVOY_LOG", "warning", "Envoy's log `LEVEL`")
 	text(&o.dir, "dir", "ASHLAR_DIR", "", "private runtime `FOLDER`, best on tmpfs; else a new one, removed at the end")
 	text(&o.readyAddr, "ready-addr", "ASHLAR_READY_ADDR", "", "`ADDRESS` of the probes /ready and /live: IP:PORT, or the path of a unix socket")
+	text(&o.probesText, "probes", "ASHLAR_PROBES", "", "the program's own probes, which /probe/readiness and others ask: `JSON`, see docs/marble.md")
 	text(&o.logFormat, "log-format", "ASHLAR_LOG_FORMAT", "text", "text or json, on standard error")
 	f.Var(&o.measure, "measure", "further `[NAME=]FILE` to measure; may be repeated")
 	f.Var(&o.devices, "device", "`NAME=COMMAND` that collects a GPU's evidence, given a nonce in hexadecimal; may be repeated")
@@ -166,6 +170,13 @@ func (o *options) check() error {
 	}
 	if err := o.checkTEE(); err != nil {
 		return err
+	}
+	var err error
+	if o.probes, err = probe.Parse(o.probesText); err != nil {
+		return err
+	}
+	if len(o.probes) > 0 && o.readyAddr == "" {
+		return usage("--probes are asked at --ready-addr: give that too")
 	}
 	for what, ip := range map[string]string{"--ip": o.address, "--loopback": o.loopback} {
 		if _, err := netip.ParseAddr(ip); err != nil && (ip != "" || what == "--loopback") {

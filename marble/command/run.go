@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,6 +48,7 @@ type runner struct {
 	signal  syscall.Signal      // that ended the run before the program started
 	started *marble.Rendered    // what the program was started with
 	env     []string            // of the program
+	runs    atomic.Bool         // the program does
 	stopped int                 // exit code, if it was the marble that stopped the program; obey's
 
 	simulated *simulated // nil: hardware vouches
@@ -70,11 +72,11 @@ func (r *runner) run() (code int, err error) {
 	}()
 	signals, stop := program.Notify()
 	r.later(stop)
-	stopProbe, err := probe(r.o.readyAddr, r.tracker, r.log)
+	stopProbes, err := r.serveProbes()
 	if err != nil {
 		return 0, err
 	}
-	r.later(stopProbe)
+	r.later(stopProbes)
 	if err := program.Subreaper(); err != nil {
 		r.log.Warn("orphans of the program will not be seen", "reason", err)
 	}
@@ -301,6 +303,7 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	if err != nil {
 		return 0, err
 	}
+	r.runs.Store(true)
 	if r.simulated != nil {
 		r.simulated.pid.Store(int64(process.PID()))
 	}
@@ -311,6 +314,7 @@ func (r *runner) supervise(ctx context.Context, m *marble.Marble, p *program.Pro
 	workers.Go(func() { r.obey(ctx, m, process) })
 	workers.Go(func() { program.Reap(ctx, reapInterval) })
 	process.Forward(signals, r.o.grace)
+	r.runs.Store(false)
 	r.tracker.Enter(stage.Status{Stage: stage.Stopping, Reason: "the program ended"})
 	cancel()
 	workers.Wait()

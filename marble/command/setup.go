@@ -21,7 +21,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble"
 	"github.com/ashlar-mesh/ashlar/marble/files"
-	"github.com/ashlar-mesh/ashlar/marble/stage"
+	"github.com/ashlar-mesh/ashlar/marble/probe"
 )
 
 const maxTrustFile = 1 << 20 // bytes
@@ -164,11 +164,15 @@ func (o *options) addresses() error {
 	return nil
 }
 
-// probe serves the readiness probe until the function returned is called.
-func probe(address string, tracker *stage.Tracker, log *slog.Logger) (func(), error) {
+// serveProbes serves the probes until the function returned is called.
+func (r *runner) serveProbes() (func(), error) {
+	address := r.o.readyAddr
 	if address == "" {
 		return func() {}, nil
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/", r.tracker.Handler())
+	mux.Handle("GET /probe/{name}", probe.New(r.o.probes, r.tracker, r.runs.Load, time.Now))
 	network := "tcp"
 	if strings.HasPrefix(address, "/") {
 		network = "unix"
@@ -180,8 +184,8 @@ func probe(address string, tracker *stage.Tracker, log *slog.Logger) (func(), er
 	if err != nil {
 		return nil, problem.Because(err, "MRB-025", "probe on %s", address)
 	}
-	server := &http.Server{Handler: tracker.Handler(), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
-		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
+		IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10, ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
