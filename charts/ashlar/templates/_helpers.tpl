@@ -11,7 +11,7 @@
 {{- $name -}}
 {{- end -}}
 
-{{/* Objects of the cluster carry the namespace too: releases of two namespaces may have one name. */}}
+{{/* The injector's objects of the cluster: releases of two namespaces may have one name. */}}
 {{- define "ashlar.clusterName" -}}
 {{ include "ashlar.fullname" . }}-injector.{{ .Release.Namespace }}
 {{- end -}}
@@ -22,65 +22,35 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{- define "ashlar.labels" -}}
-{{ include "ashlar.selector" . }}
-app.kubernetes.io/part-of: ashlar
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- end -}}
-
-{{/* Of pods: nothing that a release alone would change, so that it replaces no pod without need. */}}
+{{/* Of pods: nothing that another release alone would change and so replace them. */}}
 {{- define "ashlar.podLabels" -}}
 {{ include "ashlar.selector" . }}
 app.kubernetes.io/part-of: ashlar
 {{- end -}}
 
+{{- define "ashlar.labels" -}}
+{{ include "ashlar.podLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
 {{/* The reference of an image: registry, repository, and digest or tag. */}}
 {{- define "ashlar.image" -}}
-{{- $i := .image -}}
 {{- with .root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
-{{ $i.repository }}
-{{- if $i.digest }}@{{ $i.digest }}{{ else }}:{{ default (default .root.Chart.AppVersion .root.Values.image.tag) $i.tag }}{{ end -}}
+{{ .image.repository }}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ default (default .root.Chart.AppVersion .root.Values.image.tag) .image.tag }}{{ end -}}
 {{- end -}}
 
 {{- define "ashlar.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets:
-{{- range . }}
-- name: {{ . }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* The coordinator's row of the table of profiles, as JSON; an empty object if none is named. */}}
-{{- define "ashlar.coordinatorProfile" -}}
-{{- $name := .Values.coordinator.profile -}}
-{{- if not $name -}}
-{}
-{{- else -}}
-{{- $row := get .Values.tee.profiles $name -}}
-{{- if not $row -}}
-{{- fail (printf "coordinator.profile: %q is no row of tee.profiles; there are %s" $name (keys .Values.tee.profiles | sortAlpha | join ", ")) -}}
-{{- end -}}
-{{- if not (regexMatch "^(sgx|snp|sim:sgx|sim:tdx)$" $row.tee) -}}
-{{- fail (printf "coordinator.profile: %q is a row for %s, which keeps no state: a coordinator runs in SGX under Gramine or in SEV-SNP" $name $row.tee) -}}
-{{- end -}}
-{{- toJson $row -}}
+{{- range $i, $name := .Values.image.pullSecrets }}
+{{- if $i }}
+{{ end -}}
+- name: {{ $name }}
 {{- end -}}
 {{- end -}}
 
-{{/* The names of the coordinator's Services, with more and more of the domain. */}}
-{{- define "ashlar.names" -}}
-{{- $root := . -}}
-{{- $names := list -}}
-{{- range $service := list (include "ashlar.fullname" .) (printf "%s-mesh" (include "ashlar.fullname" .)) -}}
-{{- $short := printf "%s.%s" $service $root.Release.Namespace -}}
-{{- $names = concat $names (list $service $short (printf "%s.svc" $short) (printf "%s.svc.%s" $short $root.Values.clusterDomain)) -}}
-{{- end -}}
-{{- concat $names .Values.coordinator.advertise | uniq | join "," -}}
-{{- end -}}
-
+{{/* inject.Settings, and what the injector is told besides. */}}
 {{- define "ashlar.settings" -}}
 {{- $full := include "ashlar.fullname" . -}}
 {{- dict
@@ -94,5 +64,17 @@ imagePullSecrets:
   "profiles" .Values.tee.profiles
   "defaults" .Values.tee.defaults
   "readinessGate" .Values.marble.readinessGate
+  "readyPort" .Values.marble.readyPort
 | toPrettyJson -}}
+{{- end -}}
+
+{{/* The ports of addresses such as https://pccs.example:8081, a JSON array. */}}
+{{- define "ashlar.ports" -}}
+{{- $ports := list -}}
+{{- range . -}}
+{{- $url := urlParse . -}}
+{{- $named := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) -}}
+{{- $ports = append $ports (default (ternary 80 443 (eq $url.scheme "http") | toString) $named | int) -}}
+{{- end -}}
+{{- toJson ($ports | uniq) -}}
 {{- end -}}

@@ -1,0 +1,167 @@
+{{/* The coordinator's row of tee.profiles as JSON; an empty object if none is named. */}}
+{{- define "ashlar.coordinatorProfile" -}}
+{{- $name := .Values.coordinator.profile -}}
+{{- $row := dict -}}
+{{- if $name -}}
+{{- $row = get .Values.tee.profiles $name -}}
+{{- if not $row -}}
+{{- fail (printf "coordinator.profile: %q is no row of tee.profiles; there are %s" $name (keys .Values.tee.profiles | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if not (has $row.tee (list "sgx" "snp" "sim:sgx" "sim:tdx")) -}}
+{{- fail (printf "coordinator.profile: %q is a row for %s, which has no key to seal a state with: a coordinator runs in SGX under Gramine, or in SEV-SNP" $name $row.tee) -}}
+{{- end -}}
+{{- if and $row.runtimeClass (not .Values.coordinator.guestMeasuresContainer) -}}
+{{- fail (printf "coordinator.profile: %q starts a guest by the runtime class %s. Other containers in such a guest on the same machine could open the state, unless its launch measurement covers which containers it starts: say so by coordinator.guestMeasuresContainer, or choose another row" $name $row.runtimeClass) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $row -}}
+{{- end -}}
+
+{{/* The files of the coordinator's ConfigMap as JSON. */}}
+{{- define "ashlar.coordinatorFiles" -}}
+{{- $files := dict -}}
+{{- $owner := .Values.coordinator.owner -}}
+{{- if and $owner.certificate $owner.configMap -}}
+{{- fail "coordinator.owner: give the certificate or the name of a ConfigMap, not both" -}}
+{{- end -}}
+{{- with $owner.certificate }}{{ $_ := set $files "owner.pem" . }}{{ end -}}
+{{- with .Values.coordinator.tpmRoots }}{{ $_ := set $files "tpm-roots.pem" . }}{{ end -}}
+{{- toJson $files -}}
+{{- end -}}
+
+{{/* Every name by which the coordinator's Services are called. */}}
+{{- define "ashlar.names" -}}
+{{- $root := . -}}
+{{- $names := list -}}
+{{- range $service := list (include "ashlar.fullname" .) (printf "%s-mesh" (include "ashlar.fullname" .)) -}}
+{{- $long := printf "%s.%s" $service $root.Release.Namespace -}}
+{{- $names = concat $names (list $service $long (printf "%s.svc" $long) (printf "%s.svc.%s" $long $root.Values.clusterDomain)) -}}
+{{- end -}}
+{{- concat $names .Values.coordinator.advertise | uniq | join "," -}}
+{{- end -}}
+
+{{- define "ashlar.profileAnnotations" -}}
+{{- $all := dict -}}
+{{- range $key, $value := .annotations }}{{ $_ := set $all $key ($value | replace "{container}" "coordinator") }}{{ end -}}
+{{- toJson $all -}}
+{{- end -}}
+
+{{- define "ashlar.profileTolerations" -}}
+{{- $all := list -}}
+{{- range .tolerations }}{{ $all = append $all (dict "key" . "operator" "Exists") }}{{ end -}}
+{{- toJson $all -}}
+{{- end -}}
+
+{{/* What gives evidence in a guest is root's; an enclave and the simulation need no privilege. */}}
+{{- define "ashlar.rooted" -}}
+{{- if or .privileged (eq (default "" .tee) "snp") }}yes{{ end -}}
+{{- end -}}
+
+{{- define "ashlar.podSecurity" -}}
+{{- $base := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 -}}
+{{- if include "ashlar.rooted" .row }}{{ $base = dict "runAsUser" 0 "runAsGroup" 0 }}{{ end -}}
+{{- $_ := set $base "fsGroupChangePolicy" "OnRootMismatch" -}}
+{{- $_ := set $base "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- mergeOverwrite $base (deepCopy .root.Values.coordinator.podSecurityContext) | toYaml -}}
+{{- end -}}
+
+{{- define "ashlar.containerSecurity" -}}
+{{- $base := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
+{{- if .row.privileged }}{{ $base = dict "privileged" true "readOnlyRootFilesystem" true }}{{ end -}}
+{{- mergeOverwrite $base (deepCopy .root.Values.coordinator.securityContext) | toYaml -}}
+{{- end -}}
+
+{{/* What the container asks for, with the devices of the row. */}}
+{{- define "ashlar.coordinatorResources" -}}
+{{- $devices := deepCopy (default dict .row.resources) -}}
+{{- with .row.epc -}}
+{{- $amount := $.root.Values.coordinator.epc -}}
+{{- if eq .unit "MiB" -}}
+{{- $amount = ternary (trimSuffix "Mi" $amount) (trimSuffix "Gi" $amount | int64 | mul 1024 | toString) (hasSuffix "Mi" $amount) -}}
+{{- end -}}
+{{- $_ := set $devices .name $amount -}}
+{{- end -}}
+{{- $resources := deepCopy .root.Values.coordinator.resources -}}
+{{- range $side := list "requests" "limits" -}}
+{{- with merge (deepCopy (default dict (get $resources $side))) $devices }}{{ $_ := set $resources $side . }}{{ end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* What init and run have in common: the rest of the flags, and all that stands behind them. */}}
+{{- define "ashlar.coordinatorContainer" -}}
+{{- $values := .root.Values -}}
+{{- $c := $values.coordinator -}}
+{{- $tee := default "auto" .row.tee }}
+- --state=/var/lib/ashlar/state
+- --endorsements=/var/lib/ashlar/endorsements
+- --tee={{ $tee }}
+- --seal={{ default (ternary "unique" "product" (eq $tee "snp")) $c.seal }}
+{{- if hasPrefix "sim:" $tee }}
+- --sim-socket=/run/ashlar/sim/platform.sock
+- --sim-root=/run/ashlar/sim/root.pem
+{{- end }}
+{{- with $values.endorsements.pccs }}
+- --pccs={{ join "," . }}
+{{- end }}
+{{- with $values.endorsements.kds }}
+- --kds={{ join "," . }}
+{{- end }}
+{{- if $c.tpmRoots }}
+- --tpm-roots=/etc/ashlar/tpm-roots.pem
+{{- end }}
+{{- if $c.owner.certificate }}
+- --owner=/etc/ashlar/owner.pem
+{{- else if $c.owner.configMap }}
+- --owner=/etc/ashlar-owner/owner.pem
+{{- end }}
+- --advertise={{ include "ashlar.names" .root }}
+- --log-format={{ $c.logFormat }}
+{{- if $c.debug }}
+- --debug
+{{- end }}
+image: {{ include "ashlar.image" (dict "root" .root "image" $c.image) }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+{{- with .row.env }}
+env:
+{{- range $name, $value := . }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+securityContext: {{- include "ashlar.containerSecurity" . | nindent 2 }}
+resources: {{- include "ashlar.coordinatorResources" . | nindent 2 }}
+volumeMounts:
+- {name: state, mountPath: /var/lib/ashlar}
+{{- if .files }}
+- {name: config, mountPath: /etc/ashlar, readOnly: true}
+{{- end }}
+{{- if $c.owner.configMap }}
+- {name: owner, mountPath: /etc/ashlar-owner, readOnly: true}
+{{- end }}
+{{- if $values.endorsements.existingClaim }}
+- {name: endorsements, mountPath: /var/lib/ashlar/endorsements}
+{{- end }}
+{{- range $i, $p := .row.hostPaths }}
+- {name: host-{{ $i }}, mountPath: {{ $p.path }}{{ if $p.readOnly }}, readOnly: true{{ end }}}
+{{- end }}
+{{- end -}}
+
+{{- define "ashlar.coordinatorVolumes" -}}
+{{- $values := .root.Values -}}
+{{- if .files }}
+- name: config
+  configMap: {name: {{ include "ashlar.fullname" .root }}-coordinator}
+{{- end }}
+{{- with $values.coordinator.owner.configMap }}
+- name: owner
+  configMap: {name: {{ . }}, items: [{key: owner.pem, path: owner.pem}]}
+{{- end }}
+{{- with $values.endorsements.existingClaim }}
+- name: endorsements
+  persistentVolumeClaim: {claimName: {{ . }}}
+{{- end }}
+{{- range $i, $p := .row.hostPaths }}
+- name: host-{{ $i }}
+  hostPath: {path: {{ $p.path }}, type: {{ default "" $p.type | quote }}}
+{{- end }}
+{{- end -}}
