@@ -20,6 +20,7 @@ const (
 	ProfileOf = "ashlar.dev/profile"   // which row of the table of profiles
 	EPC       = "ashlar.dev/epc"       // memory of the enclave, a quantity such as 64Mi
 	Measure   = "ashlar.dev/measure"   // further files to measure, separated by commas
+	Plain     = "ashlar.dev/plain"     // Secret volumes without sealed references, which stay where they are, separated by commas
 
 	Injected = "ashlar.dev/injected"           // written by the injector: its version and a digest of its settings
 	Policy   = "ashlar.dev/coordinator-policy" // written by the injector: the policy file by which the marble judges the coordinator
@@ -54,7 +55,7 @@ type Settings struct {
 // Profile is what a pod needs of a cluster to run in a TEE: a row of the table
 // that the chart's value extends.
 type Profile struct {
-	TEE       string            `json:"tee"`                 // "sgx", "snp", "tdx", "sim:sgx", "sim:tdx"
+	TEE       string            `json:"tee"`                 // as ASHLAR_TEE: "sgx", "snp", "tdx", "snp:azure", "sim:sgx" and others
 	Runtime   string            `json:"runtime"`             // Wrap or Image
 	Resources map[string]string `json:"resources,omitempty"` // limits and requests, such as sgx.intel.com/enclave: "1"
 	// EPC names the resource that the enclave's memory is asked for with, and its
@@ -66,6 +67,10 @@ type Profile struct {
 	HostPaths    []HostPath        `json:"hostPaths,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"` // of the pod; {container} stands for the program's container
 	Env          map[string]string `json:"env,omitempty"`         // of the program's container
+	// Privileged lets the program's container open devices and kernel settings of
+	// a node that is a confidential VM: root of it, and nothing less will do
+	// without a device plugin.
+	Privileged bool `json:"privileged,omitempty"`
 }
 
 // EPCResource is how a cluster counts the memory of enclaves.
