@@ -11,11 +11,15 @@ import (
 // clusterFlags say which cluster is meant, as kubectl's flags do.
 type clusterFlags struct{ kubeconfig, context, namespace string }
 
-// register adds the flags; what says what the namespace is of.
+// register adds the flags; what says what the namespace is of. A namespace that
+// is set already is the default in place of the context's.
 func (f *clusterFlags) register(c *cobra.Command, what string) {
+	if f.namespace == "" {
+		what += "; the context's if not given"
+	}
 	c.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file ($KUBECONFIG, or ~/.kube/config)")
 	c.Flags().StringVar(&f.context, "context", "", "context of the kubeconfig; its current one if not given")
-	c.Flags().StringVarP(&f.namespace, "namespace", "n", "", what+"; the context's if not given")
+	c.Flags().StringVarP(&f.namespace, "namespace", "n", f.namespace, what)
 	_ = c.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return kube.Contexts(f.options()), cobra.ShellCompDirectiveNoFileComp
 	})

@@ -70,12 +70,18 @@ func (a *app) loadPolicy(name string) (trustInput, error) {
 	if err != nil {
 		return trustInput{}, err
 	}
+	return a.parsePolicy(raw, name)
+}
+
+// parsePolicy is loadPolicy for what was read already; name is for messages.
+func (a *app) parsePolicy(raw []byte, name string) (trustInput, error) {
 	file, diags := manifest.ParsePolicyFile(raw)
 	if err := diags.Err(); err != nil {
 		diags.Render(a.p.Err, name, a.p.Color)
 		return trustInput{}, err
 	}
 	in := trustInput{raw: raw, policy: file.Policy(), verifiers: hardware.Verifiers()}
+	var err error
 	if in.log, err = witnessingOf(file.Log); err != nil {
 		return trustInput{}, err
 	}

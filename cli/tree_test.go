@@ -154,6 +154,7 @@ var machine = map[string][]string{
 	"manifest import": {"--from", "scone", "../manifest/importer/testdata/scone.json"},
 	"init":            {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
 	"inspect":         {"MANIFEST"},
+	"install":         {"--render"},
 }
 
 // elsewhere are the commands whose JSON is tested with a deployment
@@ -170,6 +171,7 @@ var elsewhere = map[string]string{
 	"quarantine list": "integration", "quarantine marble": "integration", "break-glass list": "integration", "blast-radius": "integration", "rotate": "integration",
 	"endorsements status": "integration", "endorsements import": "integration", "endorsements fetch": "writes a file", "endorsements export": "writes a file",
 	"recover status": "integration", "recover key": "writes a file", "recover share": "integration", "recover drill": "integration", "recover accept-rollback": "integration", "backup": "integration",
+	"upgrade": "integration/kube", "rollback": "integration/kube", "uninstall": "integration/kube",
 	"dev demo": "a story, no table", "dev logs": "lines of logs", "dev platform": "a server", "completion": "a script", "help": "prose",
 }
 

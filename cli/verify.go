@@ -100,28 +100,33 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
-	o.Remembered, o.Entries = remembered, entriesToRead(remembered)
+	o.Remembered = remembered
+	v, err := a.attested(ctx, addr, in, o, f)
+	if err != nil {
+		return err
+	}
+	return a.verified(v, f)
+}
+
+// attested judges the coordinator at an address, and keeps what it showed.
+func (a *app) attested(ctx context.Context, addr string, in trustInput, o client.Options, f verifyFlags) (client.Verified, error) {
+	o.Entries = entriesToRead(o.Remembered)
 	cl, err := client.Dial(ctx, addr, o)
 	if err != nil {
-		return a.refusedCoordinator(err)
+		return client.Verified{}, a.refusedCoordinator(err)
 	}
 	defer cl.Close()
 	v := cl.Verified()
-	if err := a.lifted(v, f); err != nil {
-		return err
+	if err := a.lifted(v, f); err != nil || f.dryRun {
+		return v, err
 	}
-	if !f.dryRun {
-		if err := client.WriteTrust(a.trust, v); err != nil {
-			return err
-		}
-		if err := a.keepPolicy(in.raw); err != nil {
-			return err
-		}
-		if err := a.writeBundle(ctx, cl, f.bundle); err != nil {
-			return err
-		}
+	if err := client.WriteTrust(a.trust, v); err != nil {
+		return v, err
 	}
-	return a.verified(v, f)
+	if err := a.keepPolicy(in.raw); err != nil {
+		return v, err
+	}
+	return v, a.writeBundle(ctx, cl, f.bundle)
 }
 
 // demands is what a coordinator is dialled with, by a policy and the flags.
@@ -172,21 +177,42 @@ func (a *app) refusedCoordinator(err error) error {
 		WithNext("ashlar explain %s", failed[0].Code)
 }
 
-func (a *app) verified(v client.Verified, f verifyFlags) error {
+// verifiedDocument is what a verification establishes, for machines.
+type verifiedDocument struct {
+	Address    string           `json:"address"`
+	Verdict    attest.Verdict   `json:"verdict"`
+	Manifest   attest.Hex       `json:"manifest,omitempty"`
+	Revision   int              `json:"revision"`
+	Floors     apiv1.Floors     `json:"floors,omitzero"`
+	BreakGlass []apiv1.Incident `json:"breakGlass,omitempty"`
+	Log        logDocument      `json:"log"`
+	Trust      string           `json:"trust"`
+	Simulation bool             `json:"simulation"`
+}
+
+func (a *app) documentOf(v client.Verified) verifiedDocument {
 	s := v.Statement
-	if done, err := a.p.Structured(struct {
-		Address    string           `json:"address"`
-		Verdict    attest.Verdict   `json:"verdict"`
-		Manifest   attest.Hex       `json:"manifest,omitempty"`
-		Revision   int              `json:"revision"`
-		Floors     apiv1.Floors     `json:"floors,omitzero"`
-		BreakGlass []apiv1.Incident `json:"breakGlass,omitempty"`
-		Log        logDocument      `json:"log"`
-		Trust      string           `json:"trust"`
-		Simulation bool             `json:"simulation"`
-	}{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, v.BreakGlass, logOf(v), a.trust, s.Evidence.TEE.Simulated()}); done {
+	return verifiedDocument{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, v.BreakGlass, logOf(v), a.trust, s.Evidence.TEE.Simulated()}
+}
+
+func (a *app) verified(v client.Verified, f verifyFlags) error {
+	if done, err := a.p.Structured(a.documentOf(v)); done {
 		return err
 	}
+	a.showVerified(v, f)
+	host := v.Address
+	if strings.HasPrefix(host, ":") {
+		host = "localhost" + host
+	}
+	if !f.dryRun {
+		a.p.Notef("next: curl --cacert %s https://%s/v1/status\n", filepath.Join(a.trust, client.BundleFile), host)
+	}
+	return nil
+}
+
+// showVerified is what a verification establishes, for people.
+func (a *app) showVerified(v client.Verified, f verifyFlags) {
+	s := v.Statement
 	p, ok := a.p, a.p.Green(term.OK)
 	p.Printf("evidence      %s quote, %d bytes, fresh (our nonce)\n", s.Evidence.TEE, len(s.Evidence.Raw))
 	p.Printf("  tcb         %s %s%s\n", ok, orDash(string(v.Verdict.TCBStatus)), advisories(v.Verdict.Advisories))
@@ -206,16 +232,10 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 	a.floorLines(v.Floors)
 	if f.dryRun {
 		p.Printf("Verified. Dry run: nothing was written\n")
-		return nil
+		return
 	}
 	p.Printf("Verified. Wrote %s (root CA, valid to %s)\n", filepath.Join(a.trust, client.BundleFile), v.Root.NotAfter.UTC().Format("2006-01-02"))
 	if f.bundle != "" {
 		p.Printf("bundle        %s, to be judged again: ashlar verify %s\n", f.bundle, f.bundle)
 	}
-	host := v.Address
-	if strings.HasPrefix(host, ":") {
-		host = "localhost" + host
-	}
-	p.Notef("next: curl --cacert %s https://%s/v1/status\n", filepath.Join(a.trust, client.BundleFile), host)
-	return nil
 }

@@ -3,6 +3,21 @@ package problem
 // kubeCodes are what the chart's installer, the injector and the checks of a
 // cluster refuse or warn of.
 var kubeCodes = []Entry{
+	{"KUB-005", Invalid, "these values are none that the chart takes", "see docs/guides/kubernetes.md for the values"},
+	{"KUB-006", Conflict, "a release of that name exists already", "ashlar upgrade changes it; --release NAME or --namespace NAME makes another"},
+	{"KUB-007", NotFound, "there is no such release", "ashlar install makes one; helm list --all-namespaces finds it"},
+	{"KUB-008", Unavailable, "the workloads did not become ready in time", "mend what it names; what was installed stays and goes on by itself"},
+	{"KUB-009", Conflict, "the change cannot be made without losing state", "leave that value as it is, or make another release beside this one"},
+	{"KUB-010", Usage, "a risk was not accepted", "accept it by name: --accept RISK"},
+	{"KUB-011", Refused, "it is installed, and the coordinator is not what the policy wants", "ashlar uninstall removes it"},
+	{"KUB-012", Unavailable, "it is installed, and the coordinator could not be asked for its evidence", "ashlar verify ADDR --policy FILE from where it can be reached"},
+	{"KUB-013", Internal, "the cluster failed at it", "ashlar rollback goes back; ashlar uninstall removes the release"},
+	{"KUB-014", Unavailable, "the chart does not run on this cluster", "use a cluster of a newer version, or turn the value off that needs more"},
+	{"KUB-015", Conflict, "an object of that name exists and belongs to somebody else", "choose another --release, or remove the object"},
+	{"KUB-016", Conflict, "somebody else changes the release, or a change was broken off", "wait for it; after a broken one: ashlar rollback, or ashlar uninstall"},
+	{"KUB-017", Unavailable, "the coordinator cannot be reached through the API server", "pass --address HOST:PORT if its client API can be reached from here"},
+	{"KUB-018", Invalid, "the chart is damaged", "use a released ashlar"},
+	{"KUB-019", Refused, "the coordinator was not verified", "ashlar verify ADDR --policy FILE before anything is trusted to it"},
 	{"KUB-020", Invalid, "no cluster is configured", "name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context"},
 	{"KUB-021", Unavailable, "the cluster's API server does not answer as one", "check the address in the kubeconfig and whether the cluster runs: kubectl version"},
 	{"KUB-022", NotPermitted, "the cluster does not let you do this", "use an account that may: kubectl auth can-i --list"},

@@ -1,0 +1,126 @@
+package kube
+
+import (
+	"cmp"
+	"io/fs"
+	"strings"
+
+	"helm.sh/helm/v3/pkg/action"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Chart is a Helm chart.
+type Chart struct{ chart *chart.Chart }
+
+// LoadChart reads the chart whose folder is root of files. app, if it is not
+// empty, is the version of the programs that it installs.
+func LoadChart(files fs.FS, root, app string) (*Chart, error) {
+	var loaded []*loader.BufferedFile
+	err := fs.WalkDir(files, root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(files, path)
+		loaded = append(loaded, &loader.BufferedFile{Name: strings.TrimPrefix(path, root+"/"), Data: data})
+		return err
+	})
+	if err != nil {
+		return nil, problem.Because(err, "KUB-018", "reading it")
+	}
+	c, err := loader.LoadFiles(loaded)
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		return nil, problem.Because(err, "KUB-018", "loading it")
+	}
+	if app != "" {
+		c.Metadata.AppVersion = app
+	}
+	return &Chart{c}, nil
+}
+
+// Version is the chart's own.
+func (c *Chart) Version() string { return c.chart.Metadata.Version }
+
+// App is the version of the programs that it installs.
+func (c *Chart) App() string { return c.chart.Metadata.AppVersion }
+
+// Target names a release.
+type Target struct{ Name, Namespace string }
+
+// Rendering is what a chart gives.
+type Rendering struct {
+	Manifest string // YAML documents
+	Notes    string
+	Policy   string // the value at PolicyValue
+}
+
+// PolicyValue is the value with the text of the policy that marbles judge the
+// coordinator by.
+const PolicyValue = "policy"
+
+// newestKube is the version of Kubernetes that the chart is tested with.
+const newestKube = "v1.37.2"
+
+// Render renders the chart without a cluster. kubeVersion is the cluster's that
+// it is for; the newest that is known if empty.
+func Render(c *Chart, t Target, v Values, kubeVersion string) (Rendering, error) {
+	values, err := v.merged()
+	if err != nil {
+		return Rendering{}, err
+	}
+	values = c.until(values, v.Until)
+	if err := c.checkValues(values); err != nil {
+		return Rendering{}, err
+	}
+	in := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
+	in.ClientOnly, in.DryRun, in.DryRunOption, in.Replace = true, true, "client", true
+	in.ReleaseName, in.Namespace, in.IncludeCRDs = t.Name, t.Namespace, true
+	if in.KubeVersion, err = chartutil.ParseKubeVersion(cmp.Or(kubeVersion, newestKube)); err != nil {
+		return Rendering{}, problem.Because(err, "KUB-005", "--kube-version %s", kubeVersion)
+	}
+	rel, err := in.Run(c.chart, values)
+	if err != nil {
+		return Rendering{}, c.unrendered(err)
+	}
+	all, err := chartutil.CoalesceValues(c.chart, values)
+	if err != nil {
+		return Rendering{}, problem.Because(err, "KUB-005", "values")
+	}
+	out := Rendering{Manifest: rel.Manifest, Notes: rel.Info.Notes, Policy: object(all).text(PolicyValue)}
+	for _, h := range rel.Hooks {
+		out.Manifest += "---\n# Source: " + h.Path + "\n" + h.Manifest + "\n"
+	}
+	return out, nil
+}
+
+// unrendered gives a failure to render its code: what a template refuses is a
+// value, what the chart demands of the version is the cluster's.
+func (c *Chart) unrendered(err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "incompatible with Kubernetes"):
+		return problem.New("KUB-014", "%s", text)
+	case strings.Contains(text, "execution error at"), strings.Contains(text, "error calling"):
+		return problem.New("KUB-005", "%s", refusal(text))
+	}
+	return problem.Because(err, "KUB-018", "rendering it")
+}
+
+// refusal is what a template said with fail or required, without the way there.
+func refusal(text string) string {
+	if i := strings.LastIndex(text, "error calling fail: "); i >= 0 {
+		return text[i+len("error calling fail: "):]
+	}
+	if _, after, ok := strings.Cut(text, "execution error at ("); ok {
+		if _, said, ok := strings.Cut(after, "): "); ok {
+			return said
+		}
+	}
+	return text
+}

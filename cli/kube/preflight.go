@@ -1,0 +1,215 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	authorization "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// preflight asks the cluster what would keep a plan from being applied, and
+// changes nothing.
+func (c *Cluster) preflight(ctx context.Context, p *Plan) error {
+	client, err := dynamic.NewForConfig(c.config)
+	if err != nil {
+		return problem.Because(err, "KUB-013", "preparing requests")
+	}
+	mapper, err := c.flags.ToRESTMapper()
+	if err != nil {
+		return c.explained(err, "asking what kinds of objects the cluster knows")
+	}
+	known := map[string]object{}
+	for _, o := range p.old {
+		known[o.key()] = o
+	}
+	var placed []place
+	for _, o := range p.objects {
+		at, err := c.place(mapper, client, p.Namespace, o)
+		if err != nil {
+			return err
+		}
+		_, at.known = known[o.key()]
+		placed = append(placed, at)
+	}
+	if err := c.permitted(ctx, p, placed); err != nil {
+		return err
+	}
+	for _, at := range placed {
+		if !at.known {
+			if err := c.unowned(ctx, p.Target, at); err != nil {
+				return err
+			}
+		}
+		if p.Create && at.namespaced {
+			continue // nothing can be tried in a namespace that is not there
+		}
+		if err := c.try(ctx, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place is an object and where the API server has it.
+type place struct {
+	object
+	resource   schema.GroupVersionResource
+	client     dynamic.ResourceInterface
+	namespaced bool
+	known      bool // the release has it already
+}
+
+func (c *Cluster) place(mapper meta.RESTMapper, client dynamic.Interface, namespace string, o object) (place, error) {
+	gv, err := schema.ParseGroupVersion(o.text("apiVersion"))
+	if err != nil {
+		return place{}, problem.Because(err, "KUB-018", "%s", o)
+	}
+	m, err := mapper.RESTMapping(schema.GroupKind{Group: gv.Group, Kind: o.kind()}, gv.Version)
+	if err != nil {
+		return place{}, c.failed(err, "looking for "+o.String())
+	}
+	at := place{object: o, resource: m.Resource, namespaced: m.Scope.Name() == meta.RESTScopeNameNamespace}
+	at.client = client.Resource(m.Resource)
+	if at.namespaced {
+		if o.namespace() != "" {
+			namespace = o.namespace()
+		}
+		at.client = client.Resource(m.Resource).Namespace(namespace)
+	}
+	return at, nil
+}
+
+// permitted asks for each kind whether the caller may do with it what Helm does,
+// and names all that it may not.
+func (c *Cluster) permitted(ctx context.Context, p *Plan, placed []place) error {
+	asks := []authorization.ResourceAttributes{{Namespace: p.Namespace, Verb: "create", Resource: "secrets"}} // Helm's record
+	if p.Create {
+		asks = append(asks, authorization.ResourceAttributes{Verb: "create", Resource: "namespaces"})
+	}
+	for _, at := range placed {
+		verb := "create"
+		if at.known {
+			verb = "patch"
+		}
+		a := authorization.ResourceAttributes{Verb: verb, Group: at.resource.Group, Resource: at.resource.Resource}
+		if at.namespaced {
+			a.Namespace = p.Namespace
+		}
+		if !slices.Contains(asks, a) {
+			asks = append(asks, a)
+		}
+	}
+	return c.ask(ctx, asks)
+}
+
+// ask refuses with all that the caller may not do.
+func (c *Cluster) ask(ctx context.Context, asks []authorization.ResourceAttributes) error {
+	var denied []string
+	for _, a := range asks {
+		review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &a}}
+		answer, err := c.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		if err != nil {
+			return c.explained(err, "asking what you may do")
+		}
+		if !answer.Status.Allowed {
+			denied = append(denied, a.Verb+" "+schema.GroupResource{Group: a.Group, Resource: a.Resource}.String())
+		}
+	}
+	if len(denied) == 0 {
+		return nil
+	}
+	where := "in the cluster"
+	if a := asks[0]; a.Namespace != "" {
+		where = "for namespace " + a.Namespace
+	}
+	return problem.New("KUB-022", "you may not do %s: %s", where, strings.Join(denied, ", "))
+}
+
+// unowned says that an object which would be made is not there already.
+func (c *Cluster) unowned(ctx context.Context, t Target, at place) error {
+	there, err := at.client.Get(ctx, at.name(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return c.explained(err, "looking for "+at.String())
+	}
+	name, namespace := there.GetAnnotations()["meta.helm.sh/release-name"], there.GetAnnotations()["meta.helm.sh/release-namespace"]
+	switch {
+	case name == t.Name && namespace == t.Namespace:
+		return nil
+	case name != "":
+		return problem.New("KUB-015", "%s belongs to release %s in namespace %s", at, name, namespace).
+			WithNext("choose another name: --release NAME, or --set fullnameOverride=NAME")
+	}
+	return problem.New("KUB-015", "%s is there already, and no release has made it", at)
+}
+
+// try has the API server look at an object as if it were applied: admission and
+// fields that cannot be changed. A webhook that does not take part in trials
+// decides nothing.
+func (c *Cluster) try(ctx context.Context, at place) error {
+	o := metav1.ApplyOptions{DryRun: []string{metav1.DryRunAll}, Force: true, FieldManager: "ashlar"}
+	_, err := at.client.Apply(ctx, at.name(), &unstructured.Unstructured{Object: at.object}, o)
+	switch {
+	case err == nil, apierrors.IsBadRequest(err) && strings.Contains(err.Error(), "dry run"):
+		return nil
+	case apierrors.IsForbidden(err):
+		return problem.New("KUB-022", "the cluster does not admit %s: %s", at, err)
+	}
+	return c.explained(err, "trying "+at.String())
+}
+
+// claims are the volume claims in a namespace that the StatefulSets of a release
+// take up or have made.
+func (c *Cluster) claims(ctx context.Context, namespace string, objects []object) ([]string, error) {
+	found := []string{}
+	for _, o := range objects {
+		if o.kind() != "StatefulSet" {
+			continue
+		}
+		all, err := c.client.CoreV1().PersistentVolumeClaims(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector(o)})
+		if err != nil {
+			return nil, c.explained(err, "looking for volume claims")
+		}
+		for _, claim := range all.Items {
+			if ofStatefulSet(o, claim) {
+				found = append(found, claim.Name)
+			}
+		}
+	}
+	return found, nil
+}
+
+// ofStatefulSet says whether a claim was made from a StatefulSet's templates.
+func ofStatefulSet(o object, claim corev1.PersistentVolumeClaim) bool {
+	templates, _ := o.field("spec", "volumeClaimTemplates").([]any)
+	for _, t := range templates {
+		if strings.HasPrefix(claim.Name, object(asMap(t)).text("metadata", "name")+"-"+o.name()+"-") {
+			return true
+		}
+	}
+	return false
+}
+
+// selector is the labels by which a workload finds its pods.
+func selector(o object) string {
+	labels := asMap(o.field("spec", "selector", "matchLabels"))
+	var pairs []string
+	for k, v := range labels {
+		pairs = append(pairs, fmt.Sprintf("%s=%v", k, v))
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
+}
