@@ -72,7 +72,7 @@ spec:
   - {name: settings, configMap: {name: web}}
 `
 
-// inject does it, and does it again: the second time must change nothing.
+// injected does it, and does it again: the second time must change nothing.
 func injected(t testing.TB, pod *corev1.Pod, m inject.Marble, s inject.Settings) inject.Result {
 	t.Helper()
 	before := pod.DeepCopy()
@@ -93,14 +93,22 @@ func injected(t testing.TB, pod *corev1.Pod, m inject.Marble, s inject.Settings)
 
 func sameJSON(t testing.TB, a, b *corev1.Pod) {
 	t.Helper()
-	x, errX := yaml.Marshal(a)
-	y, errY := yaml.Marshal(b)
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
 	if errX != nil || errY != nil {
 		t.Fatal(errX, errY)
 	}
 	if !bytes.Equal(x, y) {
-		t.Errorf("got\n%s\nwant\n%s", y, x)
+		t.Errorf("got\n%s\nwant\n%s", asYAML(x), asYAML(y))
 	}
+}
+
+func asYAML(raw []byte) string {
+	text, err := yaml.JSONToYAML(raw)
+	if err != nil {
+		return string(raw)
+	}
+	return string(text)
 }
 
 // TestProfiles injects one pod by each row of the table and compares all of it.

@@ -159,11 +159,8 @@ func (in *injection) install() {
 	command := []string{"ashlar-marble", "install", binDir}
 	i := slices.IndexFunc(spec.InitContainers, func(c corev1.Container) bool { return c.Name == installName })
 	if i < 0 {
-		// Limits equal to requests leave the pod's quality of service as it is, and
-		// satisfy a namespace with quotas.
-		share := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")}
 		spec.InitContainers = slices.Insert(spec.InitContainers, 0, corev1.Container{Name: installName, Command: command,
-			Resources: corev1.ResourceRequirements{Limits: share, Requests: share.DeepCopy()}, SecurityContext: in.restricted()})
+			Resources: in.share(), SecurityContext: in.restricted()})
 		i = 0
 	}
 	c := &spec.InitContainers[i]
@@ -176,6 +173,17 @@ func (in *injection) install() {
 		c.ImagePullPolicy = corev1.PullIfNotPresent
 	}
 	in.mount(c, corev1.VolumeMount{Name: binVolume, MountPath: binDir})
+}
+
+// share is what copying takes. Limits equal to requests leave the pod's quality
+// of service as it is, and satisfy a namespace with quotas. A pod that bounds
+// its resources as a whole bounds these too.
+func (in *injection) share() corev1.ResourceRequirements {
+	if in.pod.Spec.Resources != nil {
+		return corev1.ResourceRequirements{}
+	}
+	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")}
+	return corev1.ResourceRequirements{Limits: list, Requests: list.DeepCopy()}
 }
 
 // restricted is what Pod Security's level "restricted" demands.

@@ -106,17 +106,21 @@ func (in *injection) mount(c *corev1.Container, m corev1.VolumeMount) {
 	case equality.Semantic.DeepEqual(c.VolumeMounts[i], m):
 	case in.again && strings.HasPrefix(c.VolumeMounts[i].Name, ours):
 		c.VolumeMounts[i] = m
+	case c == in.program && within(m.MountPath, ashlarDir): // foreignMounts says so
 	default:
 		in.refused.add("KUB-058", "container %s mounts volume %s at %s, where the injector mounts %s", c.Name, c.VolumeMounts[i].Name, m.MountPath, m.Name)
 	}
 }
+
+// mountsOfOurs are the volumes in our folder, by their paths.
+var mountsOfOurs = map[string]string{binDir: binVolume, runDir: runVolume, policyDir: policyVolume}
 
 // foreignMounts refuses what the user mounts into our folder.
 func (in *injection) foreignMounts() {
 	for _, m := range in.program.VolumeMounts {
 		at := cleaned(m.MountPath)
 		switch {
-		case !within(at, ashlarDir) || strings.HasPrefix(m.Name, ours):
+		case !within(at, ashlarDir) || mountsOfOurs[at] == m.Name:
 		case within(at, references) && at != references && holdsSecret(in.source(m.Name)):
 		default:
 			in.refused.add("KUB-058", "container %s mounts volume %s at %s: %s is the injector's", in.program.Name, m.Name, at, ashlarDir)
