@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
-	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
@@ -106,36 +105,13 @@ func (a *app) importReport(r importer.Result, out string) {
 	rows := [][]string{{"SOURCE", "BECAME", "VERDICT"}}
 	for _, l := range r.Report {
 		count[l.Verdict]++
-		verdict := string(l.Verdict)
-		if l.Reason != "" {
-			verdict += ": " + l.Reason
-		}
-		became := l.Became
-		if became == "" {
-			became = "-"
-		}
-		rows = append(rows, []string{l.Source, became, verdict})
+		rows = append(rows, reportRow(l.Source, l.Became, l.Verdict, l.Reason))
 	}
 	p.Columns(rows)
 	p.Printf("\n%d fields map, %d are stricter here, %d have no counterpart, %d are dropped\n",
 		count[importer.Maps], count[importer.Stricter], count[importer.NoCounterpart], count[importer.Dropped])
-	for _, o := range r.Open {
-		where := ""
-		if o.Path != "" {
-			where = o.Path + ": "
-		}
-		p.Printf("%s %s%s  %s\n", p.Yellow(term.Warn), where, o.Message, o.Code)
-	}
-	if p.Format != term.Wide {
-		p.Printf("The whole of each line: -o wide\n")
-	}
-	if out == "" {
-		out = "FILE"
-	}
-	if !r.Valid {
-		p.Printf("The manifest is not valid until these are decided.\n")
-	}
-	p.Printf("next: ashlar manifest validate %s\n", out)
+	openPoints(&p, r.Open, r.Valid)
+	p.Printf("next: ashlar manifest validate %s\n", orFile(out))
 }
 
 var (

@@ -21,7 +21,7 @@ func (a *app) manifestCmd() *cobra.Command {
 	group := &cobra.Command{Use: "manifest", Short: "Check, compare, set and read manifests",
 		Example: "  ashlar manifest validate manifest.json\n  ashlar manifest set manifest.json"}
 	group.AddCommand(a.validateCmd(), a.fmtCmd(), a.digestCmd(), a.diffCmd(), a.setCmd(), a.getCmd(),
-		a.approveCmd(), a.rejectCmd(), a.withdrawCmd(), a.proposalsCmd(), a.historyCmd(), a.graphCmd(), a.importCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
+		a.approveCmd(), a.rejectCmd(), a.withdrawCmd(), a.proposalsCmd(), a.historyCmd(), a.graphCmd(), a.importCmd(), a.generateCmd(), a.whoCanCmd(), a.askCmd(), a.schemaCmd())
 	return group
 }
 

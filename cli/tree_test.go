@@ -151,10 +151,11 @@ var machine = map[string][]string{
 	"manifest validate": {"MANIFEST"}, "manifest digest": {"MANIFEST"}, "manifest diff": {"MANIFEST", "MANIFEST"},
 	"manifest graph": {"MANIFEST"}, "manifest fmt": {"MANIFEST"}, "manifest schema": {}, "cert inspect": {"CERTIFICATE"},
 	"manifest who-can": {"web", "--manifest", "MANIFEST"}, "manifest ask": {"may web reach db", "--manifest", "MANIFEST"},
-	"manifest import": {"--from", "scone", "../manifest/importer/testdata/scone.json"},
-	"init":            {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
-	"inspect":         {"MANIFEST"},
-	"install":         {"--render"},
+	"manifest import":   {"--from", "scone", "../manifest/importer/testdata/scone.json"},
+	"init":              {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
+	"inspect":           {"MANIFEST"},
+	"install":           {"--render"},
+	"manifest generate": {"-f", "../kube/derive/testdata/shop"},
 }
 
 // elsewhere are the commands whose JSON is tested with a deployment

@@ -35,4 +35,10 @@ var kubeCodes = []Entry{
 	{"KUB-061", Invalid, "a pod of this kind cannot be a marble", "run it as a pod of the API server's, with a network of its own, on Linux"},
 	{"KUB-062", Invalid, "the injector's settings are not valid", "correct the chart's values"},
 	{"KUB-063", Invalid, "a profile contradicts itself", "correct the row of the chart's value tee.profiles"},
+	{"KUB-090", Invalid, "Kubernetes objects cannot be read", "mend the document at the place that is named; kubectl apply --dry-run=client -f FILE says more"},
+	{"KUB-091", TooLarge, "Kubernetes objects are too large or too many", "read the folder of one deployment at a time"},
+	{"KUB-092", Invalid, "nothing in it runs a program", "name files with Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Pods"},
+	{"KUB-093", Usage, "no marble and no image has this name", "name a marble as the report does, or an image as the YAML does"},
+	{"KUB-094", Invalid, "a NetworkPolicy cannot be evaluated", "correct it: kubectl apply --dry-run=server -f FILE"},
+	{"KUB-095", Invalid, "the author of the manifest has to decide", "see the place in the manifest that is named"},
 }
