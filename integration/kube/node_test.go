@@ -161,7 +161,7 @@ func TestNodeReports(t *testing.T) {
 	for _, want := range []struct{ selector, what string }{
 		{"job-name=fails", " 7 gone wrong"},
 		{"greedy", "Unschedulable 0/2 nodes are available: 2 Insufficient sgx.intel.com/enclave."},
-		{"asks", "Succeeded 0"},
+		{"asks", "PodCompleted"},
 		{"unknown", "ErrImagePull"},
 	} {
 		eventually(t, patience, func() string {

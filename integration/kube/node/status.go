@@ -67,6 +67,9 @@ func (p *pod) status(s *core.PodStatus, spec core.PodSpec) {
 	if !ready {
 		containers.Status, containers.Reason, containers.Message = core.ConditionFalse, "ContainersNotReady", "containers with unready status"
 	}
+	if s.Phase == core.PodSucceeded {
+		containers.Reason, containers.Message = "PodCompleted", ""
+	}
 	setCondition(s, containers)
 	whole := containers
 	whole.Type = core.PodReady
