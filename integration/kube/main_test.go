@@ -9,17 +9,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
-	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/restmapper"
-	"sigs.k8s.io/yaml"
 
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 	"github.com/ashlar-mesh/ashlar/integration/kube/isolate"
@@ -122,43 +114,4 @@ func machines(t *testing.T, images map[string]node.Image, all ...node.Machine) *
 	}
 	t.Cleanup(n.Close)
 	return n
-}
-
-// apply creates the objects of a YAML text in a namespace.
-func apply(t *testing.T, namespace, text string) {
-	t.Helper()
-	c := controlPlane(t)
-	for _, doc := range strings.Split(text, "\n---\n") {
-		var object unstructured.Unstructured
-		if err := yaml.Unmarshal([]byte(doc), &object.Object); err != nil {
-			t.Fatal(err)
-		}
-		if err := create(t.Context(), c, namespace, &object); err != nil {
-			t.Fatalf("%s %s: %v", object.GetKind(), object.GetName(), err)
-		}
-	}
-}
-
-// create creates an object of any kind; fields that the API server does not know
-// are an error.
-func create(ctx context.Context, c *cluster.Cluster, namespace string, object *unstructured.Unstructured) error {
-	groups, err := restmapper.GetAPIGroupResources(c.Client.Discovery())
-	if err != nil {
-		return err
-	}
-	kind := object.GroupVersionKind()
-	mapping, err := restmapper.NewDiscoveryRESTMapper(groups).RESTMapping(kind.GroupKind(), kind.Version)
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(c.Config)
-	if err != nil {
-		return err
-	}
-	var resource dynamic.ResourceInterface = client.Resource(mapping.Resource)
-	if mapping.Scope.Name() == apimeta.RESTScopeNameNamespace {
-		resource = client.Resource(mapping.Resource).Namespace(namespace)
-	}
-	_, err = resource.Create(ctx, object, meta.CreateOptions{FieldValidation: meta.FieldValidationStrict})
-	return err
 }

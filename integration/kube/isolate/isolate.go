@@ -4,8 +4,8 @@
 // its own: its ports are all free, its addresses and mounts are nobody else's, and
 // when it ends, however it ends, the kernel ends all that it started.
 //
-// It needs root, util-linux and iproute2. It hides nothing from the tests: files
-// are those of the machine.
+// It needs root, util-linux and iproute2. Files are those of the machine,
+// but for an empty /run.
 package isolate
 
 import (
@@ -78,13 +78,16 @@ func again() int {
 }
 
 // settle makes the namespaces usable: mounts that do not travel, a /proc of these
-// processes, and the bridge.
+// processes, an empty /run, and the bridge.
 func settle() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
 	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mounting /proc: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mounting /run: %w", err)
 	}
 	return IP(
 		"link set lo up",
