@@ -74,11 +74,18 @@ func render(t testing.TB, r release, v values) (map[string]string, error) {
 	return files, err
 }
 
-// mustRender renders for an installation that may make a state.
+// policy is a policy file.
+const policy = `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["5c3f2a1b5c3f2a1b5c3f2a1b5c3f2a1b5c3f2a1b5c3f2a1b5c3f2a1b5c3f2a1b"]}}, "platform": {"sgx": {"acceptedTCBStatuses": ["UpToDate"]}}}`
+
+// complete adds to values what an installation cannot do without.
+func complete(v values) values {
+	return chartutil.CoalesceTables(v, values{"policy": policy, "coordinator": values{"state": values{"createUntil": "2026-01-02T15:04:05Z"}}})
+}
+
+// mustRender renders for an installation that may make a state, with a policy.
 func mustRender(t testing.TB, r release, v values) map[string]string {
 	t.Helper()
-	until := values{"coordinator": values{"state": values{"createUntil": "2026-01-02T15:04:05Z"}}}
-	files, err := render(t, r, chartutil.CoalesceTables(v, until))
+	files, err := render(t, r, complete(v))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +191,7 @@ func TestLint(t *testing.T) {
 	each(t, func(t *testing.T, _ string, v values) {
 		lint := action.NewLint()
 		lint.Strict, lint.Namespace = true, "mesh"
-		result := lint.Run([]string{"ashlar"}, v)
+		result := lint.Run([]string{"ashlar"}, complete(v))
 		for _, m := range result.Messages {
 			if !strings.Contains(m.Error(), "icon is recommended") {
 				t.Errorf("%v", m)

@@ -261,13 +261,18 @@ func TestSchemaRefuses(t *testing.T) {
 func TestTemplatesRefuse(t *testing.T) {
 	for _, c := range []struct{ values, says string }{
 		{"{}", "coordinator.state.createUntil: say until when"},
+		{"coordinator: {state: {createUntil: never}}", "policy: say what the coordinator has to be"},
 		{"coordinator: {state: {createUntil: never}, profile: sgx}", `"sgx" is no row of tee.profiles; there are`},
 		{"coordinator: {state: {createUntil: never}, profile: tdx-node}", "no key to seal a state with"},
 		{"coordinator: {state: {createUntil: never}, profile: aks-snp-node}", "no key to seal a state with"},
 		{"coordinator: {state: {createUntil: never}, profile: kata-qemu-snp}", "coordinator.guestMeasuresContainer"},
+		{"tee: {defaults: {sgx: snp-node}}", `tee.defaults: "snp-node" is no row of tee.profiles for sgx`},
+		{"tee: {defaults: {sgx: intle}}", "there are aks-snp-node"},
+		{"coordinator: {profile: sgx}", "createUntil: say until"}, // all at once
+		{"coordinator: {profile: sgx}", "is no row of"},
 		{"coordinator: {state: {createUntil: never}, owner: {configMap: a, certificate: '-----BEGIN CERTIFICATE-----'}}", "not both"},
 	} {
-		t.Run(c.values, func(t *testing.T) {
+		t.Run(c.values+" "+c.says, func(t *testing.T) {
 			var v values
 			if err := yaml.Unmarshal([]byte(c.values), &v); err != nil {
 				t.Fatal(err)
@@ -277,14 +282,14 @@ func TestTemplatesRefuse(t *testing.T) {
 			}
 		})
 	}
-	if _, err := render(t, release{name: "ashlar", namespace: "mesh", upgrade: true}, nil); err != nil {
+	if _, err := render(t, release{name: "ashlar", namespace: "mesh", upgrade: true}, values{"policy": policy}); err != nil {
 		t.Errorf("an upgrade has a state already: got %v", err)
 	}
 }
 
 // A chart of other charts gives each of them the values under global.
 func TestGlobalIsTaken(t *testing.T) {
-	if _, err := render(t, release{name: "ashlar", namespace: "mesh", upgrade: true}, values{"global": values{"x": 1}}); err != nil {
+	if _, err := render(t, release{name: "ashlar", namespace: "mesh", upgrade: true}, values{"policy": policy, "global": values{"x": 1}}); err != nil {
 		t.Error(err)
 	}
 }

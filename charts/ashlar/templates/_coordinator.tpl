@@ -1,30 +1,12 @@
 {{/* The coordinator's row of tee.profiles as JSON; an empty object if none is named. */}}
 {{- define "ashlar.coordinatorProfile" -}}
-{{- $name := .Values.coordinator.profile -}}
-{{- $row := dict -}}
-{{- if $name -}}
-{{- $row = get .Values.tee.profiles $name -}}
-{{- if not $row -}}
-{{- fail (printf "coordinator.profile: %q is no row of tee.profiles; there are %s" $name (keys .Values.tee.profiles | sortAlpha | join ", ")) -}}
-{{- end -}}
-{{- if not (has $row.tee (list "sgx" "snp" "sim:sgx" "sim:tdx")) -}}
-{{- fail (printf "coordinator.profile: %q is a row for %s, which has no key to seal a state with: a coordinator runs in SGX under Gramine, or in SEV-SNP" $name $row.tee) -}}
-{{- end -}}
-{{- if and $row.runtimeClass (not .Values.coordinator.guestMeasuresContainer) -}}
-{{- fail (printf "coordinator.profile: %q starts a guest by the runtime class %s. Other containers in such a guest on the same machine could open the state, unless its launch measurement covers which containers it starts: say so by coordinator.guestMeasuresContainer, or choose another row" $name $row.runtimeClass) -}}
-{{- end -}}
-{{- end -}}
-{{- toJson $row -}}
+{{- get .Values.tee.profiles .Values.coordinator.profile | default dict | toJson -}}
 {{- end -}}
 
 {{/* The files of the coordinator's ConfigMap as JSON. */}}
 {{- define "ashlar.coordinatorFiles" -}}
 {{- $files := dict -}}
-{{- $owner := .Values.coordinator.owner -}}
-{{- if and $owner.certificate $owner.configMap -}}
-{{- fail "coordinator.owner: give the certificate or the name of a ConfigMap, not both" -}}
-{{- end -}}
-{{- with $owner.certificate }}{{ $_ := set $files "owner.pem" . }}{{ end -}}
+{{- with .Values.coordinator.owner.certificate }}{{ $_ := set $files "owner.pem" . }}{{ end -}}
 {{- with .Values.coordinator.tpmRoots }}{{ $_ := set $files "tpm-roots.pem" . }}{{ end -}}
 {{- toJson $files -}}
 {{- end -}}

@@ -1,0 +1,35 @@
+{{/* Fails with all that no schema can say of the values. */}}
+{{- define "ashlar.refuse" -}}
+{{- $why := list -}}
+{{- $c := .Values.coordinator -}}
+{{- $table := .Values.tee.profiles -}}
+{{- $names := keys $table | sortAlpha | join ", " -}}
+{{- if and .Release.IsInstall (not $c.state.createUntil) -}}
+{{- $why = append $why "coordinator.state.createUntil: say until when the state of this new deployment may be made, such as an hour from now as 2026-01-02T15:04:05Z; or \"never\", if its volume has a state already" -}}
+{{- end -}}
+{{- if and .Values.injector.enabled (not .Values.policy) -}}
+{{- $why = append $why "policy: say what the coordinator has to be, by --set-file policy=policy.json: nothing is injected for one that cannot be judged. Without the injector: --set injector.enabled=false" -}}
+{{- end -}}
+{{- with $c.profile -}}
+{{- $row := get $table . | default dict -}}
+{{- if not $row -}}
+{{- $why = append $why (printf "coordinator.profile: %q is no row of tee.profiles; there are %s" . $names) -}}
+{{- else if not (has $row.tee (list "sgx" "snp" "sim:sgx" "sim:tdx")) -}}
+{{- $why = append $why (printf "coordinator.profile: %q is a row for %s, which has no key to seal a state with: a coordinator runs in SGX under Gramine, or in SEV-SNP" . $row.tee) -}}
+{{- else if and $row.runtimeClass (not $c.guestMeasuresContainer) -}}
+{{- $why = append $why (printf "coordinator.profile: %q starts a guest by the runtime class %s. Other containers in such a guest on the same machine could open the state, unless its launch measurement covers which containers it starts: say so by coordinator.guestMeasuresContainer, or choose another row" . $row.runtimeClass) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $c.owner.certificate $c.owner.configMap -}}
+{{- $why = append $why "coordinator.owner: give the certificate or the name of a ConfigMap, not both" -}}
+{{- end -}}
+{{- range $tee, $profile := .Values.tee.defaults -}}
+{{- $row := get $table $profile | default dict -}}
+{{- if ne (default "" $row.tee) $tee -}}
+{{- $why = append $why (printf "tee.defaults: %q is no row of tee.profiles for %s; there are %s" $profile $tee $names) -}}
+{{- end -}}
+{{- end -}}
+{{- if $why -}}
+{{- fail (printf "the values do not fit together\n- %s" (join "\n- " $why)) -}}
+{{- end -}}
+{{- end -}}
