@@ -5,7 +5,7 @@ GO        ?= go
 FUZZTIME  ?= 10s
 SOAKKILLS ?= 250
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/coordinator/daemon.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/marble/command.Version=$(VERSION)
+LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/coordinator/daemon.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/marble/command.Version=$(VERSION) -X github.com/ashlar-mesh/ashlar/kube/injector.Version=$(VERSION)
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 

@@ -119,7 +119,7 @@ var exclusive = map[string][]string{
 	"github.com/google/btree":                {"coordinator/internal/store"},
 	"github.com/transparency-dev/merkle":     {"transparency", "coordinator/internal/audit"},
 	"golang.org/x/mod":                       {"transparency"},
-	"github.com/prometheus/client_golang":    {"coordinator/internal/api"},
+	"github.com/prometheus/client_golang":    {"coordinator/internal/api", "kube/injector"},
 	"github.com/miekg/pkcs11":                {"coordinator/internal/seal/token"},
 	"filippo.io/age":                         {"coordinator/shares"},
 	"github.com/cloudflare/circl":            {"coordinator/shares"},
