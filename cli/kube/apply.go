@@ -38,7 +38,8 @@ func (c *Cluster) Apply(ctx context.Context, p *Plan) (Release, error) {
 		rel, err = c.install(ctx, conf, p)
 	case "upgrade":
 		up := action.NewUpgrade(conf)
-		up.Namespace, up.ResetValues, up.MaxHistory = p.Namespace, true, historyLimit
+		up.Namespace, up.ResetValues, up.MaxHistory = p.Namespace, true, historyLimit // p.values are whole
+		up.PostRenderer = exactly(p.manifest)
 		rel, err = up.RunWithContext(ctx, p.Name, p.chart.chart, p.values)
 	case "rollback":
 		back := action.NewRollback(conf)
@@ -65,6 +66,7 @@ func (c *Cluster) install(ctx context.Context, conf *action.Configuration, p *Pl
 	}
 	in := action.NewInstall(conf)
 	in.ReleaseName, in.Namespace, in.Replace = p.Name, p.Namespace, true
+	in.PostRenderer = exactly(p.manifest)
 	return in.RunWithContext(ctx, p.chart.chart, p.values)
 }
 

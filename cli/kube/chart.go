@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"cmp"
 	"io/fs"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/release"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -78,15 +80,13 @@ func Render(c *Chart, t Target, v Values, kubeVersion string) (Rendering, error)
 	if err := c.checkValues(values); err != nil {
 		return Rendering{}, err
 	}
-	in := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
-	in.ClientOnly, in.DryRun, in.DryRunOption, in.Replace = true, true, "client", true
-	in.ReleaseName, in.Namespace, in.IncludeCRDs = t.Name, t.Namespace, true
-	if in.KubeVersion, err = chartutil.ParseKubeVersion(cmp.Or(kubeVersion, newestKube)); err != nil {
+	version, err := chartutil.ParseKubeVersion(cmp.Or(kubeVersion, newestKube))
+	if err != nil {
 		return Rendering{}, problem.Because(err, "KUB-005", "--kube-version %s", kubeVersion)
 	}
-	rel, err := in.Run(c.chart, values)
+	rel, err := c.render(t, values, circumstances{kube: *version})
 	if err != nil {
-		return Rendering{}, c.unrendered(err)
+		return Rendering{}, err
 	}
 	all, err := chartutil.CoalesceValues(c.chart, values)
 	if err != nil {
@@ -97,6 +97,36 @@ func Render(c *Chart, t Target, v Values, kubeVersion string) (Rendering, error)
 		out.Manifest += "---\n# Source: " + h.Path + "\n" + h.Manifest + "\n"
 	}
 	return out, nil
+}
+
+// circumstances are what templates may ask for.
+type circumstances struct {
+	kube    chartutil.KubeVersion
+	apis    chartutil.VersionSet // beside those of Kubernetes itself
+	upgrade bool
+}
+
+// render renders the chart without asking a cluster.
+func (c *Chart) render(t Target, values map[string]any, at circumstances) (*release.Release, error) {
+	in := action.NewInstall(&action.Configuration{Log: func(string, ...any) {}})
+	in.ClientOnly, in.DryRun, in.DryRunOption, in.Replace, in.IsUpgrade = true, true, "client", true, at.upgrade
+	in.ReleaseName, in.Namespace, in.IncludeCRDs = t.Name, t.Namespace, true
+	in.KubeVersion, in.APIVersions = &at.kube, at.apis
+	rel, err := in.Run(c.chart, values)
+	if err != nil {
+		return nil, c.unrendered(err)
+	}
+	return rel, nil
+}
+
+// exactly refuses to apply what was not shown before.
+type exactly string
+
+func (e exactly) Run(rendered *bytes.Buffer) (*bytes.Buffer, error) {
+	if rendered.String() != string(e) {
+		return nil, problem.New("KUB-016", "the chart gives other objects now than those that were shown").WithNext("look at the change again: repeat the command")
+	}
+	return rendered, nil
 }
 
 // unrendered gives a failure to render its code: what a template refuses is a

@@ -79,7 +79,7 @@ func (c *Cluster) PlanInstall(ctx context.Context, ch *Chart, t Target, v Values
 	if p.Create, err = c.missing(ctx, t.Namespace); err != nil {
 		return nil, err
 	}
-	if err := c.rehearse(ctx, conf, p); err != nil {
+	if err := c.rehearse(p, nil); err != nil {
 		return nil, err
 	}
 	if p.Kept, err = c.claims(ctx, t.Namespace, p.objects); err != nil {
@@ -87,23 +87,33 @@ func (c *Cluster) PlanInstall(ctx context.Context, ch *Chart, t Target, v Values
 	}
 	if len(p.Kept) > 0 { // a state that is there is taken up, and none made in its place
 		p.values = ch.never(given)
-		if err := c.rehearse(ctx, conf, p); err != nil {
+		if err := c.rehearse(p, nil); err != nil {
 			return nil, err
 		}
 	}
 	return p, c.preflight(ctx, p)
 }
 
-// rehearse renders an installation as Helm would make it.
-func (c *Cluster) rehearse(ctx context.Context, conf *action.Configuration, p *Plan) error {
-	in := action.NewInstall(conf)
-	in.DryRun, in.DryRunOption = true, "server"
-	in.ReleaseName, in.Namespace = p.Name, p.Namespace
-	rel, err := in.RunWithContext(ctx, p.chart.chart, p.values)
+// rehearse renders a plan as Helm will for this cluster; now is the revision in
+// whose place it comes, nil if there is none.
+func (c *Cluster) rehearse(p *Plan, now *release.Release) error {
+	discovery, err := c.flags.ToDiscoveryClient()
 	if err != nil {
-		return c.failed(err, "rendering the chart")
+		return c.explained(err, "asking what the cluster knows")
 	}
-	return p.render(rel, nil)
+	apis, err := action.GetVersionSet(discovery)
+	if err != nil {
+		return c.explained(err, "asking what the cluster knows")
+	}
+	version, err := chartutil.ParseKubeVersion(c.Version)
+	if err != nil {
+		return problem.Because(err, "KUB-014", "the cluster's version")
+	}
+	rel, err := p.chart.render(p.Target, p.values, circumstances{*version, apis, now != nil})
+	if err != nil {
+		return err
+	}
+	return p.render(rel, now)
 }
 
 // free says that no release has the name yet.
@@ -168,14 +178,10 @@ func (c *Cluster) PlanUpgrade(ctx context.Context, ch *Chart, t Target, v Values
 	if err := ch.checkValues(p.values); err != nil {
 		return nil, err
 	}
-	up := action.NewUpgrade(conf)
-	up.DryRun, up.DryRunOption = true, "server"
-	up.Namespace, up.ResetValues = t.Namespace, true // p.values are whole
-	rel, err := up.RunWithContext(ctx, t.Name, ch.chart, p.values)
-	if err != nil {
-		return nil, c.failed(err, "rendering the chart")
+	if err := c.rehearse(p, now); err != nil {
+		return nil, err
 	}
-	if err := p.replace(last, now, rel); err != nil {
+	if err := p.judge(last, now); err != nil {
 		return nil, err
 	}
 	return p, c.preflight(ctx, p)
@@ -216,49 +222,51 @@ func (c *Cluster) PlanRollback(ctx context.Context, t Target, revision int) (*Pl
 	to := all[i]
 	r := releaseOf(to)
 	p := &Plan{Target: t, Verb: "rollback", To: to.Version, Chart: r.Chart, App: r.App, Risks: []Risk{}, Kept: []string{}, chart: &Chart{to.Chart}, values: to.Config}
-	if err := p.replace(last, last, to); err != nil {
+	if err := p.render(to, last); err != nil {
+		return nil, err
+	}
+	if err := p.judge(last, last); err != nil {
 		return nil, err
 	}
 	return p, c.preflight(ctx, p)
 }
 
-// replace fills a plan in which rel takes the place of now.
-func (p *Plan) replace(last, now, rel *release.Release) error {
-	from := releaseOf(last)
-	p.From = &from
-	old, err := objects(now.Manifest)
-	if err != nil {
-		return err
-	}
-	if err := p.render(rel, old); err != nil {
-		return err
-	}
-	if lost := losses(old, p.objects); len(lost) > 0 {
-		return problem.New("KUB-009", "%s", strings.Join(lost, "; "))
-	}
-	was := releaseOf(now)
-	for _, v := range []struct{ what, from, to string }{{"chart", was.Chart, p.Chart}, {"programs", was.App, p.App}} {
-		if older(v.to, v.from) {
-			p.Risks = append(p.Risks, Risk{RiskDowngrade, fmt.Sprintf("the %s go back from %s to %s, which may not read the state that %s has written", v.what, v.from, v.to, v.from)})
+// render keeps what a release consists of, and what it changes of now, if there
+// is one.
+func (p *Plan) render(rel, now *release.Release) error {
+	var err error
+	if now != nil {
+		if p.old, err = objects(now.Manifest); err != nil {
+			return err
 		}
 	}
-	p.Risks = append(p.Risks, recoveries(old, p.objects)...)
-	return nil
-}
-
-// render keeps what a release consists of.
-func (p *Plan) render(rel *release.Release, old []object) error {
-	var err error
-	p.manifest, p.old = rel.Manifest, old
+	p.manifest = rel.Manifest
 	if p.objects, err = objects(rel.Manifest); err != nil {
 		return err
 	}
-	p.Changes = compare(old, p.objects)
+	p.Changes = compare(p.old, p.objects)
 	all, err := chartutil.CoalesceValues(p.chart.chart, p.values)
 	if err != nil {
 		return problem.Because(err, "KUB-005", "values")
 	}
 	p.Policy = object(all).text(PolicyValue)
+	return nil
+}
+
+// judge refuses a plan that parts a workload from its state, and names the risks
+// of another; last is the newest revision, now the one whose objects are there.
+func (p *Plan) judge(last, now *release.Release) error {
+	from, was := releaseOf(last), releaseOf(now)
+	p.From = &from
+	if lost := losses(p.old, p.objects); len(lost) > 0 {
+		return problem.New("KUB-009", "%s", strings.Join(lost, "; "))
+	}
+	for _, v := range []struct{ what, from, to string }{{"chart", was.Chart, p.Chart}, {"programs", was.App, p.App}} {
+		if older(v.to, v.from) {
+			p.Risks = append(p.Risks, Risk{RiskDowngrade, fmt.Sprintf("the %s go back from %s to %s, which may not read the state that %s has written", v.what, v.from, v.to, v.from)})
+		}
+	}
+	p.Risks = append(p.Risks, recoveries(p.old, p.objects)...)
 	return nil
 }
 
