@@ -57,7 +57,7 @@ func named(m *Manifest, marble, secret string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.Contains(m.Marbles[marble].Parameters.References.Files["/run/"+secret], secret)
 }
 
 // released simulates what the coordinator gives a marble that asks for a secret:

@@ -54,8 +54,27 @@ func (a *asker) uses(marble, secret string) []place {
 	for _, name := range sortedKeys(p.Files) {
 		note(p.Files[name], "files", name)
 	}
+	a.referring(marble, func(secret string, at ...any) {
+		found[secret] = append(found[secret], append(place{"marbles", marble, "parameters", "references"}, at...))
+	})
 	a.naming[marble] = found
 	return found[secret]
+}
+
+// referring calls f with each secret that a reference of the host's may name in
+// a marble, and where.
+func (a *asker) referring(marble string, f func(secret string, at ...any)) {
+	r := a.m.Marbles[marble].Parameters.References
+	for _, kind := range []struct {
+		name   string
+		places map[string][]string
+	}{{"env", r.Env}, {"files", r.Files}} {
+		for _, place := range sortedKeys(kind.places) {
+			for i, secret := range kind.places[place] {
+				f(secret, kind.name, place, i)
+			}
+		}
+	}
 }
 
 // reading adds what makes a marble read a secret, or use it, and reports whether

@@ -175,14 +175,20 @@ func (w *world) secret(readers, marbles []string) doc {
 }
 
 func (w *world) marble(name string, readers map[string][]string, secrets doc) doc {
-	env := doc{"PLAIN": "x"}
+	env, files := doc{"PLAIN": "x"}, doc{}
 	for _, secret := range sortedKeys(readers) {
 		s := secrets[secret].(doc)
-		if slices.Contains(readers[secret], name) && s["operations"] == nil && s["type"] != "counter" && w.IntN(3) > 0 {
+		if !slices.Contains(readers[secret], name) || s["operations"] != nil || s["type"] == "counter" {
+			continue
+		}
+		switch w.IntN(4) {
+		case 0:
+			files["/run/"+secret] = []string{secret}
+		case 1, 2:
 			env["S"+secret] = "{{ hex .Secrets." + secret + " }}"
 		}
 	}
-	mb := doc{"package": w.atLeastOne("p", "q")[0], "serves": doc{"http": doc{"port": 8080, "protocol": "http"}, "tcp": doc{"port": 5432}}, "parameters": doc{"env": env}}
+	mb := doc{"package": w.atLeastOne("p", "q")[0], "serves": doc{"http": doc{"port": 8080, "protocol": "http"}, "tcp": doc{"port": 5432}}, "parameters": doc{"env": env, "references": doc{"files": files}}}
 	if w.IntN(2) == 0 {
 		mb["platform"] = "strict"
 	}

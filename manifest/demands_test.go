@@ -189,6 +189,7 @@ func everyField(t *testing.T) *Manifest {
 	web := m.Marbles["web"]
 	web.Renewal = Renewal{DegradeAfter: 1, DrainAfter: 2, CutAfter: 3}
 	web.Parameters.Reload = Reload{Signal: "HUP", Command: []string{"a", "b"}}
+	web.Parameters.References = References{Env: map[string][]string{"E": {"full"}}, Files: map[string][]string{"/f": {"full"}}}
 	m.Marbles["web"] = web
 	m.Secrets["full"] = Secret{Type: Opaque, Bits: 1, Scope: Shared, Readers: []string{"web", "db"}, OnUpdate: "keep", CommonName: "c", DNSNames: []string{"d"}, Validity: 1,
 		Organization: []string{"o"}, IPAddresses: []string{"10.0.0.1"}, ExtendedKeyUsages: []string{"serverAuth"}, Operations: []Operation{Sign, Encrypt},

@@ -59,7 +59,7 @@ func TestReferenceIsCurrent(t *testing.T) {
 		{"platforms.NAME.snp.minTCB.Milan, .Genoa, .Turin", "snpTCB"}, {"platforms.NAME.snp.grace", "snpGrace"}, {"platforms.NAME.tpm", "tpmPlatform"},
 		{"platforms.NAME.endorsements", "endorsementRules"}, {"platforms.NAME.endorsements.maxAgeByKind", "ageRules"},
 		{"marbles.NAME", "marble"}, {"marbles.NAME.serves.PORT", "servedPort"}, {"marbles.NAME.calls[]", "call"}, {"marbles.NAME.parameters", "parameters"},
-		{"marbles.NAME.parameters.reload", "reload"}, {"marbles.NAME.renewal", "renewal"},
+		{"marbles.NAME.parameters.references", "references"}, {"marbles.NAME.parameters.reload", "reload"}, {"marbles.NAME.renewal", "renewal"},
 		{"secrets.NAME", "secret"}, {"secrets.NAME.rotation", "rotation"}, {"users.NAME", "user"}, {"roles.NAME", "role"}, {"tests[]", "test"},
 		{"recovery", "recovery"}, {"ca", "ca"}, {"witnesses.NAME", "witness"},
 	} {

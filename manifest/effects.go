@@ -101,10 +101,26 @@ func (d *Diff) marbleEffects(name string, a, b *Manifest) {
 	}
 	if !reflect.DeepEqual(old.Parameters, now.Parameters) {
 		d.effect(name, "", "gets the new parameters when it starts the next time")
+		d.referenceEffects(name, old.Parameters.References, now.Parameters.References)
 	}
 	if !maps.Equal(old.Serves, now.Serves) || !reflect.DeepEqual(old.Calls, now.Calls) {
 		d.effect(name, "", "Envoy gets another configuration, no restart")
 	}
+}
+
+// referenceEffects names the places in which the host may newly put a secret.
+func (d *Diff) referenceEffects(name string, old, now References) {
+	news := func(what string, old, now map[string][]string) {
+		for _, place := range sortedKeys(now) {
+			for _, secret := range now[place] {
+				if !slices.Contains(old[place], secret) {
+					d.effect(name, "", "the host may put a reference to %s into %s %s", secret, what, place)
+				}
+			}
+		}
+	}
+	news("variable", old.Env, now.Env)
+	news("file", old.Files, now.Files)
 }
 
 // within is when a marble attests again at the latest.

@@ -136,6 +136,17 @@ type Parameters struct {
 	Files map[string]string `json:"files,omitempty"` // absolute path: content
 	// Reload tells the program that its files were replaced.
 	Reload Reload `json:"reload,omitzero"`
+	// References are the places where the host puts references to secrets.
+	References References `json:"references,omitzero"`
+}
+
+// References are the places, outside of the manifest, in which the host puts a
+// reference to a secret, with the secrets that each may name: environment
+// variables and files by absolute path. The marble puts the secret there. In
+// every other place a reference is refused, and one of these without it too.
+type References struct {
+	Env   map[string][]string `json:"env,omitempty"`
+	Files map[string][]string `json:"files,omitempty"`
 }
 
 // Reload is what happens after files were replaced.

@@ -259,18 +259,14 @@ func (c *checker) parameters(m *jsonpos.Member, p *path, mb *Marble) {
 		}
 	}
 	for _, kind := range []string{"env", "files"} {
-		n := params.Get(kind)
-		if n == nil || c.bad[n] {
-			continue
-		}
-		for i := range n.Members {
-			v := &n.Members[i]
+		for _, v := range c.membersOf(params.Get(kind)) {
 			at := p.member(kind).member(v.Key)
-			if kind == "files" && (strings.Contains(v.Key+"/", "/../") || strings.Contains(v.Key+"/", "/./")) {
-				c.report(at, keySpan(v), finding{code: "MAN-007", message: "the path holds a '.' or '..' segment"})
+			if kind == "files" {
+				c.dotted(v, at)
 			}
 			size += len(v.Key) + c.parameter(m.Key, v.Value, at, secrets, kind == "files")
 		}
+		size += c.references(m.Key, params, p, kind, secrets)
 	}
 	if len(secrets) > 0 {
 		c.m.secretsOf[m.Key] = sortedKeys(secrets)

@@ -25,7 +25,20 @@ func readParameters(p *marblepb.Parameters) (manifest.Parameters, error) {
 		return manifest.Parameters{}, problem.New("MRB-009", "reload command of %d words, wanted at most %d", len(r.GetCommand()), maxCommand)
 	}
 	return manifest.Parameters{Argv: p.GetArgv(), Env: p.GetEnv(), Files: p.GetFiles(),
-		Reload: manifest.Reload{Signal: r.GetSignal(), Command: r.GetCommand()}}, nil
+		Reload:     manifest.Reload{Signal: r.GetSignal(), Command: r.GetCommand()},
+		References: manifest.References{Env: places(p.GetReferenceEnv()), Files: places(p.GetReferenceFiles())}}, nil
+}
+
+// places are the secrets that references in each place may name.
+func places(sent map[string]*marblepb.Names) map[string][]string {
+	if len(sent) == 0 {
+		return nil
+	}
+	all := make(map[string][]string, len(sent))
+	for place, names := range sent {
+		all[place] = names.GetNames()
+	}
+	return all
 }
 
 // Reload returns what the manifest in force wants to follow when files were

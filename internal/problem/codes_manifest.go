@@ -80,4 +80,8 @@ var manifestCodes = []Entry{
 	{"MAN-080", Invalid, "nobody may give the secret its value", "give a role writeSecret for it, or name depositors"},
 	{"MAN-081", Invalid, "nothing opens the state after a restart", "add recovery, or an external KMS"},
 	{"MAN-082", Invalid, "overlap is longer than the time between rotations", "shorten the overlap, or rotate less often"},
+	{"MAN-100", Invalid, "a reference may name a secret that its marble may not read", "add the marble to the secret's readers, or remove the secret from parameters.references"},
+	{"MAN-101", Invalid, "a reference may name a secret that nobody ever gets", "use it through the agent's socket, or name another secret"},
+	{"MAN-102", Invalid, "the manifest gives a value where the host is to put a reference", "remove one of the two"},
+	{"MAN-103", Invalid, "a reference in a variable that no program gets", "use another variable"},
 }

@@ -39,4 +39,11 @@ var marbleCodes = []Entry{
 	{"MRB-060", Internal, "program cannot be installed", "check the folder, its permissions and free space"},
 	{"MRB-061", Invalid, "Envoy is not found", "name it with --envoy or ASHLAR_ENVOY, or give --envoy none for a program without a proxy"},
 	{"MRB-062", Usage, "probes of the program are not valid", "see docs/marble.md: names, loopback addresses, http and tcp"},
+	{"MRB-063", Invalid, "reference to a secret cannot be read", "write sealed:ashlar:v1:NAME or sealed:ashlar:v1:NAME:FORM as the whole value; `ashlar secret ref` prints it"},
+	{"MRB-064", Refused, "reference to a secret in a place that the manifest does not list for it", "remove the reference, or add the place to the marble's parameters.references"},
+	{"MRB-065", Refused, "place of a reference holds none", "put the reference there, or remove the place from the marble's parameters.references"},
+	{"MRB-066", Invalid, "reference to a secret does not fit its place", "ask for another form: raw, base64, hex, pem, key or cert"},
+	{"MRB-067", Refused, "file of the host would go where it must not", "mount an emptyDir of medium Memory in the place of the Secret, which holds nothing else"},
+	{"MRB-068", Internal, "folder of references cannot be read", "check --references and its permissions"},
+	{"MRB-069", TooLarge, "folder of references is over a limit", "keep to 1024 files, 1 MiB each and 16 MiB together"},
 }

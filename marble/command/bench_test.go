@@ -120,6 +120,7 @@ type bench struct {
 	root        string
 	out         string
 	ready       string
+	environ     []string // of ashlar-marble, besides what it needs
 }
 
 func newBench(t *testing.T, b marbletest.Behaviour) *bench {
@@ -219,6 +220,7 @@ func (x *bench) hardware(machine string, extra []string, command ...string) *pro
 	args = append(append(append(args, extra...), "--"), command...)
 	p := &process{Cmd: exec.Command(os.Args[0], args...), done: make(chan struct{})}
 	p.Env = []string{"ROLE=marble", "MACHINE=" + machine, "TMPDIR=" + x.dir, "PATH=" + os.Getenv("PATH"), "LD_PRELOAD=", "ASHLAR_NOTE=x"}
+	p.Env = append(p.Env, x.environ...)
 	p.Stderr, p.Stdout = &p.stderr, &p.stderr
 	if err := p.Start(); err != nil {
 		x.t.Fatal(err)

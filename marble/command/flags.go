@@ -26,6 +26,7 @@ type options struct {
 	tee, simSocket                string
 	envoy, envoyLog               string
 	dir, readyAddr, logFormat     string
+	references                    string // folder in which the host puts references
 	probesText                    string
 	probes                        probe.Set // of the program
 	measure                       measured
@@ -124,6 +125,7 @@ func (o *options) flagSet(getenv func(string) string) *flag.FlagSet {
 	text(&o.envoy, "envoy", "ASHLAR_ENVOY", "envoy", "`PATH` of Envoy, or none to run without a proxy")
 	text(&o.envoyLog, "envoy-log", "ASHLAR_ENVOY_LOG", "warning", "Envoy's log `LEVEL`")
 	text(&o.dir, "dir", "ASHLAR_DIR", "", "private runtime `FOLDER`, best on tmpfs; else a new one, removed at the end")
+	text(&o.references, "references", "ASHLAR_REFERENCES", "", "`FOLDER` of files with references to secrets, each below it where it is to be below /")
 	text(&o.readyAddr, "ready-addr", "ASHLAR_READY_ADDR", "", "`ADDRESS` of the probes /ready and /live: IP:PORT, or the path of a unix socket")
 	text(&o.probesText, "probes", "ASHLAR_PROBES", "", "the program's own probes, which /probe/readiness and others ask: `JSON`, see docs/marble.md")
 	text(&o.logFormat, "log-format", "ASHLAR_LOG_FORMAT", "text", "text or json, on standard error")

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -53,14 +54,17 @@ func (r *runner) refresh(ctx context.Context, m *marble.Marble, process *program
 
 // replace renders anew and reports whether a file changed.
 func (r *runner) replace(m *marble.Marble) (placed bool) {
-	rendered, err := m.Render()
+	rendered, err := m.RenderFound(r.host.Find)
 	if err == nil {
 		placed, err = r.place(rendered)
+	} else if own, ownErr := m.Render(); ownErr == nil { // whatever the host did to its references
+		placed, ownErr = r.place(own)
+		err = errors.Join(err, ownErr)
 	}
 	if err != nil {
 		e := problem.From(err)
 		r.tracker.Trouble(troubleFiles, stage.Trouble{Code: string(e.Code), Reason: e.Detail})
-		return false
+		return placed
 	}
 	r.tracker.Clear(troubleFiles)
 	if names := r.started.Outdated(rendered); len(names) > 0 {

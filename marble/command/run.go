@@ -23,6 +23,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/marble/files"
 	"github.com/ashlar-mesh/ashlar/marble/localapi"
 	"github.com/ashlar-mesh/ashlar/marble/program"
+	"github.com/ashlar-mesh/ashlar/marble/reference"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
 
@@ -44,6 +45,7 @@ type runner struct {
 	stderr  io.Writer
 	tracker *stage.Tracker
 	files   files.Writer
+	host    reference.Host
 	written map[string][32]byte // SHA-256 of each file in place; owned by whoever calls place
 	signal  syscall.Signal      // that ended the run before the program started
 	started *marble.Rendered    // what the program was started with
@@ -57,7 +59,8 @@ type runner struct {
 }
 
 func newRunner(o options, log *slog.Logger, stderr io.Writer) *runner {
-	return &runner{o: o, log: log, stderr: stderr, tracker: stage.NewTracker(log, time.Now), written: map[string][32]byte{}}
+	return &runner{o: o, log: log, stderr: stderr, tracker: stage.NewTracker(log, time.Now), written: map[string][32]byte{},
+		host: reference.Host{Marble: o.marble, Environ: os.Environ(), Folder: o.references}}
 }
 
 func (r *runner) later(f func()) { r.cleanup = append(r.cleanup, f) }
@@ -127,13 +130,14 @@ func (r *runner) prepare(ctx context.Context, p *program.Program) (*marble.Marbl
 		return nil, program.Spec{}, err
 	}
 	r.later(removeDir)
+	r.files.Keep(dir)
 	m, err := r.activate(ctx, p, dir)
 	if err != nil {
 		return nil, program.Spec{}, err
 	}
 	r.later(m.Close)
 	r.tracker.Enter(stage.Status{Stage: stage.Rendering})
-	rendered, err := m.Render()
+	rendered, err := m.RenderFound(r.host.Find)
 	if err != nil {
 		return nil, program.Spec{}, err
 	}
@@ -197,26 +201,40 @@ func (r *runner) activate(ctx context.Context, p *program.Program, dir string) (
 
 // place writes the files whose content is new, and reports whether any was.
 func (r *runner) place(rendered *marble.Rendered) (changed bool, err error) {
-	fresh := make(map[string][]byte)
-	for path, content := range rendered.Files {
-		if sum, ok := r.written[path]; !ok || sum != sha256.Sum256(content) {
-			fresh[path] = content
-		}
-	}
-	if len(fresh) == 0 {
+	fresh, plain := r.fresh(rendered.Files), r.fresh(rendered.Plain)
+	if len(fresh)+len(plain) == 0 {
 		return false, nil
 	}
 	onDisk, err := r.files.Write(fresh)
 	if err != nil {
 		return false, err
 	}
-	for path, content := range fresh {
-		r.written[path] = sha256.Sum256(content)
-	}
+	r.wrote(fresh)
 	if len(onDisk) > 0 {
 		r.log.Warn("rendered files lie on a disk, not in memory; tmpfs is better", "paths", onDisk)
 	}
+	if err := r.files.Copy(plain); err != nil {
+		return false, err
+	}
+	r.wrote(plain)
 	return true, nil
+}
+
+// fresh returns what is not in place.
+func (r *runner) fresh(content map[string][]byte) map[string][]byte {
+	fresh := make(map[string][]byte)
+	for path, b := range content {
+		if sum, ok := r.written[path]; !ok || sum != sha256.Sum256(b) {
+			fresh[path] = b
+		}
+	}
+	return fresh
+}
+
+func (r *runner) wrote(content map[string][]byte) {
+	for path, b := range content {
+		r.written[path] = sha256.Sum256(b)
+	}
 }
 
 // identity lets the agent read the marble's lease.

@@ -35,6 +35,8 @@ type Writer struct {
 	mu      sync.Mutex
 	written map[string]struct{} // guarded by mu
 	folders []string            // made by Write, outermost first; guarded by mu
+	kept    []string            // folders into which Copy writes nothing; guarded by mu
+	mounts  map[string]bool     // volumes that Copy writes to; guarded by mu
 }
 
 // Write replaces each file by its content, atomically one by one, in the order
@@ -63,8 +65,12 @@ func (w *Writer) Write(content map[string][]byte) (onDisk []string, err error) {
 	return onDisk, nil
 }
 
+func isClean(path string) bool {
+	return filepath.IsAbs(path) && filepath.Clean(path) == path && !strings.HasSuffix(path, "/") && !strings.ContainsRune(path, 0)
+}
+
 func (w *Writer) write(path string, content []byte) (inMemory bool, err error) {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.HasSuffix(path, "/") || strings.ContainsRune(path, 0) {
+	if !isClean(path) {
 		return false, problem.New("MRB-013", "%q is not a clean absolute path", path)
 	}
 	if len(content) > MaxSize {
@@ -134,6 +140,9 @@ func folderError(at string, err error) error {
 	return problem.Because(err, "MRB-012", "opening folder %s", at)
 }
 
+// temporaryPrefix begins the names of files that are not in place yet.
+const temporaryPrefix = ".ashlar-"
+
 // replace writes content beside the file and renames it into place.
 func replace(folder int, path string, content []byte) error {
 	name := filepath.Base(path)
@@ -146,7 +155,7 @@ func replace(folder int, path string, content []byte) error {
 	}
 	var suffix [8]byte
 	rand.Read(suffix[:]) //nolint:errcheck // never fails
-	temporary := ".ashlar-" + hex.EncodeToString(suffix[:])
+	temporary := temporaryPrefix + hex.EncodeToString(suffix[:])
 	fd, err := unix.Openat(folder, temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return problem.Because(err, "MRB-012", "writing %s", path)

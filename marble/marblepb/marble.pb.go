@@ -1004,13 +1004,17 @@ func (x *DepositResponse) GetVersion() uint64 {
 
 // Parameters are templates; the marble renders them.
 type Parameters struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Argv          []string               `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
-	Env           map[string]string      `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Files         map[string]string      `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Reload        *Reload                `protobuf:"bytes,4,opt,name=reload,proto3" json:"reload,omitempty"` // what follows when files were replaced
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Argv   []string               `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	Env    map[string]string      `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Files  map[string]string      `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Reload *Reload                `protobuf:"bytes,4,opt,name=reload,proto3" json:"reload,omitempty"` // what follows when files were replaced
+	// Places that the host fills with references, and the secrets that each may
+	// name: environment variables, and files by absolute path.
+	ReferenceEnv   map[string]*Names `protobuf:"bytes,5,rep,name=reference_env,json=referenceEnv,proto3" json:"reference_env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ReferenceFiles map[string]*Names `protobuf:"bytes,6,rep,name=reference_files,json=referenceFiles,proto3" json:"reference_files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Parameters) Reset() {
@@ -1071,6 +1075,64 @@ func (x *Parameters) GetReload() *Reload {
 	return nil
 }
 
+func (x *Parameters) GetReferenceEnv() map[string]*Names {
+	if x != nil {
+		return x.ReferenceEnv
+	}
+	return nil
+}
+
+func (x *Parameters) GetReferenceFiles() map[string]*Names {
+	if x != nil {
+		return x.ReferenceFiles
+	}
+	return nil
+}
+
+type Names struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Names) Reset() {
+	*x = Names{}
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Names) ProtoMessage() {}
+
+func (x *Names) ProtoReflect() protoreflect.Message {
+	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Names.ProtoReflect.Descriptor instead.
+func (*Names) Descriptor() ([]byte, []int) {
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Names) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type Reload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Signal        string                 `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`   // "HUP", "USR1", "USR2" or empty
@@ -1081,7 +1143,7 @@ type Reload struct {
 
 func (x *Reload) Reset() {
 	*x = Reload{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1155,7 @@ func (x *Reload) String() string {
 func (*Reload) ProtoMessage() {}
 
 func (x *Reload) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[16]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1168,7 @@ func (x *Reload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reload.ProtoReflect.Descriptor instead.
 func (*Reload) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{16}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Reload) GetSignal() string {
@@ -1138,7 +1200,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1212,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[17]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1225,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{17}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -1247,7 +1309,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1321,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[18]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1334,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{18}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Hello) GetInstance() *Instance {
@@ -1300,7 +1362,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1374,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[19]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1387,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{19}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Renewal) GetEvidence() *Evidence {
@@ -1359,7 +1421,7 @@ type StageReport struct {
 
 func (x *StageReport) Reset() {
 	*x = StageReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1433,7 @@ func (x *StageReport) String() string {
 func (*StageReport) ProtoMessage() {}
 
 func (x *StageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[20]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1446,7 @@ func (x *StageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageReport.ProtoReflect.Descriptor instead.
 func (*StageReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{20}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StageReport) GetStage() string {
@@ -1411,7 +1473,7 @@ type ProxyReport struct {
 
 func (x *ProxyReport) Reset() {
 	*x = ProxyReport{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1485,7 @@ func (x *ProxyReport) String() string {
 func (*ProxyReport) ProtoMessage() {}
 
 func (x *ProxyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[21]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1498,7 @@ func (x *ProxyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReport.ProtoReflect.Descriptor instead.
 func (*ProxyReport) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{21}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProxyReport) GetUp() bool {
@@ -1468,7 +1530,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1542,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[22]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1555,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{22}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionResponse) GetMessage() isSessionResponse_Message {
@@ -1577,7 +1639,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1651,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[23]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1664,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{23}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Demand) GetNonce() []byte {
@@ -1629,7 +1691,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1703,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[24]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1716,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{24}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Refusal) GetCode() string {
@@ -1682,7 +1744,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1756,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_marble_marblepb_marble_proto_msgTypes[25]
+	mi := &file_marble_marblepb_marble_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1769,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{25}
+	return file_marble_marblepb_marble_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revocation) GetCode() string {
@@ -1811,20 +1873,30 @@ const file_marble_marblepb_marble_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"+\n" +
 	"\x0fDepositResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"\xbc\x02\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\xa2\x05\n" +
 	"\n" +
 	"Parameters\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x127\n" +
 	"\x03env\x18\x02 \x03(\v2%.ashlar.marble.v1.Parameters.EnvEntryR\x03env\x12=\n" +
 	"\x05files\x18\x03 \x03(\v2'.ashlar.marble.v1.Parameters.FilesEntryR\x05files\x120\n" +
-	"\x06reload\x18\x04 \x01(\v2\x18.ashlar.marble.v1.ReloadR\x06reload\x1a6\n" +
+	"\x06reload\x18\x04 \x01(\v2\x18.ashlar.marble.v1.ReloadR\x06reload\x12S\n" +
+	"\rreference_env\x18\x05 \x03(\v2..ashlar.marble.v1.Parameters.ReferenceEnvEntryR\freferenceEnv\x12Y\n" +
+	"\x0freference_files\x18\x06 \x03(\v20.ashlar.marble.v1.Parameters.ReferenceFilesEntryR\x0ereferenceFiles\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aX\n" +
+	"\x11ReferenceEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.ashlar.marble.v1.NamesR\x05value:\x028\x01\x1aZ\n" +
+	"\x13ReferenceFilesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.ashlar.marble.v1.NamesR\x05value:\x028\x01\"\x1d\n" +
+	"\x05Names\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\":\n" +
 	"\x06Reload\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\"\xf1\x01\n" +
@@ -1886,7 +1958,7 @@ func file_marble_marblepb_marble_proto_rawDescGZIP() []byte {
 	return file_marble_marblepb_marble_proto_rawDescData
 }
 
-var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_marble_marblepb_marble_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_marble_marblepb_marble_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),  // 0: ashlar.marble.v1.ChallengeRequest
 	(*ChallengeResponse)(nil), // 1: ashlar.marble.v1.ChallengeResponse
@@ -1904,19 +1976,22 @@ var file_marble_marblepb_marble_proto_goTypes = []any{
 	(*DepositRequest)(nil),    // 13: ashlar.marble.v1.DepositRequest
 	(*DepositResponse)(nil),   // 14: ashlar.marble.v1.DepositResponse
 	(*Parameters)(nil),        // 15: ashlar.marble.v1.Parameters
-	(*Reload)(nil),            // 16: ashlar.marble.v1.Reload
-	(*SessionRequest)(nil),    // 17: ashlar.marble.v1.SessionRequest
-	(*Hello)(nil),             // 18: ashlar.marble.v1.Hello
-	(*Renewal)(nil),           // 19: ashlar.marble.v1.Renewal
-	(*StageReport)(nil),       // 20: ashlar.marble.v1.StageReport
-	(*ProxyReport)(nil),       // 21: ashlar.marble.v1.ProxyReport
-	(*SessionResponse)(nil),   // 22: ashlar.marble.v1.SessionResponse
-	(*Demand)(nil),            // 23: ashlar.marble.v1.Demand
-	(*Refusal)(nil),           // 24: ashlar.marble.v1.Refusal
-	(*Revocation)(nil),        // 25: ashlar.marble.v1.Revocation
-	nil,                       // 26: ashlar.marble.v1.Lease.SecretsEntry
-	nil,                       // 27: ashlar.marble.v1.Parameters.EnvEntry
-	nil,                       // 28: ashlar.marble.v1.Parameters.FilesEntry
+	(*Names)(nil),             // 16: ashlar.marble.v1.Names
+	(*Reload)(nil),            // 17: ashlar.marble.v1.Reload
+	(*SessionRequest)(nil),    // 18: ashlar.marble.v1.SessionRequest
+	(*Hello)(nil),             // 19: ashlar.marble.v1.Hello
+	(*Renewal)(nil),           // 20: ashlar.marble.v1.Renewal
+	(*StageReport)(nil),       // 21: ashlar.marble.v1.StageReport
+	(*ProxyReport)(nil),       // 22: ashlar.marble.v1.ProxyReport
+	(*SessionResponse)(nil),   // 23: ashlar.marble.v1.SessionResponse
+	(*Demand)(nil),            // 24: ashlar.marble.v1.Demand
+	(*Refusal)(nil),           // 25: ashlar.marble.v1.Refusal
+	(*Revocation)(nil),        // 26: ashlar.marble.v1.Revocation
+	nil,                       // 27: ashlar.marble.v1.Lease.SecretsEntry
+	nil,                       // 28: ashlar.marble.v1.Parameters.EnvEntry
+	nil,                       // 29: ashlar.marble.v1.Parameters.FilesEntry
+	nil,                       // 30: ashlar.marble.v1.Parameters.ReferenceEnvEntry
+	nil,                       // 31: ashlar.marble.v1.Parameters.ReferenceFilesEntry
 }
 var file_marble_marblepb_marble_proto_depIdxs = []int32{
 	3,  // 0: ashlar.marble.v1.Evidence.devices:type_name -> ashlar.marble.v1.Device
@@ -1924,41 +1999,45 @@ var file_marble_marblepb_marble_proto_depIdxs = []int32{
 	2,  // 2: ashlar.marble.v1.ActivateRequest.evidence:type_name -> ashlar.marble.v1.Evidence
 	7,  // 3: ashlar.marble.v1.ActivateResponse.lease:type_name -> ashlar.marble.v1.Lease
 	15, // 4: ashlar.marble.v1.ActivateResponse.parameters:type_name -> ashlar.marble.v1.Parameters
-	26, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
+	27, // 5: ashlar.marble.v1.Lease.secrets:type_name -> ashlar.marble.v1.Lease.SecretsEntry
 	15, // 6: ashlar.marble.v1.Lease.parameters:type_name -> ashlar.marble.v1.Parameters
 	8,  // 7: ashlar.marble.v1.Secret.previous:type_name -> ashlar.marble.v1.Secret
 	8,  // 8: ashlar.marble.v1.FetchResponse.secret:type_name -> ashlar.marble.v1.Secret
-	27, // 9: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
-	28, // 10: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
-	16, // 11: ashlar.marble.v1.Parameters.reload:type_name -> ashlar.marble.v1.Reload
-	18, // 12: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
-	19, // 13: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
-	20, // 14: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
-	21, // 15: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
-	4,  // 16: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
-	2,  // 17: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
-	23, // 18: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
-	7,  // 19: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
-	24, // 20: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
-	25, // 21: ashlar.marble.v1.SessionResponse.revocation:type_name -> ashlar.marble.v1.Revocation
-	8,  // 22: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
-	0,  // 23: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
-	5,  // 24: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
-	17, // 25: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
-	9,  // 26: ashlar.marble.v1.Marble.Fetch:input_type -> ashlar.marble.v1.FetchRequest
-	11, // 27: ashlar.marble.v1.Marble.Use:input_type -> ashlar.marble.v1.UseRequest
-	13, // 28: ashlar.marble.v1.Marble.Deposit:input_type -> ashlar.marble.v1.DepositRequest
-	1,  // 29: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
-	6,  // 30: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
-	22, // 31: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
-	10, // 32: ashlar.marble.v1.Marble.Fetch:output_type -> ashlar.marble.v1.FetchResponse
-	12, // 33: ashlar.marble.v1.Marble.Use:output_type -> ashlar.marble.v1.UseResponse
-	14, // 34: ashlar.marble.v1.Marble.Deposit:output_type -> ashlar.marble.v1.DepositResponse
-	29, // [29:35] is the sub-list for method output_type
-	23, // [23:29] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	28, // 9: ashlar.marble.v1.Parameters.env:type_name -> ashlar.marble.v1.Parameters.EnvEntry
+	29, // 10: ashlar.marble.v1.Parameters.files:type_name -> ashlar.marble.v1.Parameters.FilesEntry
+	17, // 11: ashlar.marble.v1.Parameters.reload:type_name -> ashlar.marble.v1.Reload
+	30, // 12: ashlar.marble.v1.Parameters.reference_env:type_name -> ashlar.marble.v1.Parameters.ReferenceEnvEntry
+	31, // 13: ashlar.marble.v1.Parameters.reference_files:type_name -> ashlar.marble.v1.Parameters.ReferenceFilesEntry
+	19, // 14: ashlar.marble.v1.SessionRequest.hello:type_name -> ashlar.marble.v1.Hello
+	20, // 15: ashlar.marble.v1.SessionRequest.renewal:type_name -> ashlar.marble.v1.Renewal
+	21, // 16: ashlar.marble.v1.SessionRequest.stage:type_name -> ashlar.marble.v1.StageReport
+	22, // 17: ashlar.marble.v1.SessionRequest.proxy:type_name -> ashlar.marble.v1.ProxyReport
+	4,  // 18: ashlar.marble.v1.Hello.instance:type_name -> ashlar.marble.v1.Instance
+	2,  // 19: ashlar.marble.v1.Renewal.evidence:type_name -> ashlar.marble.v1.Evidence
+	24, // 20: ashlar.marble.v1.SessionResponse.demand:type_name -> ashlar.marble.v1.Demand
+	7,  // 21: ashlar.marble.v1.SessionResponse.lease:type_name -> ashlar.marble.v1.Lease
+	25, // 22: ashlar.marble.v1.SessionResponse.refusal:type_name -> ashlar.marble.v1.Refusal
+	26, // 23: ashlar.marble.v1.SessionResponse.revocation:type_name -> ashlar.marble.v1.Revocation
+	8,  // 24: ashlar.marble.v1.Lease.SecretsEntry.value:type_name -> ashlar.marble.v1.Secret
+	16, // 25: ashlar.marble.v1.Parameters.ReferenceEnvEntry.value:type_name -> ashlar.marble.v1.Names
+	16, // 26: ashlar.marble.v1.Parameters.ReferenceFilesEntry.value:type_name -> ashlar.marble.v1.Names
+	0,  // 27: ashlar.marble.v1.Marble.Challenge:input_type -> ashlar.marble.v1.ChallengeRequest
+	5,  // 28: ashlar.marble.v1.Marble.Activate:input_type -> ashlar.marble.v1.ActivateRequest
+	18, // 29: ashlar.marble.v1.Marble.Session:input_type -> ashlar.marble.v1.SessionRequest
+	9,  // 30: ashlar.marble.v1.Marble.Fetch:input_type -> ashlar.marble.v1.FetchRequest
+	11, // 31: ashlar.marble.v1.Marble.Use:input_type -> ashlar.marble.v1.UseRequest
+	13, // 32: ashlar.marble.v1.Marble.Deposit:input_type -> ashlar.marble.v1.DepositRequest
+	1,  // 33: ashlar.marble.v1.Marble.Challenge:output_type -> ashlar.marble.v1.ChallengeResponse
+	6,  // 34: ashlar.marble.v1.Marble.Activate:output_type -> ashlar.marble.v1.ActivateResponse
+	23, // 35: ashlar.marble.v1.Marble.Session:output_type -> ashlar.marble.v1.SessionResponse
+	10, // 36: ashlar.marble.v1.Marble.Fetch:output_type -> ashlar.marble.v1.FetchResponse
+	12, // 37: ashlar.marble.v1.Marble.Use:output_type -> ashlar.marble.v1.UseResponse
+	14, // 38: ashlar.marble.v1.Marble.Deposit:output_type -> ashlar.marble.v1.DepositResponse
+	33, // [33:39] is the sub-list for method output_type
+	27, // [27:33] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_marble_marblepb_marble_proto_init() }
@@ -1966,13 +2045,13 @@ func file_marble_marblepb_marble_proto_init() {
 	if File_marble_marblepb_marble_proto != nil {
 		return
 	}
-	file_marble_marblepb_marble_proto_msgTypes[17].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[18].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Renewal)(nil),
 		(*SessionRequest_Stage)(nil),
 		(*SessionRequest_Proxy)(nil),
 	}
-	file_marble_marblepb_marble_proto_msgTypes[22].OneofWrappers = []any{
+	file_marble_marblepb_marble_proto_msgTypes[23].OneofWrappers = []any{
 		(*SessionResponse_Demand)(nil),
 		(*SessionResponse_Lease)(nil),
 		(*SessionResponse_Refusal)(nil),
@@ -1984,7 +2063,7 @@ func file_marble_marblepb_marble_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_marble_marblepb_marble_proto_rawDesc), len(file_marble_marblepb_marble_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

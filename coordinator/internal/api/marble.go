@@ -335,5 +335,15 @@ func pushes(l coordinator.Lease) *marblepb.SessionResponse {
 
 func parameters(p manifest.Parameters) *marblepb.Parameters {
 	return &marblepb.Parameters{Argv: p.Argv, Env: p.Env, Files: p.Files,
-		Reload: &marblepb.Reload{Signal: p.Reload.Signal, Command: p.Reload.Command}}
+		Reload:       &marblepb.Reload{Signal: p.Reload.Signal, Command: p.Reload.Command},
+		ReferenceEnv: names(p.References.Env), ReferenceFiles: names(p.References.Files)}
+}
+
+// names are the secrets that may stand in each place.
+func names(places map[string][]string) map[string]*marblepb.Names {
+	all := make(map[string]*marblepb.Names, len(places))
+	for place, secrets := range places {
+		all[place] = &marblepb.Names{Names: secrets}
+	}
+	return all
 }

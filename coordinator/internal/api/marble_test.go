@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
 
@@ -457,5 +459,16 @@ func TestPanicsAreContained(t *testing.T) {
 	s.endorse.Store(nil)
 	if _, err := s.newMarble(t, id(2)).activate(t); err != nil {
 		t.Errorf("after a panic: %v", err)
+	}
+}
+
+func TestParametersKeepWhereReferencesMayStand(t *testing.T) {
+	p := parameters(manifest.Parameters{References: manifest.References{
+		Env: map[string][]string{"DB_PASSWORD": {"a", "b"}}, Files: map[string][]string{"/etc/db/password": {"c"}}}})
+	if got := p.GetReferenceEnv()["DB_PASSWORD"].GetNames(); len(p.GetReferenceEnv()) != 1 || !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("got %v, want a and b for DB_PASSWORD", p.GetReferenceEnv())
+	}
+	if got := p.GetReferenceFiles()["/etc/db/password"].GetNames(); len(p.GetReferenceFiles()) != 1 || !slices.Equal(got, []string{"c"}) {
+		t.Errorf("got %v, want c for /etc/db/password", p.GetReferenceFiles())
 	}
 }

@@ -1,0 +1,117 @@
+package files
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Keep keeps Copy out of a folder.
+func (w *Writer) Keep(folder string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = append(w.kept, folder)
+}
+
+// Copy writes files whose content and paths somebody else chose, as Write does,
+// but only into volumes that are there for them: mounted, in memory, and with
+// nothing in them but these files and those that Write wrote. So nothing that
+// another program left is replaced, and nobody is handed a file that a mount
+// could not have handed. All else is MRB-067.
+func (w *Writer) Copy(content map[string][]byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, path := range slices.Sorted(maps.Keys(content)) {
+		if err := w.admit(path, content); err != nil {
+			return err
+		}
+		if _, err := w.write(path, content[path]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// admit refuses a path that is in no volume for such files.
+func (w *Writer) admit(path string, content map[string][]byte) error {
+	if !isClean(path) {
+		return problem.New("MRB-067", "%q is not a clean absolute path", path)
+	}
+	for _, folder := range w.kept {
+		if path == folder || strings.HasPrefix(path, folder+"/") {
+			return problem.New("MRB-067", "%s is in %s, which is the marble's own", path, folder)
+		}
+	}
+	mount, err := mountOf(filepath.Dir(path))
+	if err != nil {
+		return problem.Because(err, "MRB-067", "looking where %s would lie", path)
+	}
+	if w.mounts[mount] {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(mount, &st); err != nil {
+		return problem.Because(err, "MRB-067", "looking at %s", mount)
+	}
+	if mount == "/" || uint32(st.Type) != unix.TMPFS_MAGIC && uint32(st.Type) != unix.RAMFS_MAGIC {
+		return problem.New("MRB-067", "%s would lie in %s, which is no volume in memory of its own", path, mount)
+	}
+	other, err := w.other(mount, content)
+	if err != nil {
+		return problem.Because(err, "MRB-067", "looking through %s", mount)
+	}
+	if other != "" {
+		return problem.New("MRB-067", "%s would lie in the volume %s, where %s is already", path, mount, other)
+	}
+	if w.mounts == nil {
+		w.mounts = make(map[string]bool)
+	}
+	w.mounts[mount] = true
+	return nil
+}
+
+// other returns a file of a volume that is neither to be written nor was.
+func (w *Writer) other(mount string, content map[string][]byte) (other string, err error) {
+	err = filepath.WalkDir(mount, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), temporaryPrefix) {
+			return err
+		}
+		_, known := content[path]
+		if _, written := w.written[path]; !known && !written {
+			other = path
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return other, err
+}
+
+// mountOf returns the outermost folder of the volume in which dir is, or would be.
+func mountOf(dir string) (string, error) {
+	st, err := lstat(dir)
+	for err != nil && os.IsNotExist(err) && dir != "/" {
+		dir = filepath.Dir(dir)
+		st, err = lstat(dir)
+	}
+	for err == nil && dir != "/" {
+		above, aboveErr := lstat(filepath.Dir(dir))
+		if aboveErr != nil || above.Dev != st.Dev {
+			return dir, aboveErr
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir, err
+}
+
+func lstat(path string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	return st, err
+}
