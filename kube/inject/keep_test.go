@@ -103,6 +103,8 @@ func TestAccepted(t *testing.T) {
 		{"Istio", "snp", func(p *corev1.Pod) {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "istio-proxy"})
 		}, nil, "another mesh's proxy"},
+		{"a user", "snp", func(p *corev1.Pod) { p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &user} }, nil, "does not run as root"},
+		{"a user in a simulation", "sim:sgx", func(p *corev1.Pod) { program(p).SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes} }, nil, ""},
 		{"shared processes", "snp", func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes }, nil, "shareProcessNamespace"},
 		{"host's processes", "snp", func(p *corev1.Pod) { p.Spec.HostPID = true }, nil, "hostPID"},
 		{"privileged", "snp", func(p *corev1.Pod) { program(p).SecurityContext = &corev1.SecurityContext{Privileged: &yes} }, nil, "is privileged"},

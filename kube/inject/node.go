@@ -70,27 +70,35 @@ func (in *injection) privileged() {
 	if sc == nil {
 		sc = &corev1.SecurityContext{}
 	}
-	said := func(b *bool, v bool) bool { return b != nil && *b == v }
-	pod := in.pod.Spec.SecurityContext
-	if pod == nil {
-		pod = &corev1.PodSecurityContext{}
-	}
-	user, nonRoot := sc.RunAsUser, sc.RunAsNonRoot
-	if user == nil {
-		user = pod.RunAsUser
-	}
-	if nonRoot == nil {
-		nonRoot = pod.RunAsNonRoot
-	}
+	denied := func(b *bool) bool { return b != nil && !*b }
 	switch {
-	case said(sc.Privileged, false) || said(sc.AllowPrivilegeEscalation, false):
+	case denied(sc.Privileged) || denied(sc.AllowPrivilegeEscalation):
 		in.refused.add("KUB-060", "container %s may not be privileged, and profile %s has it open devices of the node", in.program.Name, in.profileName)
-	case said(nonRoot, true) || user != nil && *user != 0:
+	case in.unprivilegedUser():
 		in.refused.add("KUB-060", "container %s does not run as root, and the devices of profile %s are root's alone", in.program.Name, in.profileName)
 	default:
 		sc.Privileged = &yes
 		in.program.SecurityContext = sc
 	}
+}
+
+// unprivilegedUser says whether the pod has the program run as another user than
+// root; where it says nothing, the image decides.
+func (in *injection) unprivilegedUser() bool {
+	var user *int64
+	var nonRoot *bool
+	if pod := in.pod.Spec.SecurityContext; pod != nil {
+		user, nonRoot = pod.RunAsUser, pod.RunAsNonRoot
+	}
+	if sc := in.program.SecurityContext; sc != nil {
+		if sc.RunAsUser != nil {
+			user = sc.RunAsUser
+		}
+		if sc.RunAsNonRoot != nil {
+			nonRoot = sc.RunAsNonRoot
+		}
+	}
+	return nonRoot != nil && *nonRoot || user != nil && *user != 0
 }
 
 // schedule sends the pod to nodes that have the TEE.

@@ -162,7 +162,7 @@ func (in *injection) hooks() {
 func (in *injection) ports() {
 	ready := in.settings.readyPort()
 	if slices.Contains(in.marble.Ports, ready) {
-		in.refused.add("KUB-058", "marble %s serves port %d, where the injector has its stage answered: change the setting readyPort", in.marble.Name, ready)
+		in.refused.add("KUB-058", "marble %s serves port %d, where the injector has its stage answered: change the value marble.readyPort", in.marble.Name, ready)
 	}
 	for _, c := range slices.Concat(in.pod.Spec.Containers, in.pod.Spec.InitContainers) {
 		for _, p := range c.Ports {

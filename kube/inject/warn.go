@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ashlar-mesh/ashlar/attest"
 )
 
 // proxies are the containers of other meshes.
@@ -23,6 +25,9 @@ func (in *injection) warn() {
 	}
 	if len(others) > 0 && in.profile.Runtime == Wrap {
 		in.warning("%s share the program's loopback: they can call it, and what they send to its callees leaves as marble %s", few(others), in.marble.Name)
+	}
+	if in.profile.Runtime == Wrap && !in.profile.Privileged && !attest.TEE(in.profile.TEE).Simulated() && in.unprivilegedUser() {
+		in.warning("container %s does not run as root, whose alone are the devices and settings that evidence comes from in most guests", in.program.Name)
 	}
 	if said := spec.ShareProcessNamespace; said != nil && *said {
 		in.warning("shareProcessNamespace: other containers of the pod with the same user can read the marble's secrets")
