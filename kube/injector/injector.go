@@ -229,7 +229,7 @@ func (p *process) stayAware(ctx context.Context) {
 // stages runs the controller of conditions until ctx ends.
 func (p *process) stages(ctx context.Context) {
 	lease, namespace := p.place()
-	err := stage.Run(ctx, stage.Config{Cluster: p.Cluster, Namespace: namespace, Lease: lease, Name: p.Name, Port: p.ReadyPort,
+	err := stage.Run(ctx, stage.Config{Cluster: p.Cluster, Namespace: namespace, Lease: lease, Name: p.Name, Port: p.ReadyPort, Coordinator: p.Coordinator,
 		Marbles: p.source.Marbles, Now: p.Now, Log: p.Log, Leading: p.metrics.lead, Count: p.metrics.count})
 	if err != nil {
 		p.failed <- err

@@ -171,6 +171,10 @@ func TestTransitionTimeChangesWithTheStatus(t *testing.T) {
 	}
 }
 
+func env(coordinator string) []corev1.EnvVar {
+	return []corev1.EnvVar{{Name: "PATH", Value: "/bin"}, {Name: coordinatorEnv, Value: coordinator}}
+}
+
 func TestOurs(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -183,10 +187,15 @@ func TestOurs(t *testing.T) {
 		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, true},
 		{"done", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, false},
 		{"kept out", func(p *corev1.Pod) { p.Labels[inject.Injection] = "disabled" }, false},
+		{"of this mesh", func(p *corev1.Pod) { p.Spec.Containers[0].Env = env("coord:2001") }, true},
+		{"of another mesh", func(p *corev1.Pod) { p.Spec.Containers[0].Env = env("other:2001") }, false},
+		{"another container's", func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "sidecar", Env: env("other:2001")})
+		}, true},
 		{"being deleted", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon} }, false},
 	} {
 		small, err := trim(pod(c.edit))
-		if err != nil || ours(small.(*corev1.Pod)) != c.want {
+		if err != nil || (Config{Coordinator: "coord:2001"}).ours(small.(*corev1.Pod)) != c.want {
 			t.Errorf("%s: got %v (%v), want %v", c.name, !c.want, err, c.want)
 		}
 	}

@@ -127,18 +127,30 @@ func trim(object any) (any, error) {
 			small.Annotations[name] = v
 		}
 	}
-	for _, k := range pod.Spec.Containers[:min(1, len(pod.Spec.Containers))] {
-		small.Spec.Containers = []corev1.Container{{Name: k.Name}}
+	for _, k := range pod.Spec.Containers {
+		if k.Name == program(pod) {
+			small.Spec.Containers = []corev1.Container{{Name: k.Name, Env: slices.DeleteFunc(slices.Clone(k.Env), func(e corev1.EnvVar) bool { return e.Name != coordinatorEnv })}}
+		}
 	}
 	return small, nil
 }
 
-// ours reports whether a pod has come so far that it can be asked, and was not
-// kept out of the mesh by its owner. Before a node runs it, scheduler and kubelet
-// say what is missing.
-func ours(pod *corev1.Pod) bool {
+// coordinatorEnv is where an injector wrote which mesh a pod is of.
+const coordinatorEnv = "ASHLAR_COORDINATOR"
+
+// ours reports whether a pod has come so far that it can be asked, and was
+// neither kept out of the mesh by its owner nor is of another mesh's. Before a
+// node runs it, scheduler and kubelet say what is missing.
+func (c Config) ours(pod *corev1.Pod) bool {
 	if _, ok := inject.Labelled(pod); !ok || pod.DeletionTimestamp != nil {
 		return false
+	}
+	for _, k := range pod.Spec.Containers {
+		for _, e := range k.Env {
+			if e.Name == coordinatorEnv && e.Value != c.Coordinator {
+				return false
+			}
+		}
 	}
 	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" || pod.Status.Phase == corev1.PodFailed
 }
@@ -153,7 +165,7 @@ func (c *controller) ask(ctx context.Context) {
 	there := make(map[types.UID]bool, len(all))
 	due := all[:0:0]
 	for _, pod := range all {
-		if !ours(pod) {
+		if !c.ours(pod) {
 			continue
 		}
 		there[pod.UID] = true

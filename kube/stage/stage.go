@@ -33,6 +33,7 @@ type Config struct {
 	Namespace, Lease string // of the Lease that the writing replica holds
 	Name             string // of this replica
 	Port             int32  // where marbles answer GET /ready
+	Coordinator      string // as injected pods have it; pods that have another one are another mesh's
 	// Marbles returns the coordinator's roles with instances and refusals.
 	Marbles func(context.Context) ([]apiv1.Marble, error)
 	Now     func() time.Time
