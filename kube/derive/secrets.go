@@ -3,6 +3,7 @@ package derive
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -11,6 +12,15 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
 )
+
+// Limits of a manifest.
+const (
+	maxVariables = 256
+	maxFiles     = 64
+	maxPath      = 512
+)
+
+var filePath = regexp.MustCompile(`^(/[^/\x00-\x1f\x7f]+)+$`)
 
 // secretKey names one value of a Secret.
 type secretKey struct {
@@ -120,13 +130,21 @@ func (j *job) mounted(m *marble, w *workload, mount corev1.VolumeMount, v corev1
 }
 
 // refer makes a secret, its reader and the place where a sealed reference to it
-// may stand.
+// has to stand.
 func (j *job) refer(m *marble, at Place, kind, place string, key secretKey) {
+	places, limit := &m.made.Parameters.References.Env, maxVariables
+	if kind == "files" {
+		places, limit = &m.made.Parameters.References.Files, maxFiles
+	}
+	if len(*places) == limit || kind == "files" && (len(place) > maxPath || !filePath.MatchString(place)) {
+		j.note(at, importer.Dropped, m.path("parameters.references.%s", kind), "a manifest takes %d of them, and absolute paths of at most %d bytes", limit, maxPath)
+		return
+	}
 	name, made := j.secretOf[key]
 	if !made {
 		name = j.secretName(key)
 		j.secretOf[key] = name
-		j.commands = append(j.commands, fmt.Sprintf("ashlar secret set %s --file %s", name, name))
+		j.commands = append(j.commands, fmt.Sprintf("ashlar secret set %s --file %s", name, name), "ashlar secret ref "+name)
 	}
 	s := j.secrets[name]
 	s.Type = manifest.Opaque
@@ -134,7 +152,11 @@ func (j *job) refer(m *marble, at Place, kind, place string, key secretKey) {
 		s.Readers = append(s.Readers, m.name)
 	}
 	j.secrets[name] = s
-	j.note(at, importer.Maps, "secrets."+name, "key %s of Secret %s: give the value to the coordinator, and leave a reference where it was", key.key, key.name)
+	if *places == nil {
+		*places = map[string][]string{}
+	}
+	(*places)[place] = []string{name}
+	j.note(at, importer.Maps, m.path("parameters.references.%s %s", kind, place), "key %s of Secret %s: give the value to the coordinator, and put the reference to %s where it was", key.key, key.name, name)
 }
 
 // secretName makes dbCredentialsPassword of key password of Secret
