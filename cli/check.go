@@ -5,34 +5,59 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ashlar-mesh/ashlar/cli/check"
-	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
-	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/cli/kube"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 type checkFlags struct {
-	pre  bool
-	wait time.Duration
-	only string
+	pre       bool
+	wait      time.Duration
+	only      string
+	cluster   clusterFlags
+	values    valueFlags
+	manifest  string
+	pccs, kds []string
 }
 
-var categories = []string{"machine", "coordinator", "deployment"}
+// The categories, in the order in which they are looked at.
+var categories = []string{"machine", kube.Platform, kube.TEEs, kube.Time, "endorsements", "coordinator", "deployment", kube.Webhook}
+
+// ofCluster are the categories that need a cluster.
+var ofCluster = []string{kube.Platform, kube.TEEs, kube.Time, kube.Webhook}
 
 func (a *app) checkCmd() *cobra.Command {
 	var f checkFlags
-	c := &cobra.Command{Use: "check", Short: "Check this machine, the coordinator and the deployment", Example: "  ashlar check --pre\n  ashlar check --wait 2m",
-		Long: "Every check that fails says what to do next. Exit code 1 if one fails.", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "check", Short: "Check machine, cluster, coordinator and deployment",
+		Example: "  ashlar check --pre --manifest manifest.json\n  ashlar check --wait 2m\n  ashlar check --only tee --context production",
+		Long: `Every check that fails says what to do next. Exit code 1 if one fails. The
+categories are machine, kubernetes, tee, time, endorsements, coordinator,
+deployment and webhook.
+
+The categories kubernetes, tee, time and webhook look at the cluster that the
+kubeconfig names; without one they are left out. What a cluster says of its
+nodes is a claim: only evidence shows what runs in a TEE. With --pre nothing has
+to be installed; the permissions and kinds that the chart needs are looked at
+instead. --manifest also looks for nodes for each marble. The webhook is tried
+with pods that the API server does not keep (dry run).`, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.check(c.Context(), f) }}
 	c.Flags().BoolVar(&f.pre, "pre", false, "only what must hold before anything runs")
 	c.Flags().DurationVar(&f.wait, "wait", 0, "try again until everything passes, at most this long")
-	c.Flags().StringVar(&f.only, "only", "", "one category: "+strings.Join(categories, "|"))
+	c.Flags().StringVar(&f.only, "only", "", "one category, such as tee")
+	c.Flags().StringVar(&f.manifest, "manifest", "", "look for a node for each marble of this manifest")
+	c.Flags().StringSliceVar(&f.pccs, "pccs", nil, "Intel's service or a cache of it that must answer (repeatable)")
+	c.Flags().StringSliceVar(&f.kds, "kds", nil, "AMD's key service that must answer (repeatable)")
+	f.cluster.namespace = "ashlar"
+	f.cluster.register(c, "namespace of the release")
+	f.values.register(c)
 	_ = c.RegisterFlagCompletionFunc("only", cobra.FixedCompletions(categories, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("manifest", completeJSON)
 	return c
 }
 
@@ -69,27 +94,39 @@ func (a *app) reportChecks(r check.Report) error {
 	return nil
 }
 
+// runChecks looks at one list after the other: what is fatal for one does not
+// keep the next from being looked at.
 func (a *app) runChecks(ctx context.Context, f checkFlags) check.Report {
-	lists := map[string][]check.Check{"machine": machineChecks()}
-	if !f.pre {
-		var cl *client.Client
-		var status apiv1.Status
-		lists["coordinator"] = a.coordinatorChecks(&cl, &status)
-		lists["deployment"] = deploymentChecks(&cl, &status)
-		defer func() {
-			if cl != nil {
-				cl.Close()
-			}
-		}()
+	var r check.Report
+	run := func(list []check.Check) {
+		r.Append(check.Run(ctx, a.timeout, slices.DeleteFunc(list, func(c check.Check) bool { return !f.wants(c.Category) && !f.needs(c) })))
 	}
-	var list []check.Check
-	for _, c := range categories {
-		// The deployment is looked at through the coordinator's connection.
-		if f.only == "" || f.only == c || f.only == "deployment" && c == "coordinator" {
-			list = append(list, lists[c]...)
-		}
+	if f.wants("machine") {
+		run(machineChecks())
 	}
-	return check.Run(ctx, a.timeout, list)
+	cluster := a.clusterChecks(ctx, f)
+	run(cluster.before)
+	if f.wants("endorsements") {
+		run(a.endorsementChecks(f, cluster.services))
+	}
+	if !f.pre && f.wants("coordinator", "deployment") {
+		d := deployment{now: a.p.Now}
+		defer d.close()
+		run(append(a.coordinatorChecks(&d), deploymentChecks(&d)...))
+		cluster.known(d.marbles)
+	}
+	run(cluster.after)
+	return r
+}
+
+// wants reports whether one of these categories was asked for.
+func (f checkFlags) wants(categories ...string) bool {
+	return f.only == "" || slices.Contains(categories, f.only)
+}
+
+// needs reports whether what was asked for is looked at through this check.
+func (f checkFlags) needs(c check.Check) bool {
+	return c.Fatal && slices.Index(categories, c.Category) < slices.Index(categories, f.only)
 }
 
 // teeDevices are what the kernel offers where a TEE is usable.
@@ -139,99 +176,6 @@ func lastField(s string) string {
 		}
 	}
 	return strings.TrimSpace(s)
-}
-
-// maxSkew is how far two clocks may differ before it is worth a word: leaves
-// are valid from a minute before they are issued.
-const maxSkew = 30 * time.Second
-
-func (a *app) coordinatorChecks(cl **client.Client, status *apiv1.Status) []check.Check {
-	return []check.Check{
-		{Category: "coordinator", Name: "its evidence meets the policy", Fatal: true, Run: func(ctx context.Context) check.Finding {
-			c, err := a.dial(ctx, nil)
-			if err != nil {
-				return check.FromError(err)
-			}
-			*cl = c
-			v := c.Verified()
-			return check.Pass("evidence meets the policy: %s, %s", v.Verdict.TEE, v.Verdict.TCBStatus)
-		}},
-		{Category: "coordinator", Name: "clocks agree", Run: func(context.Context) check.Finding {
-			v := (*cl).Verified()
-			skew := v.At.Sub(v.Statement.Time).Abs()
-			if skew > maxSkew {
-				return check.Warn("CLI-021", "the coordinator's clock differs from this one by %s", skew.Round(time.Second))
-			}
-			return check.Pass("clocks differ by %d ms", skew.Milliseconds())
-		}},
-		{Category: "coordinator", Name: "it serves a manifest", Fatal: true, Run: func(ctx context.Context) check.Finding {
-			s, err := (*cl).Status(ctx)
-			if err != nil {
-				return check.FromError(err)
-			}
-			*status = s
-			if s.Revision == 0 {
-				return check.Fail("CLI-022", "no manifest is set: %s", s.State)
-			}
-			return check.Pass("serves manifest %.8s, revision %d", s.Manifest.String(), s.Revision)
-		}},
-		{Category: "coordinator", Name: "the mesh CA lasts", Run: func(context.Context) check.Finding {
-			left := time.Until(status.CA.NotAfter)
-			if left < 24*time.Hour {
-				return check.Warn("CLI-023", "the mesh CA ends in %s", left.Round(time.Minute))
-			}
-			return check.Pass("the mesh CA lasts %d days more", int(left.Hours()/24))
-		}},
-	}
-}
-
-func deploymentChecks(cl **client.Client, status *apiv1.Status) []check.Check {
-	return []check.Check{
-		{Category: "deployment", Name: "every marble runs", Run: func(ctx context.Context) check.Finding { return checkMarbles(ctx, *cl) }},
-		{Category: "deployment", Name: "nothing needs attention", Run: func(context.Context) check.Finding {
-			if len(status.Attention) == 0 {
-				return check.Pass("nothing needs attention")
-			}
-			first := status.Attention[0]
-			f := check.Warn(problem.Code(first.Code), "needs attention: %s: %s%s", first.Subject, first.Text, more(len(status.Attention)-1))
-			f.Next = "ashlar status"
-			return f
-		}},
-	}
-}
-
-func checkMarbles(ctx context.Context, cl *client.Client) check.Finding {
-	var idle, behind []string
-	total := 0
-	for after := ""; ; {
-		page, err := cl.Marbles(ctx, after, 0)
-		if err != nil {
-			return check.FromError(err)
-		}
-		for _, m := range page.Marbles {
-			total++
-			if running(m) == 0 {
-				idle = append(idle, m.Name)
-			}
-			for _, i := range m.Instances {
-				for _, t := range i.Proxy.Types {
-					if t.State == "refused" {
-						behind = append(behind, m.Name)
-					}
-				}
-			}
-		}
-		if after = page.Next; after == "" {
-			break
-		}
-	}
-	switch {
-	case len(behind) > 0:
-		return check.Fail("CLI-024", "Envoy refused its configuration at %s", clipList(behind))
-	case len(idle) > 0:
-		return check.Warn("CLI-025", "%d of %d marbles do not run: %s", len(idle), total, clipList(idle))
-	}
-	return check.Pass("%d marbles run, their proxies are in step", total)
 }
 
 func more(n int) string {

@@ -23,6 +23,7 @@ type explainFlags struct {
 	acceptTCB                  []string
 	allowDebug, redacted       bool
 	user                       userFlags
+	cluster                    clusterFlags
 }
 
 func (a *app) explainCmd() *cobra.Command {
@@ -46,9 +47,19 @@ FILE is one of these alone (a quote, a report, a certificate), with endorsements
 beside it, or evidence.json of a trust folder that verify has written.
 
 DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
-newest refusal of that marble, or else its newest decision.`,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeMarbles,
-		RunE: func(c *cobra.Command, args []string) error { return a.explain(c.Context(), args[0], f) },
+newest refusal of that marble, or else its newest decision.
+
+pod NAME says why a pod is as it is: refused at admission, not injected, without
+a node, waiting or refused; and where the trust folder has a coordinator, what
+that decided. NAME may be of a pod that could not be created, or of a
+Deployment, StatefulSet, DaemonSet or Job.`,
+		Args: explainArgs, ValidArgsFunction: a.completeExplain(&f),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return a.explainPod(c.Context(), args[1], f)
+			}
+			return a.explain(c.Context(), args[0], f)
+		},
 	}
 	c.Flags().StringVar(&f.at, "at", "", "judge as of this time, RFC 3339 or a date")
 	c.Flags().StringVar(&f.root, "root", "", "trust anchor, a PEM file, instead of the vendor's")
@@ -57,6 +68,7 @@ newest refusal of that marble, or else its newest decision.`,
 	c.Flags().StringVar(&f.manifest, "manifest", "", "judge by this manifest")
 	c.Flags().StringVar(&f.marble, "marble", "", "with --manifest: as this marble")
 	f.user.register(c)
+	f.cluster.register(c, "namespace of the pod")
 	c.Flags().BoolVar(&f.redacted, "redacted", false, "show what the marble is told of a refusal")
 	_ = c.RegisterFlagCompletionFunc("marble", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return a.marblesIn(f.manifest), cobra.ShellCompDirectiveNoFileComp

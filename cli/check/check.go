@@ -29,6 +29,8 @@ type Check struct {
 	// Fatal skips the rest of its list when it fails.
 	Fatal bool
 	Run   func(ctx context.Context) Finding
+	// Each is Run for what finds several things, or nothing worth a word.
+	Each func(ctx context.Context) []Finding
 }
 
 // Finding is what a check found. The zero Finding is a pass.
@@ -90,30 +92,43 @@ func Run(ctx context.Context, limit time.Duration, checks []Check) Report {
 	var r Report
 	stopped := false
 	for _, c := range checks {
-		f := Finding{State: Skipped, Text: c.Name}
-		if !stopped {
-			f = runOne(ctx, limit, c)
-			stopped = c.Fatal && f.State == Failed
+		if stopped {
+			r.add(c, Finding{State: Skipped})
+			continue
 		}
-		r.add(c, f)
+		for _, f := range runOne(ctx, limit, c) {
+			stopped = stopped || c.Fatal && f.State == Failed
+			r.add(c, f)
+		}
 	}
 	return r
 }
 
-func runOne(ctx context.Context, limit time.Duration, c Check) Finding {
+func runOne(ctx context.Context, limit time.Duration, c Check) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	f := c.Run(ctx)
+	if c.Each != nil {
+		return c.Each(ctx)
+	}
+	return []Finding{c.Run(ctx)}
+}
+
+// Append adds the results of another list.
+func (r *Report) Append(o Report) {
+	r.Results = append(r.Results, o.Results...)
+	r.Passed += o.Passed
+	r.Warnings += o.Warnings
+	r.Failed += o.Failed
+	r.Skipped += o.Skipped
+}
+
+func (r *Report) add(c Check, f Finding) {
 	if f.State == "" {
 		f.State = Passed
 	}
 	if f.Text == "" {
 		f.Text = c.Name
 	}
-	return f
-}
-
-func (r *Report) add(c Check, f Finding) {
 	r.Results = append(r.Results, Result{c.Category, c.Name, f.State, f.Text, f.Code, f.Next})
 	switch f.State {
 	case Passed:

@@ -52,6 +52,9 @@ func (c *Chart) Version() string { return c.chart.Metadata.Version }
 // App is the version of the programs that it installs.
 func (c *Chart) App() string { return c.chart.Metadata.AppVersion }
 
+// KubeVersion is what the chart wants of a cluster's version.
+func (c *Chart) KubeVersion() string { return c.chart.Metadata.KubeVersion }
+
 // Target names a release.
 type Target struct{ Name, Namespace string }
 
