@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -37,9 +38,8 @@ type release struct {
 
 var usual = release{name: "ashlar", namespace: "mesh"}
 
-// load reads the chart as it is embedded.
-func load(t testing.TB) *chart.Chart {
-	t.Helper()
+// embedded reads the chart as the command does.
+var embedded = sync.OnceValues(func() (*chart.Chart, error) {
 	var files []*loader.BufferedFile
 	err := fs.WalkDir(charts.Ashlar, "ashlar", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -50,9 +50,14 @@ func load(t testing.TB) *chart.Chart {
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	c, err := loader.LoadFiles(files)
+	return loader.LoadFiles(files)
+})
+
+func load(t testing.TB) *chart.Chart {
+	t.Helper()
+	c, err := embedded()
 	if err != nil {
 		t.Fatal(err)
 	}
