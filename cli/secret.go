@@ -20,9 +20,9 @@ import (
 const maxSecret = 64 << 10
 
 func (a *app) secretCmd() *cobra.Command {
-	c := &cobra.Command{Use: "secret", Short: "Secrets of the deployment: supply, look, rotate",
+	c := &cobra.Command{Use: "secret", Short: "Secrets of the deployment: supply, look, rotate, refer to",
 		Example: "  ashlar secret list\n  ashlar secret set apiToken --file token.txt\n  ashlar secret rotate sessionKey"}
-	c.AddCommand(a.secretListCmd(), a.secretSetCmd(), a.secretGetCmd(), a.secretRotateCmd())
+	c.AddCommand(a.secretListCmd(), a.secretSetCmd(), a.secretGetCmd(), a.secretRotateCmd(), a.secretRefCmd())
 	return c
 }
 

@@ -155,6 +155,7 @@ var machine = map[string][]string{
 	"init":              {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
 	"inspect":           {"MANIFEST"},
 	"install":           {"--render"},
+	"secret ref":        {"token", "--kubernetes", "db", "--key", "token"},
 	"manifest generate": {"-f", "../kube/derive/testdata/shop"},
 }
 

@@ -100,7 +100,7 @@ func (a *asker) newReaders() {
 		now := a.m.Secrets[secret]
 		was, had := a.before.m.Secrets[secret]
 		for _, marble := range a.readersOf(secret) {
-			if !slices.Contains(was.Readers, marble) || exported(now) && !exported(was) {
+			if !slices.Contains(was.Readers, marble) || now.Exported() && !was.Exported() {
 				a.reading(marble, secret)
 			}
 		}

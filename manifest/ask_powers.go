@@ -242,6 +242,4 @@ func (a *asker) release(p *powers, secret string, levers []string, users ...stri
 }
 
 // exported reports whether a secret has a value that is given out at all.
-func (a *asker) exported(secret string) bool { return exported(a.m.Secrets[secret]) }
-
-func exported(s Secret) bool { return s.Type != Counter && len(s.Operations) == 0 }
+func (a *asker) exported(secret string) bool { return a.m.Secrets[secret].Exported() }

@@ -86,7 +86,7 @@ func (a *asker) reading(marble, secret string) bool {
 	}
 	mb, s := a.m.Marbles[marble], a.m.Secrets[secret]
 	f := Fact{Kind: FactReads, Subject: marble, Object: secret, Text: fmt.Sprintf("runs package %s on platform %s", mb.Package, platformOf(mb))}
-	reads := exported(s)
+	reads := s.Exported()
 	switch {
 	case s.Type == Counter:
 		f.Kind, f.Text = FactUses, "reads and increments it; "+f.Text

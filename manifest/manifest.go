@@ -211,6 +211,10 @@ type Secret struct {
 	Depositors []string `json:"depositors,omitempty"`
 }
 
+// Exported reports whether readers get the secret's value or key; counters and
+// use-only keys stay with the coordinator.
+func (s Secret) Exported() bool { return s.Type != Counter && len(s.Operations) == 0 }
+
 // Operation is something that is done with a key that stays where it is.
 type Operation string
 

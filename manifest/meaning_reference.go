@@ -74,7 +74,7 @@ func (c *checker) referable(marble string, n *jsonpos.Node, p *path, secrets map
 			suggest: fmt.Sprintf("add %q to secrets.%s.readers", marble, n.Text)})
 	case s.Type == Counter:
 		c.report(p, spanOf(n), finding{code: "MAN-101", message: fmt.Sprintf("secret %q is a counter, and no reference stands for one", n.Text), suggest: "ask for it through the agent's socket"})
-	case !exported(s):
+	case !s.Exported():
 		c.report(p, spanOf(n), finding{code: "MAN-101", message: fmt.Sprintf("secret %q is use-only: no reader ever gets the key", n.Text), suggest: "use it through the agent's socket, or remove operations"})
 	}
 	secrets[n.Text] = true

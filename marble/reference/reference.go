@@ -110,6 +110,19 @@ func isName(s string) bool {
 	return true
 }
 
+// Fits reports why no secret of this kind can be written as r says. The error is
+// MRB-066. Template knows more, by the value.
+func (r Reference) Fits(s manifest.Secret) error {
+	bytes := s.Type == manifest.Symmetric || s.Type == manifest.Opaque
+	switch {
+	case bytes && (r.Form == PEM || r.Form == Key || r.Form == Cert):
+		return problem.New("MRB-066", "%s: a secret of type %s is bytes and neither key nor certificate: use raw, base64 or hex", r, s.Type)
+	case r.Form == Cert && !s.Type.Certified():
+		return problem.New("MRB-066", "%s: a secret of type %s has no certificate", r, s.Type)
+	}
+	return nil
+}
+
 // Template returns what renders as the secret that r stands for, given how that
 // secret looks. What is to be in a variable is text. The
 // error names the reference.
