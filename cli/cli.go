@@ -121,7 +121,7 @@ mutually attested, and lets anybody outside verify the whole deployment.`,
 		a.planCmd(), a.forecastCmd(), a.floorCmd(), a.auditCmd(), a.endorsementsCmd(), a.caCmd(), a.secretCmd(),
 		a.revokeCmd(), a.quarantineCmd(), a.breakGlassCmd(), a.blastRadiusCmd(), a.rotateCmd(),
 		a.certCmd(), a.checkCmd(), a.initCmd(), a.inspectCmd(), a.devCmd(), a.recoverCmd(), a.backupCmd(),
-		a.installCmd(), a.upgradeCmd(), a.rollbackCmd(), a.uninstallCmd(), a.versionCmd(), a.completionCmd())
+		a.injectCmd(), a.installCmd(), a.upgradeCmd(), a.rollbackCmd(), a.uninstallCmd(), a.versionCmd(), a.completionCmd())
 	root.AddCommand(helpTopics()...)
 	root.Version = Version
 	root.SetVersionTemplate("ashlar {{.Version}}\n")

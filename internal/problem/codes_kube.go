@@ -56,6 +56,7 @@ var kubeCodes = []Entry{
 	{"KUB-061", Invalid, "a pod of this kind cannot be a marble", "run it as a pod of the API server's, with a network of its own, on Linux"},
 	{"KUB-062", Invalid, "the injector's settings are not valid", "correct the chart's values"},
 	{"KUB-063", Invalid, "a profile contradicts itself", "correct the row of the chart's value tee.profiles"},
+	{"KUB-064", Invalid, "a file does not hold Kubernetes objects", "correct the YAML or JSON; kubectl apply --dry-run=client says more"},
 	{"KUB-070", Usage, "the injector's command line is not valid", "see ashlar-injector --help"},
 	{"KUB-071", Invalid, "the injector's settings do not say where it is", "set client, webhook and service as the chart does; see docs/guides/kubernetes.md"},
 	{"KUB-072", Unavailable, "the injector has no access to a cluster", "run it in a pod with a ServiceAccount, or name a kubeconfig"},

@@ -40,6 +40,16 @@ func (r refusals) err(what string) error {
 	return problem.New("KUB-050", "%s: %d things are wrong%v", what, len(r), r)
 }
 
+// Join makes one error of several, so that no refusal is lost on the way to who
+// reads it; nil of none.
+func Join(what string, errs ...error) error {
+	var r refusals
+	for _, err := range errs {
+		r.addIf(err)
+	}
+	return r.err(what)
+}
+
 // Error lists the refusals, each with its code and its next step.
 func (r refusals) Error() string {
 	var b strings.Builder

@@ -119,3 +119,24 @@ func meant(name string, table map[string]Profile) string {
 	}
 	return "; it has " + few(names)
 }
+
+// ParseFile reads the settings out of the injector's file, which has fields of
+// its own besides.
+func ParseFile(raw []byte) (Settings, error) {
+	var file struct {
+		Settings
+		Client  string `json:"client"`
+		Webhook string `json:"webhook"`
+		Service string `json:"service"`
+	}
+	if err := Decode(raw, &file); err != nil {
+		return Settings{}, err
+	}
+	return file.Settings, file.Settings.Check()
+}
+
+// Placeholders are settings to look at, of no mesh: a marble started by them
+// finds no coordinator, and its policy accepts none.
+func Placeholders() Settings {
+	return Settings{Coordinator: "coordinator.invalid:2001", Policy: "{}", Image: "ashlar-marble"}
+}

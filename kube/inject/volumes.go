@@ -21,7 +21,7 @@ func (in *injection) mounts() {
 	in.mount(in.program, corev1.VolumeMount{Name: policyVolume, MountPath: policyDir, ReadOnly: true})
 	if in.profile.Runtime == Wrap {
 		in.volume(binVolume, corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}})
-		in.volume(runVolume, inMemory())
+		in.volume(runVolume, inMemory("16Mi"))
 		in.mount(in.program, corev1.VolumeMount{Name: binVolume, MountPath: binDir, ReadOnly: true})
 		in.mount(in.program, corev1.VolumeMount{Name: runVolume, MountPath: runDir})
 	}
@@ -32,8 +32,8 @@ func (in *injection) mounts() {
 }
 
 // inMemory is a folder that no disk sees.
-func inMemory() corev1.VolumeSource {
-	limit := resource.MustParse("16Mi")
+func inMemory(most string) corev1.VolumeSource {
+	limit := resource.MustParse(most)
 	return corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: &limit}}
 }
 
@@ -160,8 +160,11 @@ func (in *injection) secrets() {
 			continue
 		}
 		name := filesVolume + short(at)
-		in.volume(name, inMemory())
+		in.volume(name, inMemory("32Mi"))
 		in.program.VolumeMounts[i] = corev1.VolumeMount{Name: name, MountPath: m.MountPath}
+		if p := in.source(m.Name).Projected; p != nil && slices.ContainsFunc(p.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil }) {
+			in.warning("volume %s has a token beside a Secret: it is copied when the marble renews, and may be out of date; mount it by itself", m.Name)
+		}
 		in.mount(in.program, moved)
 	}
 }
