@@ -90,13 +90,11 @@ func (a *admitter) patch(ctx context.Context, req *admissionv1.AdmissionRequest,
 // is and how old goes into the answer.
 func (a *admitter) marble(ctx context.Context, name string, answer *admissionv1.AdmissionResponse) (inject.Marble, error) {
 	seen, err := a.manifests.Manifest(ctx, manifestAge)
+	if problem.CodeOf(err) == "KUB-075" || err == nil && !seen.has(name) { // it may have been set a moment ago
+		seen, err = a.manifests.Manifest(ctx, 0)
+	}
 	if err != nil {
 		return inject.Marble{}, err
-	}
-	if _, ok := seen.Manifest.Marbles[name]; !ok {
-		if seen, err = a.manifests.Manifest(ctx, 0); err != nil {
-			return inject.Marble{}, err
-		}
 	}
 	answer.AuditAnnotations = map[string]string{"manifest": seen.Manifest.Digest().String()}
 	if seen.Trouble != nil {
@@ -107,6 +105,11 @@ func (a *admitter) marble(ctx context.Context, name string, answer *admissionv1.
 		return m, seen.blame(err)
 	}
 	return m, nil
+}
+
+func (s Seen) has(marble string) bool {
+	_, ok := s.Manifest.Marbles[marble]
+	return ok
 }
 
 // blame says in a refusal which manifest it rests on.
