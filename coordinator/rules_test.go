@@ -55,3 +55,31 @@ func TestParametersFollowTheManifest(t *testing.T) {
 		t.Errorf("after a restart: %v, %v", changed, err)
 	}
 }
+
+// A secret that references alone may name is sent with the rest, at the start and
+// to one that runs when the manifest begins to list it.
+func TestReferencesReleaseTheirSecrets(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	running := d.mustActivate("web", "one").Lease
+	listed := func(m object) {
+		m["secrets"].(object)["apiToken"] = object{"type": "symmetric", "readers": []string{"web"}}
+		m["marbles"].(object)["web"].(object)["parameters"].(object)["references"] = object{"env": object{"API_TOKEN": []string{"apiToken"}}}
+	}
+	if _, there := running.Secrets["apiToken"]; there {
+		t.Fatal("it was sent before anything named it")
+	}
+	d.mustSet(shop(t, listed))
+	next, changed, err := d.Refresh(t.Context(), d.peer(running), Sent{versions(running.Secrets), running.Revision})
+	if err != nil || !changed || len(next.Secrets["apiToken"].Bytes) != 32 || len(next.Parameters.References.Env["API_TOKEN"]) != 1 {
+		t.Errorf("one that runs: got %d secrets, %v, %v", len(next.Secrets), changed, err)
+	}
+	act := d.mustActivate("web", "two")
+	if len(act.Lease.Secrets["apiToken"].Bytes) != 32 || len(act.Parameters.References.Env["API_TOKEN"]) != 1 {
+		t.Errorf("one that starts: got %d secrets and %v", len(act.Lease.Secrets), act.Parameters.References)
+	}
+	if db := d.mustActivate("db", "three"); db.Lease.Secrets["apiToken"].Bytes != nil {
+		t.Error("another marble got it")
+	}
+	d.check()
+}

@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 3 && os.Args[3] == "--disable-hot-restart":
 		playEnvoy(filepath.Dir(os.Args[2]))
+	case os.Getenv("VOLUME") != "":
+		mountVolume(os.Getenv("VOLUME"))
 	case os.Getenv("ROLE") == "marble":
 		playMachine(os.Getenv("MACHINE"))
 		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
@@ -121,6 +123,7 @@ type bench struct {
 	out         string
 	ready       string
 	environ     []string // of ashlar-marble, besides what it needs
+	namespaces  *syscall.SysProcAttr
 }
 
 func newBench(t *testing.T, b marbletest.Behaviour) *bench {
@@ -221,6 +224,7 @@ func (x *bench) hardware(machine string, extra []string, command ...string) *pro
 	p := &process{Cmd: exec.Command(os.Args[0], args...), done: make(chan struct{})}
 	p.Env = []string{"ROLE=marble", "MACHINE=" + machine, "TMPDIR=" + x.dir, "PATH=" + os.Getenv("PATH"), "LD_PRELOAD=", "ASHLAR_NOTE=x"}
 	p.Env = append(p.Env, x.environ...)
+	p.SysProcAttr = x.namespaces
 	p.Stderr, p.Stdout = &p.stderr, &p.stderr
 	if err := p.Start(); err != nil {
 		x.t.Fatal(err)

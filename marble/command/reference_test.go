@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,5 +163,51 @@ func TestPlainFilesOfTheHostHaveNoOtherPlace(t *testing.T) {
 	}
 	if _, ran := x.seen(); ran {
 		t.Error("the program ran")
+	}
+}
+
+// mountVolume goes on as ashlar-marble with a volume in memory at a path.
+func mountVolume(path string) {
+	err := errors.Join(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""), syscall.Mount("tmpfs", path, "tmpfs", 0, "size=1m"),
+		os.Unsetenv("VOLUME"))
+	if err == nil {
+		err = syscall.Exec(os.Args[0], os.Args, os.Environ())
+	}
+	os.Stderr.WriteString("mounting: " + err.Error()) //nolint:errcheck // the exit code says it too
+	os.Exit(99)
+}
+
+// A pod's Secret with a reference and a plain file: the injector has moved it, and
+// put a volume in memory into its place.
+func TestPlainFilesGoIntoAVolumeOfTheirOwn(t *testing.T) {
+	x := newBench(t, marbletest.Behaviour{})
+	b, file := x.referring("top-secret")
+	plain := filepath.Join(filepath.Dir(file), "ca.crt")
+	b.Parameters.Env["SECRET_FILE"] = plain
+	x.coordinator.Behave(b)
+	folder := x.refer(file, "sealed:ashlar:v1:dbPassword")
+	if err := errors.Join(os.WriteFile(filepath.Join(folder, plain), []byte("of the host"), 0o600), os.Mkdir(filepath.Dir(file), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	x.environ = []string{"DB_PASSWORD=sealed:ashlar:v1:dbPassword", "VOLUME=" + filepath.Dir(file)}
+	x.namespaces = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Geteuid() != 0 {
+		x.namespaces.Cloneflags |= syscall.CLONE_NEWUSER
+		x.namespaces.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		x.namespaces.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	p := x.start([]string{"--references", folder, "--reload-signal", "USR1"}, os.Args[0])
+	x.await("the program has the plain file", p, func() bool { s, ok := x.seen(); return ok && s.Secret == "of the host" })
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the secret lies outside of the volume")
+	}
+	if err := os.WriteFile(filepath.Join(folder, plain), []byte("newer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x.rotate(p, b, "next-secret")
+	x.await("it is replaced", p, func() bool { s, _ := x.seen(); return s.Secret == "newer" })
+	p.Process.Signal(syscall.SIGTERM) //nolint:errcheck // the exit code says it
+	if code := p.code(t); code != 42 {
+		t.Errorf("got exit code %d\n%s", code, p.stderr.String())
 	}
 }

@@ -167,3 +167,33 @@ func create(path string) string {
 	}
 	return path
 }
+
+// Whatever the host gives, only what is listed is found, and nothing is passed on
+// as plain that looks like a reference.
+func FuzzFind(f *testing.F) {
+	f.Add("sealed:ashlar:v1:dbPassword", "sealed:ashlar:v1:dbPassword:hex\n", "plain")
+	f.Add("sealed:ashlar:v1:other", "sealed:ashlar:v1:signingKey", "a sealed:ashlar:v1:x")
+	f.Add("chosen", "", "sealed:ashlar:v2:dbPassword\n\n")
+	f.Fuzz(func(t *testing.T, value, password, other string) {
+		folder := t.TempDir()
+		if err := errors.Join(os.MkdirAll(folder+"/etc/db", 0o700), os.WriteFile(folder+"/etc/db/password", []byte(password), 0o600),
+			os.WriteFile(folder+"/etc/db/other", []byte(other), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		found, err := Host{Folder: folder, Environ: []string{"DB_PASSWORD=" + value, "OTHER=" + other}}.Find(manifest.Parameters{References: listed()})
+		if err != nil {
+			return
+		}
+		if r := found.Env["DB_PASSWORD"]; len(found.Env) != 1 || r.Secret != "dbPassword" && r.Secret != "other" {
+			t.Errorf("variables: %v", found.Env)
+		}
+		if r := found.Files["/etc/db/password"]; len(found.Files) != 1 || r.Secret != "dbPassword" {
+			t.Errorf("files: %v", found.Files)
+		}
+		for at, content := range found.Plain {
+			if strings.Contains(string(content), Prefix) {
+				t.Errorf("%s is passed on: %q", at, content)
+			}
+		}
+	})
+}
