@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,5 +183,39 @@ func TestPatch(t *testing.T) {
 	}
 	if _, err := inject.Patch([]byte("{"), after); err == nil {
 		t.Error("a broken document has a patch")
+	}
+}
+
+// BenchmarkPod is what the webhook spends on one pod besides JSON.
+func BenchmarkPod(b *testing.B) {
+	pod, m, s := readPod(b, plainPod), marbleFor("snp"), settings()
+	for b.Loop() {
+		if _, err := inject.Pod(pod, m, s); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// largest has as much as is taken of what is searched most.
+func largest(t testing.TB) *corev1.Pod {
+	pod := readPod(t, plainPod)
+	for i := range 998 {
+		name := fmt.Sprint("v", i)
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}})
+		program(pod).VolumeMounts = append(program(pod).VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/" + name})
+	}
+	return pod
+}
+
+func TestLargestPod(t *testing.T) {
+	injected(t, largest(t), marbleFor("snp"), settings())
+}
+
+func BenchmarkLargestPod(b *testing.B) {
+	pod, m, s := largest(b), marbleFor("snp"), settings()
+	for b.Loop() {
+		if _, err := inject.Pod(pod, m, s); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -130,6 +130,42 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// TestManyWarnings are bounded: each is for a person.
+func TestManyWarnings(t *testing.T) {
+	pod := readPod(t, plainPod)
+	for range 100 {
+		pod.Spec.InitContainers = append(pod.Spec.InitContainers, corev1.Container{Name: "x", VolumeMounts: []corev1.VolumeMount{{Name: "db", MountPath: "/db"}}})
+	}
+	got := injected(t, pod, marbleFor("snp"), settings())
+	if n := len(got.Warnings); n != 21 || got.Warnings[20] != "and 80 further warnings" {
+		t.Errorf("got %d warnings, the last %q", n, got.Warnings[n-1])
+	}
+}
+
+// TestNodeLabels adds a profile's label to each alternative of the pod's own
+// affinity, and to none that matches no node anyway.
+func TestNodeLabels(t *testing.T) {
+	pod := readPod(t, plainPod)
+	zone := corev1.NodeSelectorRequirement{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{"a"}}
+	byName := corev1.NodeSelectorRequirement{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"n"}}
+	pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{zone}}, {MatchFields: []corev1.NodeSelectorRequirement{byName}}, {}}}}}
+	annotate(inject.ProfileOf, "gke-tdx-node")(pod)
+	got := injected(t, pod, marbleFor("tdx"), settings())
+	terms := got.Pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	for i, want := range []int{2, 1, 0} {
+		if n := len(terms[i].MatchExpressions); n != want {
+			t.Errorf("term %d: got %d expressions, want %d", i, n, want)
+		}
+	}
+	pod = readPod(t, plainPod)
+	pod.Spec.NodeSelector = map[string]string{"cloud.google.com/gke-confidential-nodes-instance-type": "TDX"}
+	annotate(inject.ProfileOf, "gke-tdx-node")(pod)
+	if got := injected(t, pod, marbleFor("tdx"), settings()); got.Pod.Spec.Affinity != nil {
+		t.Error("a label that the pod demands by itself is demanded twice")
+	}
+}
+
 // TestManifestWithArgumentsNeedsNoWarning: the command line comes from there.
 func TestManifestWithArgumentsNeedsNoWarning(t *testing.T) {
 	pod, m := readPod(t, plainPod), marbleFor("snp")

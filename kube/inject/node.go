@@ -140,13 +140,20 @@ func (in *injection) nodeLabel(key, value string) {
 		spec.Affinity.NodeAffinity = &corev1.NodeAffinity{}
 	}
 	required := spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
-	if required == nil || len(required.NodeSelectorTerms) == 0 {
-		required = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}}
-		spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = required
+	if required == nil {
+		spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{isLabel(key, value)}}}}
+		return
 	}
 	for i := range required.NodeSelectorTerms {
-		in.term(&required.NodeSelectorTerms[i], key, value)
+		if t := &required.NodeSelectorTerms[i]; len(t.MatchExpressions)+len(t.MatchFields) > 0 { // an empty term matches no node
+			in.term(t, key, value)
+		}
 	}
+}
+
+func isLabel(key, value string) corev1.NodeSelectorRequirement {
+	return corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpIn, Values: []string{value}}
 }
 
 // term adds one label to a term, unless it is demanded or ruled out there.
@@ -162,5 +169,5 @@ func (in *injection) term(t *corev1.NodeSelectorTerm, key, value string) {
 			return
 		}
 	}
-	t.MatchExpressions = append(t.MatchExpressions, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpIn, Values: []string{value}})
+	t.MatchExpressions = append(t.MatchExpressions, isLabel(key, value))
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // Result is a pod as a marble.
@@ -31,6 +32,9 @@ func Labelled(pod *corev1.Pod) (name string, ok bool) {
 // is there. A pod that claims to be injected is judged by what it is. All that
 // keeps the pod from being a marble is in one error; codes KUB-050 to KUB-061.
 func Pod(pod *corev1.Pod, m Marble, s Settings) (Result, error) {
+	if what, n, limit := oversized(pod); n > limit {
+		return Result{}, problem.New("KUB-061", "the pod has %d %s, limit %d", n, what, limit)
+	}
 	in := &injection{pod: pod.DeepCopy(), marble: m, settings: s}
 	in.judge()
 	in.choose()
@@ -51,7 +55,39 @@ func Pod(pod *corev1.Pod, m Marble, s Settings) (Result, error) {
 		return Result{}, err
 	}
 	in.warn()
+	if most := 20; len(in.warnings) > most {
+		in.warnings = append(in.warnings[:most], fmt.Sprintf("and %d further warnings", len(in.warnings)-most))
+	}
 	return Result{Pod: in.pod, Profile: in.profileName, Warnings: in.warnings}, nil
+}
+
+// oversized returns what a pod has too much of: each is looked through for each
+// of another, and whoever may create a pod must not keep the injector busy. What
+// is injected has twice as many volumes and mounts at most, and some of ours.
+func oversized(pod *corev1.Pod) (what string, n, limit int) {
+	spec, volumes := &pod.Spec, 1000
+	if _, claimed := pod.Annotations[Injected]; claimed {
+		volumes = 2*volumes + 100
+	}
+	bound := func(name string, count, most int) {
+		if n <= limit && count > most {
+			what, n, limit = name, count, most
+		}
+	}
+	bound("containers", len(spec.Containers)+len(spec.InitContainers), 200)
+	bound("volumes", len(spec.Volumes), volumes)
+	bound("tolerations", len(spec.Tolerations), 1000)
+	for _, c := range slices.Concat(spec.Containers, spec.InitContainers) {
+		bound("mounts in one container", len(c.VolumeMounts), volumes)
+		bound("variables in one container", len(c.Env), 5000)
+		bound("ports in one container", len(c.Ports), 1000)
+	}
+	for i := range spec.Volumes {
+		if p := spec.Volumes[i].Projected; p != nil {
+			bound("sources of one volume", len(p.Sources), 100)
+		}
+	}
+	return what, n, limit
 }
 
 // injection is one pod on its way to be a marble.

@@ -112,6 +112,9 @@ var refusedPods = []change{
 		program(p).Resources.Limits = corev1.ResourceList{"sgx.intel.com/epc": quantity("32Mi")}
 	}, func(m *inject.Marble) { m.TEEs = []string{"sgx"} }, "KUB-060", "limit sgx.intel.com/epc: 32Mi, and profile intel wants 64Mi"},
 
+	{"too many volumes", func(p *corev1.Pod) { p.Spec.Volumes = make([]corev1.Volume, 1001) }, nil, "KUB-061", "1001 volumes, limit 1000"},
+	{"too many mounts", func(p *corev1.Pod) { program(p).VolumeMounts = make([]corev1.VolumeMount, 1001) }, nil, "KUB-061", "1001 mounts"},
+	{"too many containers", func(p *corev1.Pod) { p.Spec.InitContainers = make([]corev1.Container, 200) }, nil, "KUB-061", "201 containers"},
 	{"host network", func(p *corev1.Pod) { p.Spec.HostNetwork = true }, nil, "KUB-061", "hostNetwork"},
 	{"Windows", func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, nil, "KUB-061", `os.name is "windows"`},
 	{"static", annotate("kubernetes.io/config.mirror", "x"), nil, "KUB-061", "static pod"},
