@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -24,11 +26,16 @@ usage: ashlar-marble install [--envoy PATH|none] FOLDER
 
 FOLDER gets ashlar-marble and envoy, mode 0755, each whole or not at all; what is
 there already and is the same stays. Envoy ($ASHLAR_ENVOY) is looked for beside
-ashlar-marble and in PATH if no path is given.
+ashlar-marble and in PATH if no path is given. A folder envoy-lib beside Envoy,
+with the libraries that the program's image may lack, is copied too.
 `
 
 // installed is the mode of what is installed: any user of the pod may run it.
 const installed = 0o755
+
+// libraries is a folder beside Envoy with what it is linked to: images without a
+// libc, or with another one, could not start it.
+const libraries = "envoy-lib"
 
 // install copies this binary and Envoy into the folder that args name.
 func install(args []string, getenv func(string) string, stdout io.Writer) error {
@@ -55,19 +62,36 @@ func install(args []string, getenv func(string) string, stdout io.Writer) error 
 			return err
 		}
 	}
-	if err := os.MkdirAll(f.Arg(0), installed); err != nil {
-		return problem.Because(err, "MRB-060", "making the folder")
+	if err := addLibraries(from); err != nil {
+		return err
 	}
-	for _, name := range []string{"ashlar-marble", "envoy"} {
-		if from[name] == "" {
-			continue
-		}
+	for _, name := range slices.Sorted(maps.Keys(from)) {
 		to := filepath.Join(f.Arg(0), name)
+		if err := os.MkdirAll(filepath.Dir(to), installed); err != nil {
+			return problem.Because(err, "MRB-060", "making the folder")
+		}
 		did, err := copyProgram(from[name], to)
 		if err != nil {
 			return problem.Because(err, "MRB-060", "copying %s to %s", from[name], to)
 		}
 		fmt.Fprintf(stdout, "%s %s\n", did, to) //nolint:errcheck // on a closed pipe
+	}
+	return nil
+}
+
+// addLibraries adds the files of the folder envoy-lib beside Envoy, by the names
+// that they get.
+func addLibraries(from map[string]string) error {
+	if from["envoy"] == "" {
+		return nil
+	}
+	folder := filepath.Join(filepath.Dir(from["envoy"]), libraries)
+	files, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return problem.Because(err, "MRB-060", "reading %s", folder)
+	}
+	for _, file := range files {
+		from[filepath.Join(libraries, file.Name())] = filepath.Join(folder, file.Name())
 	}
 	return nil
 }

@@ -54,6 +54,33 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// Envoy's libraries come along, so that an image without a libc will do.
+func TestInstallBringsLibraries(t *testing.T) {
+	beside, dir := t.TempDir(), filepath.Join(t.TempDir(), "bin")
+	envoy := filepath.Join(beside, "envoy")
+	if err := os.Mkdir(filepath.Join(beside, "envoy-lib"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{envoy: "envoy", filepath.Join(beside, "envoy-lib", "libc.so.6"): "libc"} {
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out strings.Builder
+	if err := install([]string{"--envoy", envoy, dir}, noEnv, &out); err != nil || strings.Count(out.String(), "installed") != 3 {
+		t.Fatalf("got %v, %q, want three files installed", err, out.String())
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "envoy-lib", "libc.so.6")); err != nil || string(got) != "libc" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := os.Mkdir(filepath.Join(beside, "envoy-lib", "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := install([]string{"--envoy", envoy, dir}, noEnv, &out); problem.CodeOf(err) != "MRB-060" {
+		t.Errorf("a folder among the libraries: got %v, want MRB-060", err)
+	}
+}
+
 // A link in the folder is replaced, never written through.
 func TestInstallReplacesALink(t *testing.T) {
 	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "other")
