@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit ego integration differential portable browser kubetest fuzz lint vulncheck generate check-generated demo scenario bench soak check tools clean
+.PHONY: build test race unit dockerfiles ego integration differential portable browser kubetest fuzz lint vulncheck generate check-generated demo scenario bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated race ego portable integration browser kubetest differential demo scenario
+test: lint vulncheck check-generated dockerfiles race ego portable integration browser kubetest differential demo scenario
 
 unit:
 	$(GO) test ./...
@@ -27,13 +27,17 @@ unit:
 race: tools
 	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v /integration)
 
+# dockerfiles checks them with hadolint.
+dockerfiles:
+	@./scripts/dockerfiles.sh
+
 # ego builds what runs in enclaves with and without EGo and cgo, and tests what
 # only the tag compiles. A C compiler is enough for it.
 ego:
 	@for cgo in 0 1; do for tags in "" ego; do \
-		CGO_ENABLED=$$cgo $(GO) build -tags "$$tags" -o build/ego/ ./cmd/ashlar-coordinator ./cmd/ashlar-marble || exit 1; \
+		CGO_ENABLED=$$cgo $(GO) build -tags "$$tags" -o build/ego/ ./cmd/ashlar-coordinator ./cmd/ashlar-marble ./samples/ego || exit 1; \
 	done; done
-	CGO_ENABLED=1 $(GO) vet -tags ego ./attest/issuer/... ./cmd/...
+	CGO_ENABLED=1 $(GO) vet -tags ego ./attest/issuer/... ./cmd/... ./samples/ego
 	CGO_ENABLED=1 $(GO) test -tags ego ./attest/issuer/...
 
 integration: build tools
