@@ -151,6 +151,12 @@ func (n *Nodes) Logs(namespace, name string) map[string]string {
 	return out
 }
 
+// LogDirs returns the folders with the logs of all pods that ever ran.
+func (n *Nodes) LogDirs() []string {
+	dirs, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "logs", "*", "*"))
+	return dirs
+}
+
 func (n *Nodes) logs(namespace, name string) string {
 	return filepath.Join(n.cfg.Dir, "logs", namespace, name)
 }

@@ -1,0 +1,17 @@
+//go:build linux
+
+package kube
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestInstallation(t *testing.T) {
+	m := newMesh(t)
+	out := m.install("--set", "injector.enabled=false")
+	if !strings.Contains(out, "Verified") {
+		t.Errorf("the installation says %q, want that it verified the coordinator", out)
+	}
+	m.ashlar("verify", m.address(), "--policy", "policy.json")
+}
