@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestInstallation(t *testing.T) {
+func TestMeshLifecycle(t *testing.T) {
 	m := newMesh(t)
 	out := m.install("--set", "injector.enabled=false")
 	if !strings.Contains(out, "Verified") {

@@ -65,15 +65,12 @@ func newMesh(t *testing.T) *mesh {
 // images is what the names of images stand for.
 func images(t *testing.T, bin, envoy string) map[string]node.Image {
 	t.Helper()
-	envoy, err := filepath.EvalSymlinks(envoy)
-	if err != nil {
-		t.Fatal(err)
-	}
 	program := func(name string) node.Image {
-		return node.Image{Files: map[string]string{"/" + name: filepath.Join(bin, name)}, Entrypoint: []string{"/" + name}, User: 65532}
+		return node.Image{Files: map[string]string{"/opt/ashlar/" + name: filepath.Join(bin, name)}, Env: []string{"PATH=/opt/ashlar:/usr/bin:/bin"},
+			Entrypoint: []string{name}, User: 65532}
 	}
 	marble := program("ashlar-marble")
-	marble.Files["/envoy"] = envoy
+	marble.Files["/opt/ashlar/envoy"] = envoyProgram(t, envoy)
 	sample, err := filepath.Abs("../../samples/shop")
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +86,20 @@ func images(t *testing.T, bin, envoy string) map[string]node.Image {
 		"shop-catalog":            {Files: map[string]string{"/app/catalog": filepath.Join(sample, "catalog")}},
 		"tools":                   {},
 	}
+}
+
+// envoyProgram is Envoy itself: the package from PyPI has a script before it, which
+// needs Python and its folder.
+func envoyProgram(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := filepath.Glob(filepath.Join(filepath.Dir(path), "../lib/python3*/site-packages/envoy/_bin/envoy")); err == nil && len(found) == 1 {
+		return found[0]
+	}
+	return path
 }
 
 // platform starts the simulated TEE of the machines.
@@ -180,7 +191,7 @@ func (m *mesh) operator(name string) {
 // run calls the ashlar command and returns its exit code and all it printed.
 func (m *mesh) run(args ...string) (int, string) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.t.Context()), 5*time.Minute) // it is called at the end too
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(m.bin, "ashlar"), args...)
 	cmd.Dir = m.dir

@@ -159,6 +159,22 @@ func (n *Nodes) Client(namespace, name string) *http.Client {
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 }
 
+// ReadFile reads a file of a running container, as its processes see it.
+func (n *Nodes) ReadFile(namespace, name, container, path string) ([]byte, error) {
+	p := n.find(namespace, name)
+	if p == nil {
+		return nil, fmt.Errorf("no pod %s/%s runs here", namespace, name)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.containers {
+		if c.spec.Name == container && c.process != nil {
+			return os.ReadFile(filepath.Join(fmt.Sprintf("/proc/%d/root", c.process.cmd.Process.Pid), path))
+		}
+	}
+	return nil, fmt.Errorf("no container %s of %s/%s runs", container, namespace, name)
+}
+
 func (p *pod) dial(address string) (net.Conn, error) {
 	p.mu.Lock()
 	w := p.net
