@@ -46,4 +46,5 @@ var marbleCodes = []Entry{
 	{"MRB-067", Refused, "file of the host would go where it must not", "mount an emptyDir of medium Memory in the place of the Secret, which holds nothing else"},
 	{"MRB-068", Internal, "folder of references cannot be read", "check --references and its permissions"},
 	{"MRB-069", TooLarge, "folder of references is over a limit", "keep to 1024 files, 1 MiB each and 16 MiB together"},
+	{"MRB-070", Unavailable, "marble does not answer", "check that ashlar-marble runs, and give the address of its --ready-addr"},
 }

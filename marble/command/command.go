@@ -47,6 +47,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 			return report(stderr, err)
 		}
 		return 0
+	case "ready":
+		code, err := ready(context.Background(), args[1:], os.Getenv, stdout)
+		if err != nil {
+			return report(stderr, err)
+		}
+		return code
 	case "detect":
 		if len(args) > 1 {
 			return report(stderr, problem.New("MRB-001", "detect takes no arguments, got %q", args[1]))
@@ -63,7 +69,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	e := problem.New("MRB-001", "unknown command %q", args[0])
-	if best := nearest.Word(args[0], []string{"run", "install", "detect", "version"}); best != "" {
+	if best := nearest.Word(args[0], []string{"run", "install", "ready", "detect", "version"}); best != "" {
 		e.Detail += fmt.Sprintf(": did you mean %q?", best)
 	}
 	return report(stderr, e)

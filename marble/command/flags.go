@@ -85,6 +85,7 @@ const usageText = `Runs a program as a member of the mesh.
 
 usage: ashlar-marble run [flags] -- PROGRAM [ARGS]
        ashlar-marble install FOLDER   copy this program and Envoy there, for a pod
+       ashlar-marble ready            whether a marble that runs here is ready
        ashlar-marble detect           which TEE is here, and why not another
        ashlar-marble version
 
