@@ -237,6 +237,7 @@ func TestRequestsThatAreNoReview(t *testing.T) {
 
 // TestAStalledClient gets nothing, and others are served meanwhile.
 func TestAStalledClient(t *testing.T) {
+	t.Parallel()
 	s := httptest.NewServer(handlerOf(fixed{}))
 	defer s.Close()
 	conn, err := net.Dial("tcp", s.Listener.Addr().String())

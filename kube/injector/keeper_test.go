@@ -331,6 +331,18 @@ func TestWritesThatFail(t *testing.T) {
 	}
 }
 
+func FuzzBundle(f *testing.F) {
+	mine := authorityOf(f, "a", noon)
+	f.Add(encode(mine.cert))
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got := parseBundle(merge(raw, []*x509.Certificate{mine.cert}, "a", noon))
+		if len(got) == 0 || len(got) > maxCAs {
+			t.Errorf("got %d CAs", len(got))
+		}
+	})
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

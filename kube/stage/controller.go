@@ -152,7 +152,8 @@ func (c Config) ours(pod *corev1.Pod) bool {
 			}
 		}
 	}
-	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" || pod.Status.Phase == corev1.PodFailed
+	_, ended := exitCode(pod)
+	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" || pod.Status.Phase == corev1.PodFailed && ended
 }
 
 // ask sends out questions to pods that are due, longest due first.
