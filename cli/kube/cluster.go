@@ -34,7 +34,7 @@ type CheckOptions struct {
 	Trouble    error  // why that is not known
 	App        string // version of the programs that this command installs
 	Wanted     []Wanted
-	Marble     string // of the trial pod
+	Marble     string // of the trial pod; one that there is not if empty
 	Now        func() time.Time
 }
 

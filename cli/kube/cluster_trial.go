@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -21,7 +22,7 @@ func (c *Cluster) checkWebhook(ctx context.Context, o *CheckOptions) []check.Fin
 	if err != nil {
 		return []check.Finding{check.FromError(c.failure(err, "listing webhooks"))}
 	}
-	name, hook := injectorHook(configs.Items)
+	name, hook := injectorHook(configs.Items, c.Namespace)
 	if hook == nil {
 		none := check.Fail("KUB-034", "no webhook is there for pods with the label %s", inject.Label)
 		if parts, err := c.parts(ctx); err == nil && len(parts) == 0 {
@@ -34,8 +35,11 @@ func (c *Cluster) checkWebhook(ctx context.Context, o *CheckOptions) []check.Fin
 	if s := hook.ClientConfig.Service; s != nil {
 		out = append(out, c.checkEndpoints(ctx, *s))
 	}
-	return append(out, c.tryPods(ctx, o.Marble, *hook)...)
+	return append(out, c.tryPods(ctx, cmp.Or(o.Marble, noMarble), *hook)...)
 }
+
+// noMarble is tried where no marble's name is known: a refusal is an answer too.
+const noMarble = "ashlar-check"
 
 func (c *Cluster) checkEndpoints(ctx context.Context, s admissionv1.ServiceReference) check.Finding {
 	list, err := c.client.DiscoveryV1().EndpointSlices(s.Namespace).List(ctx,

@@ -19,16 +19,20 @@ import (
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
-// injectorHook finds the webhook that is for labelled pods.
-func injectorHook(configs []admissionv1.MutatingWebhookConfiguration) (name string, hook *admissionv1.MutatingWebhook) {
+// injectorHook finds the webhook that is for labelled pods: that of the release
+// in the namespace if there are several.
+func injectorHook(configs []admissionv1.MutatingWebhookConfiguration, namespace string) (name string, hook *admissionv1.MutatingWebhook) {
 	for _, c := range configs {
 		for i, w := range c.Webhooks {
-			if w.ObjectSelector != nil && mentions(*w.ObjectSelector, inject.Label) {
-				return c.Name, &c.Webhooks[i]
+			if w.ObjectSelector == nil || !mentions(*w.ObjectSelector, inject.Label) {
+				continue
+			}
+			if s := w.ClientConfig.Service; hook == nil || s != nil && s.Namespace == namespace {
+				name, hook = c.Name, &c.Webhooks[i]
 			}
 		}
 	}
-	return "", nil
+	return name, hook
 }
 
 func mentions(s metav1.LabelSelector, key string) bool {

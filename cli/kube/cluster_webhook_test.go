@@ -65,11 +65,20 @@ func TestHookFinding(t *testing.T) {
 	}
 	configs := []admissionv1.MutatingWebhookConfiguration{{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Webhooks: []admissionv1.MutatingWebhook{{Name: "x"}}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "ours"}, Webhooks: []admissionv1.MutatingWebhook{hook(nil)}}}
-	if name, w := injectorHook(configs); name != "ours" || w == nil {
+	if name, w := injectorHook(configs, "mesh"); name != "ours" || w == nil {
 		t.Errorf("got %q, want the configuration whose webhook is for the label", name)
 	}
-	if _, w := injectorHook(configs[:1]); w != nil {
+	if _, w := injectorHook(configs[:1], "mesh"); w != nil {
 		t.Errorf("got %v, want none", w)
+	}
+	second := hook(func(w *admissionv1.MutatingWebhook) {
+		w.ClientConfig.Service = &admissionv1.ServiceReference{Namespace: "mesh"}
+	})
+	configs = append(configs, admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "mesh"}, Webhooks: []admissionv1.MutatingWebhook{second}})
+	for namespace, want := range map[string]string{"mesh": "mesh", "other": "ours"} {
+		if name, _ := injectorHook(configs, namespace); name != want {
+			t.Errorf("of two, in %s: got %q, want %q", namespace, name, want)
+		}
 	}
 }
 

@@ -36,7 +36,8 @@ type podFacts struct {
 	namespace corev1.Namespace
 	hook      *admissionv1.MutatingWebhook // nil if there is none, or it may not be read
 	hookRead  bool
-	cluster   cluster // of a pod that waits for a node
+	cluster   cluster        // of a pod that waits for a node
+	events    []corev1.Event // of the pod
 }
 
 // story tells why the pod is as it is: the first thing on its way that is not as
@@ -47,7 +48,7 @@ func (f podFacts) story() Story {
 	if s.Injected {
 		s.Instance = string(f.pod.UID)
 	}
-	for _, tell := range []func(*Story) bool{f.leaving, f.noMarble, f.notInjected, f.unplaced, f.broken, f.unattested, f.unready} {
+	for _, tell := range []func(*Story) bool{f.leaving, f.noMarble, f.notInjected, f.unplaced, f.broken, f.starting, f.unattested, f.unready} {
 		if tell(&s) {
 			return s
 		}
@@ -207,6 +208,30 @@ func (f podFacts) broken(s *Story) bool {
 	return false
 }
 
+// starting tells of a pod that has a node and no running container yet, or that
+// has done its work.
+func (f podFacts) starting(s *Story) bool {
+	switch f.pod.Status.Phase {
+	case corev1.PodSucceeded:
+		s.Well, s.What = true, "has done its work and ended"
+		return true
+	case corev1.PodPending:
+	default:
+		return false
+	}
+	var last corev1.Event
+	for _, e := range f.events {
+		if e.Type == corev1.EventTypeWarning && eventTime(e) >= eventTime(last) {
+			last = e
+		}
+	}
+	if last.Message != "" {
+		return s.blame("KUB-042", "does not start on node "+f.pod.Spec.NodeName, last.Reason+": "+last.Message, "kubectl -n "+f.pod.Namespace+" describe pod "+f.pod.Name)
+	}
+	s.What, s.Why = "is being started on node "+f.pod.Spec.NodeName, "its containers are not running yet"
+	return true
+}
+
 // trouble says what is wrong with a container, and what was said of it.
 func trouble(st corev1.ContainerStatus) (what, why string) {
 	if w := st.State.Waiting; w != nil {
@@ -226,8 +251,7 @@ func trouble(st corev1.ContainerStatus) (what, why string) {
 	return "", ""
 }
 
-// ending says how a container ended; its own words are its log's beginning of
-// the end.
+// ending says how a container ended, with its last words where it leaves some.
 func ending(t *corev1.ContainerStateTerminated) string {
 	if t == nil {
 		return "it says nothing"

@@ -79,7 +79,11 @@ func (c *Cluster) explainPod(ctx context.Context, pod corev1.Pod) (Story, error)
 	// What an account may not read is left out: the story has a gap there.
 	if configs, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{Limit: pageSize}); err == nil {
 		f.hookRead = true
-		_, f.hook = injectorHook(configs.Items)
+		_, f.hook = injectorHook(configs.Items, pod.Namespace)
+	}
+	about := "involvedObject.kind=Pod,involvedObject.name=" + pod.Name
+	if events, err := c.client.CoreV1().Events(pod.Namespace).List(ctx, metav1.ListOptions{FieldSelector: about, Limit: pageSize}); err == nil {
+		f.events = events.Items
 	}
 	if pod.Spec.NodeName == "" {
 		if f.cluster, err = c.look(ctx); err != nil && problem.CodeOf(err) != "KUB-022" {

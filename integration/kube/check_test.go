@@ -4,8 +4,10 @@ package kube
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -71,7 +73,7 @@ func addNode(t *testing.T, c *cluster.Cluster, name string, labels map[string]st
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = nodes.Delete(t.Context(), name, meta.DeleteOptions{}) })
+	t.Cleanup(func() { _ = nodes.Delete(context.Background(), name, meta.DeleteOptions{}) })
 	n.Status.Allocatable, n.Status.Capacity = has, has
 	n.Status.Conditions = []core.NodeCondition{{Type: core.NodeReady, Status: core.ConditionTrue}}
 	if n, err = nodes.UpdateStatus(t.Context(), n, meta.UpdateOptions{}); err != nil {
@@ -99,7 +101,7 @@ func TestCheckBeforeAnInstallation(t *testing.T) {
 	if _, err := classes.Create(t.Context(), &storage.StorageClass{ObjectMeta: meta.ObjectMeta{Name: "slow"}, Provisioner: "disk.test"}, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = classes.Delete(t.Context(), "slow", meta.DeleteOptions{}) })
+	t.Cleanup(func() { _ = classes.Delete(context.Background(), "slow", meta.DeleteOptions{}) })
 	want(t, checked(t, pre...), "failed", "no storage class is the default one: there are slow")
 	want(t, checked(t, append(pre, "--set", "coordinator.state.storageClass=slow")...), "passed", "storage class slow (disk.test)")
 	want(t, checked(t, append(pre, "--set", "coordinator.state.storageClass=gone")...), "failed", "there is no storage class gone")
@@ -128,7 +130,7 @@ func TestCheckOfTEEs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = c.Client.NodeV1().RuntimeClasses().Delete(t.Context(), class.Name, meta.DeleteOptions{})
+		_ = c.Client.NodeV1().RuntimeClasses().Delete(context.Background(), class.Name, meta.DeleteOptions{})
 	})
 	found = checked(t, only...)
 	want(t, found, "passed", "intel (1 node), kata-qemu-snp (1 node)")
@@ -168,4 +170,13 @@ func TestCheckByAUserOfOneNamespace(t *testing.T) {
 			t.Errorf("got code %s, want KUB-022", f.Code)
 		}
 	}
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "manifest.json")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
