@@ -154,7 +154,7 @@ var machine = map[string][]string{
 	"manifest import":   {"--from", "scone", "../manifest/importer/testdata/scone.json"},
 	"init":              {"--marble", "web=MANIFEST", "--trust-domain", "shop.example", "--dry-run"},
 	"inspect":           {"MANIFEST"},
-	"install":           {"--render"},
+	"install":           {"--render", "--set", "injector.enabled=false"},
 	"secret ref":        {"token", "--kubernetes", "db", "--key", "token"},
 	"manifest generate": {"-f", "../kube/derive/testdata/shop"},
 }

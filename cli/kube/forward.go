@@ -15,9 +15,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -165,12 +165,12 @@ func (f *Forward) dialer(pod string) (httpstream.Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
-	socket, err := portforward.NewSPDYOverWebsocketDialer((*url.URL)(u), f.c.config)
+	old := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
+	socket, err := portforward.NewSPDYOverWebsocketDialerForStreaming((*url.URL)(u), f.c.config)
 	if err != nil {
 		return nil, err
 	}
-	return portforward.NewFallbackDialer(socket, old, func(err error) bool {
+	return portforward.NewFallbackDialerForStreaming(socket, old, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}), nil
 }
@@ -238,7 +238,7 @@ func (f *forwarded) Close() error {
 	err := f.Conn.Close()
 	f.once.Do(func() {
 		f.far.Close()
-		err = errors.Join(err, f.streams.Close())
+		_ = f.streams.Close() // the far end may have closed already
 		f.work.Wait()
 	})
 	return err

@@ -135,8 +135,9 @@ var (
 func (c *Chart) invalid(err error) error {
 	var said []string
 	next := ""
-	for line := range strings.Lines(err.Error()) {
-		line = strings.TrimRight(line, "\n")
+	lines := strings.Split(err.Error(), "\n")
+	slices.Sort(lines) // the schema's library has no order
+	for _, line := range lines {
 		m := complaint.FindStringSubmatch(line)
 		if m == nil {
 			continue

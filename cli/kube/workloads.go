@@ -249,5 +249,5 @@ func ended(t *corev1.ContainerStateTerminated) string {
 	if t.Reason != "" && t.Reason != "Error" {
 		said += ", " + t.Reason
 	}
-	return strings.TrimSpace(said + ") " + strings.TrimSpace(t.Message))
+	return strings.TrimRight(said+") "+strings.TrimSpace(t.Message), " ")
 }
