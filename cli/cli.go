@@ -33,6 +33,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{in: stdin, p: &term.Printer{Out: stdout, Err: stderr, Now: time.Now}}
 	root := a.root()
 	root.SetArgs(args)
+	asPlugin(root, os.Args[0])
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
