@@ -235,6 +235,7 @@ func TestCommandLines(t *testing.T) {
 		{"a template", "", `, command: [/web, "{{x}}"]`, "", "variable or braces"},
 		{"a secret", "", `, command: [/web, --password=hunter2]`, "", "seems to hold a secret"},
 		{"none", "", ``, "", ""},
+		{"kubectl's container", `, annotations: {kubectl.kubernetes.io/default-container: b}`, `}, {name: b, image: i, command: [/b]`, "/b", ""},
 		{"the second container", `, annotations: {ashlar.dev/container: b}`, `}, {name: b, image: i, command: [/b]`, "/b", ""},
 	}
 	for _, tt := range tests {

@@ -15,6 +15,9 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
 )
 
+// defaultContainer names the program where Ashlar's own annotation does not.
+const defaultContainer = "kubectl.kubernetes.io/default-container"
+
 // workload is what makes pods.
 type workload struct {
 	at, pod   Place // of the object, and of its pods' metadata and spec
@@ -85,7 +88,11 @@ func (c *Cluster) add(w *workload) error {
 	case len(c.workloads) == maxWorkloads:
 		return problem.New("KUB-091", "%s: there are more than %d workloads", w.at, maxWorkloads)
 	}
-	if name := w.notes[inject.Container]; name != "" {
+	name := w.notes[inject.Container]
+	if name == "" {
+		name = w.notes[defaultContainer]
+	}
+	if name != "" {
 		w.program = -1
 		for i := range w.spec.Containers {
 			if w.spec.Containers[i].Name == name {
@@ -93,7 +100,7 @@ func (c *Cluster) add(w *workload) error {
 			}
 		}
 		if w.program < 0 {
-			return problem.New("KUB-090", "%s: %s names container %q, which is not there", w.at, inject.Container, name)
+			return problem.New("KUB-090", "%s: an annotation names container %q as the program, which is not there", w.at, name)
 		}
 	}
 	w.index = len(c.workloads)
