@@ -7,6 +7,9 @@ func (d *Deployment) WorkDir() string { return d.work }
 // StateDir holds the coordinator's state.
 func (d *Deployment) StateDir() string { return d.file("state") }
 
+// PlatformSocket is where the simulation platform answers.
+func (d *Deployment) PlatformSocket() string { return d.socket() }
+
 // SecretFile is the one place outside of memory where the shop's cart key lies:
 // rendered for the cart's program, gone when its marble ends.
 func (d *Deployment) SecretFile() string { return d.file("cart.key") }
