@@ -134,6 +134,9 @@ func (a *app) endorsementChecks(f checkFlags, s kube.Services) []check.Check {
 		source, err := fetch.NewKDS(fetch.ClientConfig{URL: address})
 		add(address, "KDS", source.Reach, err)
 	}
+	if len(list) == 0 && f.only == "endorsements" {
+		a.p.Notef("no service of endorsements is named: --pccs URL, --kds URL\n")
+	}
 	return list
 }
 
