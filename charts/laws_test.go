@@ -100,6 +100,9 @@ func checkContainer(t *testing.T, where string, c corev1.Container) {
 	if s := c.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
 		t.Errorf("%s: got %+v, want a root that cannot be written", where, s)
 	}
+	if c.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError {
+		t.Errorf("%s: its last words do not show in the pod", where)
+	}
 	if where != "ashlar-coordinator/init" && (c.StartupProbe == nil || c.LivenessProbe == nil || c.ReadinessProbe == nil) {
 		t.Errorf("%s: a probe is missing", where)
 	}

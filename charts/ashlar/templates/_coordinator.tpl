@@ -104,6 +104,7 @@
 {{- end }}
 image: {{ include "ashlar.image" (dict "root" .root "image" $c.image) }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- with .row.env }}
 env:
 {{- range $name, $value := . }}
