@@ -79,9 +79,21 @@ func (w *Writer) admit(path string, content map[string][]byte) error {
 
 // other returns a file of a volume that is neither to be written nor was.
 func (w *Writer) other(mount string, content map[string][]byte) (other string, err error) {
+	top, err := lstat(mount)
+	if err != nil {
+		return "", err
+	}
 	err = filepath.WalkDir(mount, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), temporaryPrefix) {
+		if err != nil {
 			return err
+		}
+		switch st, err := lstat(path); {
+		case err != nil:
+			return err
+		case st.Dev != top.Dev && d.IsDir(): // another volume, mounted within
+			return fs.SkipDir
+		case st.Dev != top.Dev, d.IsDir(), strings.HasPrefix(d.Name(), temporaryPrefix):
+			return nil
 		}
 		_, known := content[path]
 		if _, written := w.written[path]; !known && !written {

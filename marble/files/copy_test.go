@@ -1,6 +1,7 @@
 package files_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,6 +90,21 @@ func copyIntoVolumes(t *testing.T) {
 		}
 		if err := new(files.Writer).Copy(content(dir + "/ca.crt")); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("another volume within", func(t *testing.T) {
+		dir := volume(t, "app")
+		if err := errors.Join(os.Mkdir(dir+"/conf.d", 0o755), syscall.Mount("tmpfs", dir+"/conf.d", "tmpfs", 0, "size=1m"),
+			os.WriteFile(dir+"/conf.d/of-another", nil, 0o600), os.WriteFile(dir+"/one.yaml", nil, 0o600),
+			syscall.Mount("/proc/version", dir+"/one.yaml", "", syscall.MS_BIND, "")); err != nil {
+			t.Fatal(err)
+		}
+		var w files.Writer
+		if err := w.Copy(content(dir + "/ca.crt")); err != nil {
+			t.Error(err)
+		}
+		if err := w.Copy(content(dir + "/conf.d/new")); problem.CodeOf(err) != "MRB-067" {
+			t.Errorf("into the other: got %v, want MRB-067", err)
 		}
 	})
 	other := volume(t, "other")
