@@ -45,6 +45,10 @@ func TestMesh(t *testing.T) {
 		{"what the manifest does not permit is refused", (*mesh).forbidden},
 		{"a pod without a marble is refused at admission", (*mesh).stranger},
 		{"a tampered program is refused by its evidence", (*mesh).tampered},
+		{"the accounts may do what they need and nothing else", (*mesh).rights},
+		{"beside other injectors", (*mesh).besideOthers},
+		{"without injectors", (*mesh).withoutInjector},
+		{"upgrade, rollback, removal and a new installation", (*mesh).upgraded},
 		{"no secret is in etcd or at the API server", (*mesh).nothingLeaked},
 	}
 	for _, s := range steps {
@@ -61,8 +65,20 @@ func (m *mesh) shopObjects() string {
 }
 
 func (m *mesh) refusedWithoutManifest(shop string) {
-	apply(m.t, shop, m.shopObjects())
-	m.awaitEvent(shop, "ReplicaSet", "gateway", "FailedCreate", "manifest")
+	apply(m.t, shop, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: early}
+spec:
+  selector: {matchLabels: {app: early}}
+  template:
+    metadata: {labels: {app: early, ashlar.dev/marble: gateway}}
+    spec: {containers: [{name: main, image: shop-gateway, command: [/app/gateway]}]}
+`)
+	m.awaitEvent(shop, "ReplicaSet", "early", "FailedCreate", "KUB-075")
+	if err := m.c.Client.AppsV1().Deployments(shop).Delete(m.t.Context(), "early", meta.DeleteOptions{}); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // awaitEvent waits for an event about an object whose name begins so, with a
@@ -97,10 +113,7 @@ func (m *mesh) join(shop string) {
 		}
 		m.ashlar("secret", "set", name, "--file", name, "-a", m.address())
 	}
-	// The ReplicaSets' pods were refused, and the controller waits longer each time.
-	for _, name := range []string{"gateway", "web", "cart", "catalog"} {
-		m.restart(shop, name)
-	}
+	apply(m.t, shop, m.shopObjects())
 	for _, name := range []string{"gateway", "web", "cart", "catalog"} {
 		pod := readyPods(m.t, m.c.Client, shop, "app="+name, 1)[0]
 		c := attested(&pod)
@@ -217,7 +230,10 @@ spec:
     metadata: {labels: {app: stranger, ashlar.dev/marble: stranger}}
     spec: {containers: [{name: main, image: tools, command: [/bin/sleep, "1000"]}]}
 `)
-	m.awaitEvent(shop, "ReplicaSet", "stranger", "FailedCreate", "stranger")
+	m.awaitEvent(shop, "ReplicaSet", "stranger", "FailedCreate", "KUB-052")
+	if out := m.ashlar("explain", "pod", "stranger", "-n", shop, "-a", m.address()); !strings.Contains(out, "KUB-052") {
+		m.t.Errorf("explain pod stranger says\n%s\nwant KUB-052 in it", out)
+	}
 }
 
 func (m *mesh) tampered(shop string) {
@@ -232,7 +248,9 @@ func (m *mesh) tampered(shop string) {
 			c := attested(&p)
 			said += fmt.Sprintf("%s %s %s: %s\n", p.Spec.Containers[0].Image, c.Status, c.Reason, c.Message)
 			if c.Reason == "EvidenceRefused" && strings.Contains(c.Message, "program") {
-				m.t.Log(c.Message)
+				if out := m.ashlar("explain", "pod", p.Name, "-n", shop, "-a", m.address()); !strings.Contains(out, "sim.program") {
+					m.t.Errorf("explain pod %s says\n%s\nwant sim.program in it", p.Name, out)
+				}
 				return ""
 			}
 		}
