@@ -125,6 +125,29 @@ func TestManifestsFitTheirYAML(t *testing.T) {
 	}
 }
 
+var profileValue = regexp.MustCompile(`--set (?:coordinator\.profile|tee\.defaults\.([a-z:]+))=([a-z-]+)`)
+
+// TestGuidesNameProfiles looks each profile that a guide's commands name up in
+// the table, with the TEE that it is the default of.
+func TestGuidesNameProfiles(t *testing.T) {
+	guides, err := filepath.Glob("../docs/guides/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, found := inject.Profiles(), 0
+	for _, guide := range guides {
+		for _, m := range profileValue.FindAllStringSubmatch(string(read(t, guide)), -1) {
+			found++
+			if row, ok := table[m[2]]; !ok || m[1] != "" && row.TEE != m[1] {
+				t.Errorf("%s: %s: the table has %+v", guide, m[0], row)
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("found only %d commands with a profile", found)
+	}
+}
+
 func TestPoliciesAreForHardware(t *testing.T) {
 	for _, folder := range []string{"ego", "gramine", "occlum"} {
 		file, diags := manifest.ParsePolicyFile(read(t, folder, "policy.json"))

@@ -93,6 +93,7 @@ type job struct {
 	tests    []manifest.Test
 	taken    map[string]bool // names of secrets
 	secretOf map[secretKey]string
+	places   manifest.References // of the workload whose Secrets are looked at
 }
 
 // Manifest derives the manifest. The error is a *problem.Error: KUB-091 where

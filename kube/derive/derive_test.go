@@ -316,6 +316,75 @@ func TestInstances(t *testing.T) {
 	}
 }
 
+func TestSecretsBecomePlaces(t *testing.T) {
+	secret := "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: hunter2, b-c: hunter2}\n"
+	volume := `, volumes: [{name: v, secret: {secretName: s%s}}]`
+	tests := []struct{ name, container, spec, env, files, asks string }{
+		{"a variable", `, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: a}}}]`, "", "A=sA", "", ""},
+		{"the later of two", `, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: a}}}, {name: A, value: x}]`, "", "", "", ""},
+		{"all keys that are names", `, envFrom: [{prefix: P_, secretRef: {name: s}}]`, "", "P_a=sA", "", ""},
+		{"one that the pod sets itself", `, envFrom: [{secretRef: {name: s}}], env: [{name: a, value: x}]`, "", "", "", ""},
+		{"a Secret that is not there", `, envFrom: [{secretRef: {name: t}}]`, "", "", "", "keys of Secret t"},
+		{"a volume", `, volumeMounts: [{name: v, mountPath: /etc/s/}]`, fmt.Sprintf(volume, ""), "", "/etc/s/a=sA /etc/s/b-c=sBC", ""},
+		{"items", `, volumeMounts: [{name: v, mountPath: /etc/s}]`, fmt.Sprintf(volume, ", items: [{key: a, path: x/y}]"), "", "/etc/s/x/y=sA", ""},
+		{"one file", `, volumeMounts: [{name: v, mountPath: /etc/key, subPath: a}]`, fmt.Sprintf(volume, ""), "", "/etc/key=sA", ""},
+		{"projected", `, volumeMounts: [{name: v, mountPath: /p}]`, `, volumes: [{name: v, projected: {sources: [{secret: {name: s, items: [{key: a, path: a}]}}]}}]`, "", "/p/a=sA", ""},
+		{"out of the folder", `, volumeMounts: [{name: v, mountPath: /p}]`, fmt.Sprintf(volume, ", items: [{key: a, path: ../../x}]"), "", "", ""},
+	}
+	for _, tt := range tests {
+		r, doc := derived(t, pod("web", "", tt.container, tt.spec)+secret, Options{})
+		list := func(places map[string][]string) string {
+			var all []string
+			for place, names := range places {
+				all = append(all, place+"="+strings.Join(names, ","))
+				for _, name := range names {
+					if s := doc.Secrets[name]; s.Type != manifest.Opaque || !slices.Equal(s.Readers, []string{"web"}) {
+						t.Errorf("%s: secret %s is %+v", tt.name, name, s)
+					}
+				}
+			}
+			slices.Sort(all)
+			return strings.Join(all, " ")
+		}
+		refs := doc.Marbles["web"].Parameters.References
+		if got := list(refs.Env); got != tt.env {
+			t.Errorf("%s: got variables %q, want %q", tt.name, got, tt.env)
+		}
+		if got := list(refs.Files); got != tt.files {
+			t.Errorf("%s: got files %q, want %q", tt.name, got, tt.files)
+		}
+		if tt.asks != "" && !r.asks(tt.asks) {
+			t.Errorf("%s: no open point says %q: %v", tt.name, tt.asks, r.Open)
+		}
+		if strings.Contains(fmt.Sprintf("%s%+v", r.Manifest, r), "hunter2") {
+			t.Errorf("%s: the value was written", tt.name)
+		}
+	}
+	blue := `, ashlar.dev/marble: web`
+	a := strings.Replace(pod("a", "", `, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: a}}}]`, ""), "app: a", "app: a"+blue, 1)
+	if r, _ := derived(t, a+strings.Replace(pod("b", "", "", ""), "app: b", "app: b"+blue, 1), Options{}); !r.asks("make them alike") {
+		t.Errorf("two workloads of one marble with different places: %v", r.Open)
+	}
+}
+
+// TestLargeDeployment derives a manifest of 300 services with a policy each.
+func TestLargeDeployment(t *testing.T) {
+	var b strings.Builder
+	for i := range 300 {
+		b.WriteString(pod(fmt.Sprintf("s%d", i), "", `, ports: [{containerPort: 8080, name: http}], env: [{name: NEXT_URL, value: "http://s0"}]`, ""))
+		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Service\nmetadata: {name: s%d}\nspec: {selector: {app: s%d}, ports: [{port: 80, targetPort: http}]}\n", i, i)
+		fmt.Fprintf(&b, "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: np%d}\nspec: {podSelector: {matchLabels: {app: s%d}}, ingress: [{from: [{podSelector: {matchLabels: {app: s%d}}}]}]}\n", i, i, (i+1)%300)
+	}
+	r, doc := derived(t, b.String(), Options{})
+	calls := 0
+	for _, m := range doc.Marbles {
+		calls += len(m.Calls)
+	}
+	if calls != 300 || len(doc.Tests) != 0 || !r.said(importer.Stricter, "keep s5 from it") {
+		t.Errorf("got %d calls and %d tests, want a ring of 300 calls", calls, len(doc.Tests))
+	}
+}
+
 func TestWhatHasNoCounterpartIsSaid(t *testing.T) {
 	yaml := pod("web", "", `, ports: [{containerPort: 80, hostPort: 80}], envFrom: [{secretRef: {name: gone}}]`, `, hostNetwork: true, initContainers: [{name: i, env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]`) + `
 ---

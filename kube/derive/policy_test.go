@@ -204,7 +204,7 @@ func (w world) asks(ingress bool, from, to *corev1.Pod, number int32) (goes, byN
 // TestCallsAreWhatPoliciesSay holds the calls and tests of random clusters
 // against a brute-force evaluation.
 func TestCallsAreWhatPoliciesSay(t *testing.T) {
-	rounds, calls, denials := 3000, 0, 0
+	rounds, calls, denials := 1200, 0, 0
 	if testing.Short() {
 		rounds = 300
 	}

@@ -3,6 +3,8 @@ package derive
 import (
 	"fmt"
 	"path"
+	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,34 +33,52 @@ type secretKey struct {
 // secretsOfMarble makes opaque secrets of what programs get from Secrets, each
 // only for the marbles that get it and only at the places where they do.
 func (j *job) secretsOfMarble(m *marble) {
-	for _, w := range m.runs {
-		c, at := w.container(), w.containerAt()
-		for i, e := range c.Env {
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
-				ref := e.ValueFrom.SecretKeyRef
-				j.inEnv(m, at.at("env[%d]", i), e.Name, secretKey{object{w.namespace, ref.Name}, ref.Key})
-			}
-		}
-		for i, from := range c.EnvFrom {
-			if from.SecretRef == nil {
-				continue
-			}
-			ref, at := object{w.namespace, from.SecretRef.Name}, at.at("envFrom[%d]", i)
-			if j.secretKeys[ref] == nil {
-				j.decide(m.path("parameters.references.env"), "%s: the keys of Secret %s are not in what was read: add it, or write a secret for each", at, ref.name)
-			}
-			for _, key := range j.secretKeys[ref] {
-				j.inEnv(m, at, from.Prefix+key, secretKey{ref, key})
-			}
-		}
-		for i, mount := range c.VolumeMounts {
+	for n, w := range m.runs {
+		j.places = manifest.References{}
+		j.secretsInEnv(m, w)
+		for i, mount := range w.container().VolumeMounts {
 			for _, v := range w.spec.Volumes {
 				if v.Name == mount.Name {
-					j.mounted(m, w, mount, v, at.at("volumeMounts[%d]", i))
+					j.mounted(m, w, mount, v, w.containerAt().at("volumeMounts[%d]", i))
 				}
 			}
 		}
 		j.beside(w)
+		if n == 0 {
+			m.made.Parameters.References = j.places
+		} else if !reflect.DeepEqual(j.places, m.made.Parameters.References) {
+			j.decide(m.path("parameters.references"), "%s and %s have Secrets at different places, and one of these without a reference is refused: make them alike", m.runs[0].at, w.at)
+		}
+	}
+}
+
+// secretsInEnv refers to the Secrets in a program's environment. Of two variables
+// of one name the later counts.
+func (j *job) secretsInEnv(m *marble, w *workload) {
+	c, at := w.container(), w.containerAt()
+	last := make(map[string]int, len(c.Env))
+	for i, e := range c.Env {
+		last[e.Name] = i
+	}
+	for i, from := range c.EnvFrom {
+		if from.SecretRef == nil {
+			continue
+		}
+		ref, at := object{w.namespace, from.SecretRef.Name}, at.at("envFrom[%d]", i)
+		if j.secretKeys[ref] == nil {
+			j.decide(m.path("parameters.references.env"), "%s: the keys of Secret %s are not in what was read: add it, or write a secret for each", at, ref.name)
+		}
+		for _, key := range j.secretKeys[ref] {
+			if _, own := last[from.Prefix+key]; !own {
+				j.inEnv(m, at, from.Prefix+key, secretKey{ref, key})
+			}
+		}
+	}
+	for i, e := range c.Env {
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && last[e.Name] == i {
+			ref := e.ValueFrom.SecretKeyRef
+			j.inEnv(m, at.at("env[%d]", i), e.Name, secretKey{object{w.namespace, ref.Name}, ref.Key})
+		}
 	}
 }
 
@@ -117,6 +137,10 @@ func (j *job) mounted(m *marble, w *workload, mount corev1.VolumeMount, v corev1
 			j.decide(m.path("parameters.references.files"), "%s: the keys of Secret %s are not in what was read: add it, or write a secret for each file", at, ref.name)
 		}
 		for _, item := range items {
+			if !filepath.IsLocal(item.Path) {
+				j.note(at, importer.Dropped, "", "key %s would be a file outside of the volume", item.Key)
+				continue
+			}
 			file := path.Join("/", mount.MountPath, item.Path)
 			if mount.SubPath != "" {
 				if path.Clean(mount.SubPath) != path.Clean(item.Path) {
@@ -132,9 +156,9 @@ func (j *job) mounted(m *marble, w *workload, mount corev1.VolumeMount, v corev1
 // refer makes a secret, its reader and the place where a sealed reference to it
 // has to stand.
 func (j *job) refer(m *marble, at Place, kind, place string, key secretKey) {
-	places, limit := &m.made.Parameters.References.Env, maxVariables
+	places, limit := &j.places.Env, maxVariables
 	if kind == "files" {
-		places, limit = &m.made.Parameters.References.Files, maxFiles
+		places, limit = &j.places.Files, maxFiles
 	}
 	if len(*places) == limit || kind == "files" && (len(place) > maxPath || !filePath.MatchString(place)) {
 		j.note(at, importer.Dropped, m.path("parameters.references.%s", kind), "a manifest takes %d of them, and absolute paths of at most %d bytes", limit, maxPath)

@@ -1,6 +1,7 @@
 package derive
 
 import (
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -88,24 +89,24 @@ func (c *Cluster) add(w *workload) error {
 	case len(c.workloads) == maxWorkloads:
 		return problem.New("KUB-091", "%s: there are more than %d workloads", w.at, maxWorkloads)
 	}
-	name := w.notes[inject.Container]
-	if name == "" {
-		name = w.notes[defaultContainer]
+	if w.program = w.find(w.notes[inject.Container]); w.program < 0 {
+		return problem.New("KUB-090", "%s: %s names container %q, which is not there", w.at, inject.Container, w.notes[inject.Container])
 	}
-	if name != "" {
-		w.program = -1
-		for i := range w.spec.Containers {
-			if w.spec.Containers[i].Name == name {
-				w.program = i
-			}
-		}
-		if w.program < 0 {
-			return problem.New("KUB-090", "%s: an annotation names container %q as the program, which is not there", w.at, name)
-		}
+	if w.notes[inject.Container] == "" {
+		w.program = max(0, w.find(w.notes[defaultContainer]))
 	}
 	w.index = len(c.workloads)
 	c.workloads = append(c.workloads, w)
 	return nil
+}
+
+// find returns the index of a container: the first for no name, -1 if it is not
+// there.
+func (w *workload) find(name string) int {
+	if name == "" {
+		return 0
+	}
+	return slices.IndexFunc(w.spec.Containers, func(c corev1.Container) bool { return c.Name == name })
 }
 
 // number is a count of pods: 1 if it is not given.
