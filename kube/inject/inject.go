@@ -42,7 +42,8 @@ type Settings struct {
 	Policy     string `json:"policy"`
 	Image      string `json:"image"`                // with ashlar-marble and Envoy
 	PullPolicy string `json:"pullPolicy,omitempty"` // "IfNotPresent" if empty
-	// Profiles extends the built-in table, or replaces rows of it, by name.
+	// Profiles is the table of profiles. Absent: the built-in one, whose rows the
+	// chart's values begin with, so that a row which is taken out there is gone.
 	Profiles map[string]Profile `json:"profiles,omitempty"`
 	// Defaults names the profile of each TEE for pods that name none.
 	Defaults map[string]string `json:"defaults"`

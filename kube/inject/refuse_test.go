@@ -171,7 +171,8 @@ func TestNodeProfileIsRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := settings()
-			s.Profiles = map[string]inject.Profile{"labels": labels}
+			s.Profiles = inject.Profiles()
+			s.Profiles["labels"] = labels
 			pod := readPod(t, plainPod)
 			annotate(inject.ProfileOf, c.profile)(pod)
 			c.pod(pod)

@@ -87,11 +87,12 @@ func (s Settings) checkMesh() error {
 	return r.err("the injector's settings")
 }
 
-// Table is the built-in table with the settings' rows in it.
+// Table is the settings' table, or the built-in one if they have none.
 func (s Settings) Table() map[string]Profile {
-	table := Profiles()
-	maps.Copy(table, s.Profiles)
-	return table
+	if s.Profiles == nil {
+		return Profiles()
+	}
+	return s.Profiles
 }
 
 // Digest names these settings: the first half of SHA-256 of their JSON form.

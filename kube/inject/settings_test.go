@@ -41,7 +41,10 @@ func TestParseSettings(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	field := func(name string, value any) func(map[string]any) { return func(d map[string]any) { d[name] = value } }
-	row := func(p map[string]any) func(map[string]any) { return field("profiles", map[string]any{"mine": p}) }
+	rows := func(table map[string]any) func(map[string]any) {
+		return func(d map[string]any) { d["profiles"], d["defaults"] = table, nil }
+	}
+	row := func(p map[string]any) func(map[string]any) { return rows(map[string]any{"mine": p}) }
 	for _, c := range []struct {
 		name string
 		raw  []byte
@@ -70,7 +73,7 @@ func TestParseSettings(t *testing.T) {
 		{"default of nothing", document(t, field("defaults", map[string]any{"snp": "kata-qemu-spn"})), "KUB-062", "did you mean kata-qemu-snp?"},
 		{"default of another TEE", document(t, field("defaults", map[string]any{"snp": "intel"})), "KUB-062", "which is of TEE sgx"},
 
-		{"row's name", document(t, field("profiles", map[string]any{"My Row": map[string]any{"tee": "snp", "runtime": "wrap"}})), "KUB-063", `the name "My Row"`},
+		{"row's name", document(t, rows(map[string]any{"My Row": map[string]any{"tee": "snp", "runtime": "wrap"}})), "KUB-063", `the name "My Row"`},
 		{"row's TEE", document(t, row(map[string]any{"tee": "sev", "runtime": "wrap"})), "KUB-063", `profiles.mine.tee: "sev"`},
 		{"row's runtime", document(t, row(map[string]any{"tee": "snp", "runtime": ""})), "KUB-063", "profiles.mine.runtime"},
 		{"enclave wrapped", document(t, row(map[string]any{"tee": "sgx", "runtime": "wrap"})), "KUB-063", "an enclave's start is measured"},
@@ -117,16 +120,25 @@ func TestDecodeEmbedded(t *testing.T) {
 	}
 }
 
-// TestRowsOfSettings extend the table and replace rows of it.
-func TestRowsOfSettings(t *testing.T) {
+// TestTable: the settings' rows are all that there are, so that one which an
+// operator takes out of the chart's values is gone.
+func TestTable(t *testing.T) {
 	s := settings()
-	s.Profiles = map[string]inject.Profile{"intel": {TEE: "sgx", Runtime: inject.Image}, "mine": {TEE: "snp", Runtime: inject.Wrap}}
-	table := s.Table()
-	if table["intel"].EPC != nil || table["mine"].TEE != "snp" || len(table) != len(inject.Profiles())+1 {
-		t.Errorf("got %v", table)
+	if got, want := len(s.Table()), len(inject.Profiles()); got != want {
+		t.Errorf("without rows: got %d, want the built-in %d", got, want)
 	}
+	s.Profiles, s.Defaults = map[string]inject.Profile{"mine": {TEE: "snp", Runtime: inject.Wrap}}, nil
 	if s.Digest() == settings().Digest() {
 		t.Error("other settings have the same digest")
+	}
+	pod := readPod(t, plainPod)
+	annotate(inject.ProfileOf, "snp-node")(pod)
+	if _, err := inject.Pod(pod, marbleFor("snp"), s); problem.CodeOf(err) != "KUB-054" || !strings.Contains(err.Error(), "it has mine") {
+		t.Errorf("got %v, want KUB-054", err)
+	}
+	annotate(inject.ProfileOf, "mine")(pod)
+	if got := injected(t, pod, marbleFor("snp"), s); got.Profile != "mine" {
+		t.Errorf("got %s", got.Profile)
 	}
 }
 
