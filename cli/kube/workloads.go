@@ -20,6 +20,8 @@ type Workload struct {
 	Done   bool   `json:"done"`             // all of its pods are of the newest kind, and ready
 	Reason string `json:"reason,omitempty"` // why it is not done
 	Next   string `json:"next,omitempty"`   // what mends it, if that is known
+
+	made metav1.Time
 }
 
 // String is the workload on one line.
@@ -52,7 +54,7 @@ func (c *Cluster) Workloads(ctx context.Context, p *Plan) ([]Workload, error) {
 			return nil, c.explained(err, "looking at "+o.String())
 		}
 		if !w.Done {
-			if w.Reason, w.Next, err = c.why(ctx, p.Namespace, o); err != nil {
+			if w.Reason, w.Next, err = c.why(ctx, p.Namespace, o, w.made); err != nil {
 				return nil, c.explained(err, "looking at the pods of "+o.String())
 			}
 		}
@@ -66,7 +68,7 @@ func (c *Cluster) deployment(ctx context.Context, namespace, name string) (Workl
 	if err != nil {
 		return Workload{}, err
 	}
-	w := Workload{Name: name, Ready: d.Status.ReadyReplicas, Wanted: wanted(d.Spec.Replicas)}
+	w := Workload{Name: name, Ready: d.Status.ReadyReplicas, Wanted: wanted(d.Spec.Replicas), made: d.CreationTimestamp}
 	w.Done = d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas == w.Wanted &&
 		d.Status.Replicas == w.Wanted && w.Ready == w.Wanted
 	return w, nil
@@ -77,7 +79,7 @@ func (c *Cluster) statefulSet(ctx context.Context, namespace, name string) (Work
 	if err != nil {
 		return Workload{}, err
 	}
-	w := Workload{Name: name, Ready: s.Status.ReadyReplicas, Wanted: wanted(s.Spec.Replicas)}
+	w := Workload{Name: name, Ready: s.Status.ReadyReplicas, Wanted: wanted(s.Spec.Replicas), made: s.CreationTimestamp}
 	w.Done = s.Status.ObservedGeneration >= s.Generation && s.Status.UpdateRevision == s.Status.CurrentRevision && w.Ready == w.Wanted
 	return w, nil
 }
@@ -90,8 +92,9 @@ func wanted(replicas *int32) int32 {
 }
 
 // why says what keeps a workload from being ready, from its pods, and what
-// happened to them.
-func (c *Cluster) why(ctx context.Context, namespace string, o object) (reason, next string, err error) {
+// happened to them since the workload was made: one of the same name may have been
+// there before.
+func (c *Cluster) why(ctx context.Context, namespace string, o object, made metav1.Time) (reason, next string, err error) {
 	pods, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector(o)})
 	if err != nil {
 		return "", "", err
@@ -100,7 +103,7 @@ func (c *Cluster) why(ctx context.Context, namespace string, o object) (reason, 
 	if err != nil {
 		list = &corev1.EventList{} // reasons are a courtesy: whoever may not read them waits without
 	}
-	events := list.Items
+	events := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { at := when(e); return at.Before(&made) })
 	slices.SortStableFunc(events, func(a, b corev1.Event) int { x, y := when(b), when(a); return x.Compare(y.Time) })
 	if len(pods.Items) == 0 {
 		if e := warning(events, func(e corev1.Event) bool { return madeBy(e, o.name()) }); e != "" {
@@ -168,7 +171,9 @@ func podReason(p corev1.Pod, events []corev1.Event) (reason, next string) {
 			return reason, next
 		}
 	}
-	about := func(e corev1.Event) bool { return e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == p.Name }
+	about := func(e corev1.Event) bool {
+		return e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == p.Name && e.InvolvedObject.UID == p.UID
+	}
 	if w := warning(events, about); w != "" {
 		return strings.ToLower(string(p.Status.Phase)) + ": " + w, "kubectl -n " + p.Namespace + " describe pod " + p.Name
 	}

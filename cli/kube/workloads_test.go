@@ -36,10 +36,13 @@ func waiting(reason, message string) []corev1.ContainerStatus {
 	return []corev1.ContainerStatus{{Name: "coordinator", Image: "c:1", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}}
 }
 
+// made is when the StatefulSet of these tests was made.
+var made = time.Now().Add(-time.Minute)
+
 // looked looks at the StatefulSet c among objects.
 func looked(t *testing.T, ready int32, others ...runtime.Object) Workload {
 	t.Helper()
-	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop"}, Status: appsv1.StatefulSetStatus{ReadyReplicas: ready, CurrentRevision: "1", UpdateRevision: "1"}}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "c", Namespace: "shop", CreationTimestamp: metav1.Time{Time: made}}, Status: appsv1.StatefulSetStatus{ReadyReplicas: ready, CurrentRevision: "1", UpdateRevision: "1"}}
 	c := &Cluster{client: fake.NewClientset(append(others, set)...)}
 	p := &Plan{Target: Target{"r", "shop"}, objects: []object{{"kind": "StatefulSet", "metadata": map[string]any{"name": "c"},
 		"spec": map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": "c"}}}}}}
@@ -79,6 +82,7 @@ func TestWorkloadsSayWhyTheyAreNotReady(t *testing.T) {
 		{"crashes", []runtime.Object{crashing}, "coordinator ends at once (exit code 3) no TEE", "kubectl -n shop logs c-0 -c coordinator --previous"},
 		{"cannot start", []runtime.Object{waits("CreateContainerConfigError", "secret is missing")}, "coordinator cannot start: secret is missing", "describe"},
 		{"mount fails", []runtime.Object{coordinatorPod(func(*corev1.Pod) {}), event("Pod", "c-0", "hostPath type check failed")}, "pending: hostPath type check failed", "describe"},
+		{"an event of a pod before", []runtime.Object{coordinatorPod(func(p *corev1.Pod) { p.UID = "new" }), event("Pod", "c-0", "old complaint")}, "starting on one", ""},
 		{"starting", []runtime.Object{coordinatorPod(func(*corev1.Pod) {})}, "starting on one", ""},
 		{"running", []runtime.Object{coordinatorPod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning })}, "running, not ready yet", ""},
 	} {
@@ -91,6 +95,11 @@ func TestWorkloadsSayWhyTheyAreNotReady(t *testing.T) {
 				t.Errorf("got next step %q, want none", w.Next)
 			}
 		})
+	}
+	old := event("StatefulSet", "c", "of the release before")
+	old.LastTimestamp = metav1.Time{Time: made.Add(-time.Hour)}
+	if w := looked(t, 0, old); w.Reason != "no pod yet" {
+		t.Errorf("got %q, want nothing of a time before", w.Reason)
 	}
 	if w := looked(t, 1); !w.Done || w.Reason != "" || w.String() != "c 1/1 ready" {
 		t.Errorf("got %+v, want it ready", w)
