@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -201,7 +202,7 @@ func (i *injectors) next() *replica {
 }
 
 // start runs a replica and probes it as a kubelet does, until it is stopped.
-func (i *injectors) start(name string) *replica {
+func (i *injectors) start(name string, times injector.Times) *replica {
 	i.t.Helper()
 	client, err := kubernetes.NewForConfig(i.access)
 	if err != nil {
@@ -212,7 +213,7 @@ func (i *injectors) start(name string) *replica {
 	var work sync.WaitGroup
 	work.Go(func() {
 		err := injector.Run(ctx, injector.Config{Settings: i.settings, Addr: "127.0.0.1:0", OpsAddr: "127.0.0.1:0", Name: name, Cluster: client,
-			Log: slog.New(slog.NewTextHandler(i.t.Output(), nil)).With("replica", name), Drain: time.Second,
+			Log: slog.New(slog.NewTextHandler(i.t.Output(), nil)).With("replica", name), Drain: time.Second, Times: times,
 			Listening: func(webhook, ops string) { r.webhook, r.ops = webhook, ops; close(listening) }})
 		if err != nil {
 			i.t.Errorf("%s: %v", name, err)
@@ -302,7 +303,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 	if _, _, err := i.marble("plain-1", nil); err != nil {
 		t.Errorf("without injectors, no label: %v", err)
 	}
-	a, b := i.start("a"), i.start("b")
+	a, b := i.start("a", injector.Times{}), i.start("b", injector.Times{})
 	eventually(t, patience, func() string {
 		if !a.ready.Load() || !b.ready.Load() {
 			return "the injectors are not ready"
@@ -320,7 +321,16 @@ func TestInjectorsOfACluster(t *testing.T) {
 		t.Errorf("kept out: %v", err)
 	}
 	t.Run("deployment says why", func(t *testing.T) { i.deploymentSaysWhy(t) })
-	t.Run("replicas change", func(t *testing.T) { i.replicasChange(t, []*replica{a, b}) })
+	t.Run("replicas change", func(t *testing.T) {
+		i.noneRefused(t, "web-", func() {
+			i.replace(t, "next", injector.Times{})
+			i.replace(t, "next-but-one", injector.Times{})
+		})
+	})
+	t.Run("certificates change", func(t *testing.T) {
+		i.noneRefused(t, "later-", func() { i.certificatesChange(t) })
+	})
+	i.replace(t, "last", injector.Times{})
 	t.Run("emptied bundle heals", func(t *testing.T) {
 		i.bundle(t, nil)
 		works("after the bundle was emptied", "healed")
@@ -338,7 +348,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 		for _, r := range i.replicas {
 			r.stop()
 		}
-		c := i.start("late")
+		c := i.start("late", injector.Times{})
 		eventually(t, patience, func() string {
 			if !c.ready.Load() {
 				return "the injector is not ready without a coordinator"
@@ -396,8 +406,9 @@ func (i *injectors) deploymentSaysWhy(t *testing.T) {
 	_ = i.c.Client.AppsV1().Deployments(i.pods).Delete(t.Context(), "typo", meta.DeleteOptions{})
 }
 
-// replicasChange replaces each replica while pods are made: none is refused.
-func (i *injectors) replicasChange(t *testing.T, old []*replica) {
+// noneRefused makes pods while change runs: none is refused.
+func (i *injectors) noneRefused(t *testing.T, prefix string, change func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var maker sync.WaitGroup
 	made := 0
@@ -405,30 +416,63 @@ func (i *injectors) replicasChange(t *testing.T, old []*replica) {
 	maker.Go(func() {
 		for ctx.Err() == nil {
 			made++
-			if _, _, err := i.marble(fmt.Sprint("web-", made), label("web")); err != nil {
+			if _, _, err := i.marble(fmt.Sprint(prefix, made), label("web")); err != nil {
 				failures = append(failures, err)
 			}
 		}
 	})
-	for n, r := range old {
-		next := i.start(fmt.Sprint("next-", n))
-		eventually(t, patience, func() string {
-			if !next.ready.Load() {
-				return "a new injector is not ready"
-			}
-			return ""
-		})
-		r.stop()
-		i.mu.Lock()
-		i.replicas = slices.DeleteFunc(i.replicas, func(o *replica) bool { return o == r })
-		i.mu.Unlock()
-	}
+	change()
 	cancel()
 	maker.Wait()
 	t.Logf("%d pods made", made)
 	if made < 10 || len(failures) > 0 {
 		t.Errorf("%d of %d pods were refused, the first: %v", len(failures), made, append(failures, nil)[0])
 	}
+}
+
+// replace starts a replica, and then ends the others.
+func (i *injectors) replace(t *testing.T, name string, times injector.Times) {
+	t.Helper()
+	next := i.start(name, times)
+	eventually(t, patience, func() string {
+		if !next.ready.Load() {
+			return "a new injector is not ready"
+		}
+		return ""
+	})
+	i.mu.Lock()
+	old := slices.DeleteFunc(slices.Clone(i.replicas), func(r *replica) bool { return r == next })
+	i.mu.Unlock()
+	for _, r := range old {
+		r.stop()
+	}
+	i.mu.Lock()
+	i.replicas = []*replica{next}
+	i.mu.Unlock()
+}
+
+// certificatesChange has one injector replace its certificate and the CA above
+// it, several times.
+func (i *injectors) certificatesChange(t *testing.T) {
+	i.replace(t, "hasty", injector.Times{Leaf: 4 * time.Second, CA: 12 * time.Second, Look: 300 * time.Millisecond, First: time.Second, Next: time.Second})
+	cas := map[string]bool{}
+	eventually(t, patience, func() string {
+		conf, err := i.c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), i.webhook, meta.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		for rest := conf.Webhooks[0].ClientConfig.CABundle; ; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			cas[string(block.Bytes)] = true
+		}
+		if len(cas) < 4 {
+			return fmt.Sprintf("%d CAs were seen", len(cas))
+		}
+		return ""
+	})
 }
 
 // stage plays a pod that a kubelet has started, and reads what the injector

@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	caLife   = 7 * 24 * time.Hour
-	leafLife = 24 * time.Hour
-	backdate = time.Hour // for API servers whose clocks are behind
+	caLife   = 7 * 24 * time.Hour // at most
+	backdate = time.Hour          // for API servers whose clocks are behind
 
 	organization = "ashlar-injector" // of every CA that an injector makes for itself
 )
@@ -29,14 +28,14 @@ type authority struct {
 
 // newAuthority makes a CA that may certify host alone. name says which replica
 // it belongs to.
-func newAuthority(name, host string, now time.Time) (*authority, error) {
+func newAuthority(name, host string, now time.Time, life time.Duration) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{organization}, CommonName: name},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(caLife),
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
 		PermittedDNSDomainsCritical: true,
 	}
@@ -54,14 +53,14 @@ func newAuthority(name, host string, now time.Time) (*authority, error) {
 }
 
 // issue makes a serving certificate for host with a key of its own.
-func (a *authority) issue(host string, now time.Time) (*tls.Certificate, error) {
+func (a *authority) issue(host string, now time.Time, life time.Duration) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{organization}},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(leafLife),
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	if ip := net.ParseIP(host); ip != nil {
@@ -79,7 +78,8 @@ func (a *authority) issue(host string, now time.Time) (*tls.Certificate, error) 
 
 // stale reports whether half of a certificate's life is over.
 func stale(c *x509.Certificate, now time.Time) bool {
-	return !now.Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
+	issued := c.NotBefore.Add(backdate)
+	return !now.Before(issued.Add(c.NotAfter.Sub(issued) / 2))
 }
 
 func serial() *big.Int {

@@ -50,6 +50,7 @@ type Config struct {
 	Log           *slog.Logger
 	Now           func() time.Time          // time.Now if nil
 	Drain         time.Duration             // 5 s if zero
+	Times         Times                     // the usual ones if zero
 	Listening     func(webhook, ops string) // told the addresses once; may be nil
 }
 
@@ -73,6 +74,9 @@ func Run(ctx context.Context, c Config) error {
 	if c.Drain == 0 {
 		c.Drain = drain
 	}
+	if c.Times == (Times{}) {
+		c.Times = usual
+	}
 	source, err := NewSource(c.Client, []byte(c.Policy), c.Now)
 	if err != nil {
 		return err
@@ -80,7 +84,7 @@ func Run(ctx context.Context, c Config) error {
 	p := &process{Config: c, source: source, metrics: newMetrics(Version), failed: make(chan error, 3)}
 	defer source.Close()
 	p.keeper = &keeper{api: c.Cluster.AdmissionregistrationV1().MutatingWebhookConfigurations(), webhook: c.Webhook, host: c.Service,
-		name: c.Name, now: c.Now, log: c.Log, synced: p.metrics.bundle}
+		name: c.Name, times: c.Times, now: c.Now, log: c.Log, synced: p.metrics.bundle}
 	p.metrics.watch(p.keeper, source, c.Now)
 	webhook, ops, err := p.listen()
 	if err != nil {

@@ -21,15 +21,23 @@ import (
 )
 
 const (
-	keepEvery = 15 * time.Second // how often the caBundle is looked at
-	// settleFirst is how long after a CA was written the first certificate under
-	// it is shown, and settleNext the same for its successors, while the old one
-	// serves. API servers learn of the configuration by watching it.
-	settleFirst = 3 * time.Second
-	settleNext  = 2 * time.Minute
 	conflicts   = 6 // attempts of one write
 	callTimeout = 10 * time.Second
 )
+
+// Times are those of the webhook's certificate.
+type Times struct {
+	Leaf time.Duration // life of a serving certificate
+	CA   time.Duration // life of the CA above it, a week at most
+	Look time.Duration // between two looks at the caBundle
+	// First is how long after its CA was written the first certificate is shown,
+	// and Next the same for the successor of a CA, while the old one serves. API
+	// servers learn of the configuration by watching it.
+	First, Next time.Duration
+}
+
+// usual are the times where Config has none.
+var usual = Times{Leaf: 24 * time.Hour, CA: caLife, Look: 15 * time.Second, First: 3 * time.Second, Next: 2 * time.Minute}
 
 // keeper holds the certificate that the webhook serves with, and keeps the CA
 // above it in the webhook's configuration.
@@ -37,6 +45,7 @@ type keeper struct {
 	api           registration.MutatingWebhookConfigurationInterface
 	webhook, host string
 	name          string // of this replica
+	times         Times
 	now           func() time.Time
 	log           *slog.Logger
 	synced        func(error) // observes each look at the caBundle; may be nil
@@ -85,14 +94,14 @@ func (k *keeper) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		wait := keepEvery
+		wait := k.times.Look
 		switch cert, _ := k.State(); {
 		case err != nil:
-			wait = min(time.Second<<min(failed, 4), keepEvery)
+			wait = min(time.Second<<min(failed, 4), k.times.Look)
 			failed++
 			k.log.Warn("the webhook's CA cannot be kept in its configuration", "error", err, "retry", wait)
 		case cert == nil:
-			failed, wait = 0, settleFirst
+			failed, wait = 0, k.times.First
 		default:
 			failed = 0
 		}
@@ -126,7 +135,7 @@ func (k *keeper) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if k.former != nil && !now.Before(k.first.since.Add(2*settleNext)) {
+	if k.former != nil && !now.Before(k.first.since.Add(2*k.times.Next)) {
 		k.former = nil
 	}
 	if err := k.write(ctx, k.cas()); err != nil {
@@ -138,19 +147,19 @@ func (k *keeper) look(ctx context.Context) error {
 			h.since = now
 		}
 	}
-	if k.next != nil && !now.Before(k.next.since.Add(settleNext)) {
+	if k.next != nil && !now.Before(k.next.since.Add(k.times.Next)) {
 		k.former, k.first, k.next = k.first, k.next, nil
 		return k.serve(now)
 	}
 	leaf, _ := k.State()
-	if leaf == nil && !now.Before(k.first.since.Add(settleFirst)) || leaf != nil && stale(leaf, now) {
+	if leaf == nil && !now.Before(k.first.since.Add(k.times.First)) || leaf != nil && stale(leaf, now) {
 		return k.serve(now)
 	}
 	return nil
 }
 
 func (k *keeper) make(into **held, now time.Time) error {
-	a, err := newAuthority(k.name, k.host, now)
+	a, err := newAuthority(k.name, k.host, now, k.times.CA)
 	if err != nil {
 		return err
 	}
@@ -170,7 +179,7 @@ func (k *keeper) cas() []*x509.Certificate {
 
 // serve puts a new certificate of the first CA into use.
 func (k *keeper) serve(now time.Time) error {
-	cert, err := k.first.issue(k.host, now)
+	cert, err := k.first.issue(k.host, now, k.times.Leaf)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ const host = "ashlar-injector.mesh.svc"
 
 func authorityOf(t testing.TB, name string, at time.Time) *authority {
 	t.Helper()
-	a, err := newAuthority(name, host, at)
+	a, err := newAuthority(name, host, at, caLife)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +63,11 @@ func TestACertificateIsForTheServiceAlone(t *testing.T) {
 		{host, noon, true},
 		{host, noon.Add(-backdate), true},
 		{host, noon.Add(-2 * backdate), false},
-		{host, noon.Add(leafLife), true},
-		{host, noon.Add(leafLife + time.Second), false},
+		{host, noon.Add(usual.Leaf), true},
+		{host, noon.Add(usual.Leaf + time.Second), false},
 		{"kubernetes.default.svc", noon, false},
 	} {
-		cert, err := a.issue(c.host, noon)
+		cert, err := a.issue(c.host, noon, usual.Leaf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func configuration(bundle []byte) *admissionv1.MutatingWebhookConfiguration {
 }
 
 func keeperOf(cluster *fake.Clientset, name string, now func() time.Time) *keeper {
-	return &keeper{api: cluster.AdmissionregistrationV1().MutatingWebhookConfigurations(), webhook: "injector", host: host, name: name, now: now, log: slog.New(slog.DiscardHandler)}
+	return &keeper{api: cluster.AdmissionregistrationV1().MutatingWebhookConfigurations(), webhook: "injector", host: host, name: name, times: usual, now: now, log: slog.New(slog.DiscardHandler)}
 }
 
 func bundleIn(t *testing.T, cluster *fake.Clientset) []byte {
@@ -206,7 +206,7 @@ func TestNothingIsServedBeforeTheCAIsKnown(t *testing.T) {
 	for _, step := range []struct {
 		after time.Duration
 		ok    bool
-	}{{0, false}, {settleFirst - 1, false}, {1, true}} {
+	}{{0, false}, {usual.First - 1, false}, {1, true}} {
 		at.forward(step.after)
 		if err := k.step(t.Context()); err != nil {
 			t.Fatal(err)
@@ -235,10 +235,10 @@ func TestRotation(t *testing.T) {
 			}
 		}
 		views = append(views, view{at.now(), bundleIn(t, cluster)})
-		for len(views) > 1 && !views[1].at.After(at.now().Add(-settleNext)) {
+		for len(views) > 1 && !views[1].at.After(at.now().Add(-usual.Next)) {
 			views = views[1:]
 		}
-		if at.now().After(noon.Add(settleNext)) {
+		if at.now().After(noon.Add(usual.Next)) {
 			for _, k := range []*keeper{a, b} {
 				for _, v := range []view{views[0], views[len(views)-1]} {
 					if err := verifies(t, v.bundle, k, at.now()); err != nil {
@@ -280,7 +280,7 @@ func TestAnEmptiedBundleHeals(t *testing.T) {
 		if err := k.step(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		at.forward(settleFirst)
+		at.forward(usual.First)
 	}
 	for _, bundle := range [][]byte{nil, []byte("nonsense"), encode(foreign(t, func(*x509.Certificate) {}))} {
 		if _, err := cluster.AdmissionregistrationV1().MutatingWebhookConfigurations().Update(t.Context(), configuration(bundle), metav1.UpdateOptions{}); err != nil {

@@ -41,7 +41,9 @@ func TestAsk(t *testing.T) {
 		{"ready", says(200, `{"stage":"running"}`), stage.Running, true},
 		{"not ready", says(503, `{"stage":"attesting","more":1}`), stage.Attesting, false},
 		{"another status", says(404, `{"stage":"running"}`), "", false},
-		{"redirected", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", 302) }, "", false},
+		{"redirected", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		}, "", false},
 		{"no JSON", says(200, `running`), "", false},
 		{"trailing", says(200, `{"stage":"running"} {}`), "", false},
 		{"wrong type", says(200, `{"stage":["running"]}`), "", false},
