@@ -24,7 +24,8 @@ import (
 type Cluster struct {
 	order      map[string]int // of files
 	documents  int
-	lines      []Line // of what was read and means nothing, or less than it says
+	seen       map[string]Place // by kind, namespace and name
+	lines      []Line           // of what was read and means nothing, or less than it says
 	workloads  []*workload
 	services   []service
 	serviceAt  map[object]int // index in services
@@ -57,7 +58,7 @@ type scaler struct {
 }
 
 func newCluster() *Cluster {
-	return &Cluster{order: map[string]int{}, serviceAt: map[object]int{}, namespaces: map[string]map[string]string{}, configs: map[object]map[string]string{},
+	return &Cluster{order: map[string]int{}, seen: map[string]Place{}, serviceAt: map[object]int{}, namespaces: map[string]map[string]string{}, configs: map[object]map[string]string{},
 		secretKeys: map[object][]string{}}
 }
 
@@ -101,9 +102,18 @@ func (c *Cluster) object(at Place, version, kind string, raw json.RawMessage) er
 		}
 		c.lines = append(c.lines, Line{at, "", importer.Dropped, "fields that are not known: " + fieldsOf(err)})
 	}
-	if m, ok := o.(metav1.Object); ok && m.GetNamespace() == "" {
+	m, ok := o.(metav1.Object)
+	if !ok {
+		return problem.New("KUB-090", "%s: the %s has no metadata", at, kind)
+	}
+	if m.GetNamespace() == "" {
 		m.SetNamespace(metav1.NamespaceDefault)
 	}
+	id := kind + " " + m.GetNamespace() + "/" + m.GetName()
+	if first, twice := c.seen[id]; twice && m.GetName() != "" {
+		return problem.New("KUB-090", "%s: %s %s is at %s already: it is not clear which of the two counts", at, kind, m.GetName(), first).WithNext("read the folder of one deployment at a time")
+	}
+	c.seen[id] = at
 	return c.take(at, o)
 }
 

@@ -102,8 +102,10 @@ func yamlDocuments(data []byte) func() (json.RawMessage, error) {
 	r := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	return func() (json.RawMessage, error) {
 		doc, err := r.Read()
-		if err != nil {
-			return nil, io.EOF // it reads from memory
+		if errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		} else if err != nil {
+			return nil, errors.New("text stands behind a line that separates documents")
 		}
 		return asJSON(doc)
 	}
@@ -115,12 +117,15 @@ func asJSON(doc []byte) (json.RawMessage, error) {
 	if len(doc) > maxDocument {
 		return nil, fmt.Errorf("the document has more than %d bytes", maxDocument)
 	}
-	var root goyaml.Node
-	if err := goyaml.Unmarshal(doc, &root); err != nil {
+	var root, second goyaml.Node
+	dec := goyaml.NewDecoder(bytes.NewReader(doc))
+	if err := dec.Decode(&root); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
 		return nil, yamlFault(err)
 	}
-	if root.Kind == 0 {
-		return nil, nil
+	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something stands behind the document's end")
 	}
 	e := expansion{sizes: map[*goyaml.Node]int{}, open: map[*goyaml.Node]bool{}}
 	if e.size(&root, 0) > maxDocument {
