@@ -67,7 +67,6 @@ lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
-	@./scripts/hadolint.sh images/*/Dockerfile
 
 vulncheck:
 	@./scripts/vulncheck.sh
