@@ -154,7 +154,7 @@ func (a *app) tellPod(s podStory) (bool, error) {
 	if s.Why != "" {
 		a.p.Printf("  why: %s\n", a.p.Sentence(s.Why))
 	}
-	if s.Next != "" {
+	if s.Next != "" && (s.Decision == nil || s.Next != "ashlar explain "+s.Decision.ID) { // which follows
 		a.p.Printf("  next: %s\n", s.Next)
 	}
 	if s.Instance != "" {
