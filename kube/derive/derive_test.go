@@ -10,13 +10,15 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/kube/inject"
 	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
 )
-
-type attestPackage = attest.Package
 
 // anyProgram is a package with a measurement.
 var anyProgram = attest.Package{Sim: &attest.SimReference{Program: []attest.Hex{bytes.Repeat([]byte{7}, 32)}, Agent: []attest.Hex{bytes.Repeat([]byte{8}, 32)}}}
@@ -65,6 +67,42 @@ func TestSample(t *testing.T) {
 	golden(t, "testdata/shop.golden.txt", report.String())
 	if all := string(r.Manifest) + report.String(); strings.Contains(all, "hunter2") || strings.Contains(all, "aHVudGVyMg") {
 		t.Errorf("the value of a secret is in the manifest or the report")
+	}
+}
+
+// TestPodsOfTheSample injects the pods that the manifest was made of, as the report
+// says that they have to be: with the label, and with the ENTRYPOINT.
+func TestPodsOfTheSample(t *testing.T) {
+	c, err := Read(sample(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := map[string]attest.Package{"web": anyProgram, "cart": anyProgram, "db": anyProgram, "report": anyProgram}
+	r, err := c.Manifest(Options{TrustDomain: "shop.example", Packages: packages})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, diags := manifest.Parse(r.Manifest)
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	settings := inject.Settings{Coordinator: "ashlar-mesh.mesh.svc:2001", Policy: "{}", Image: "ashlar-marble:1", Defaults: map[string]string{"sim:sgx": "sim"}}
+	for _, w := range c.workloads {
+		marble, err := inject.FromManifest(m, w.marble.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Labels: map[string]string{inject.Label: w.marble.name}, Annotations: map[string]string{}}, Spec: *w.spec.DeepCopy()}
+		pod.Spec.RuntimeClassName = nil
+		if len(w.container().Command) == 0 {
+			if !r.asks("marbles." + w.marble.name + " ") {
+				t.Errorf("%s: nothing says that the injector needs its ENTRYPOINT", w.at)
+			}
+			pod.Annotations[inject.Command] = `["/app/program"]`
+		}
+		if _, err := inject.Pod(pod, marble, settings); err != nil {
+			t.Errorf("%s: %v", w.at, err)
+		}
 	}
 }
 
@@ -234,7 +272,7 @@ func TestCommandLines(t *testing.T) {
 		{"a variable", "", `, command: [/web, $(A)]`, "", "variable or braces"},
 		{"a template", "", `, command: [/web, "{{x}}"]`, "", "variable or braces"},
 		{"a secret", "", `, command: [/web, --password=hunter2]`, "", "seems to hold a secret"},
-		{"none", "", ``, "", ""},
+		{"none", "", ``, "", "cannot see an image's ENTRYPOINT"},
 		{"kubectl's container", `, annotations: {kubectl.kubernetes.io/default-container: b}`, `}, {name: b, image: i, command: [/b]`, "/b", ""},
 		{"the second container", `, annotations: {ashlar.dev/container: b}`, `}, {name: b, image: i, command: [/b]`, "/b", ""},
 	}

@@ -111,25 +111,33 @@ func (j *job) checkPackages() error {
 	return nil
 }
 
+// measured returns the reference values that Options have for a marble, and the
+// name that they are given by.
+func (j *job) measured(m *marble) (attest.Package, string) {
+	for _, name := range []string{m.name, m.runs[0].container().Image} {
+		if p, ok := j.o.Packages[name]; ok {
+			return p, name
+		}
+	}
+	return attest.Package{}, ""
+}
+
 // pkg returns the package of a marble. One that was not measured names the TEE,
 // where it is known, and no measurement: it is not valid.
 func (j *job) pkg(m *marble) commented {
-	image := m.runs[0].container().Image
-	at := m.runs[0].containerAt().at("image")
-	path := "packages." + m.name
-	for _, name := range []string{m.name, image} {
-		if p, ok := j.o.Packages[name]; ok {
-			j.note(at, importer.Maps, path, "measured by --image %s", name)
-			for _, w := range m.runs[1:] {
-				if name == image && w.container().Image != image {
-					j.decide(path, "%s runs another image, %s: its measurement is missing", w.at, w.container().Image)
-				}
+	w := m.runs[0]
+	image, at, path := w.container().Image, w.containerAt().at("image"), "packages."+m.name
+	if p, name := j.measured(m); name != "" {
+		j.note(at, importer.Maps, path, "measured by --image %s", name)
+		for _, other := range m.runs[1:] {
+			if name == image && other.container().Image != image {
+				j.decide(path, "%s runs another image, %s: its measurement is missing", other.at, other.container().Image)
 			}
-			return commented{Package: p}
 		}
+		return commented{Package: p}
 	}
 	p := commented{Comment: fmt.Sprintf("%.200s was not measured: ashlar inspect FILE --as policy tells what to write here", image)}
-	tee := j.tee(m)
+	tee, sign := j.tee(m)
 	switch tee {
 	case "sgx":
 		p.SGX = &attest.SGXReference{}
@@ -139,6 +147,9 @@ func (j *job) pkg(m *marble) commented {
 		p.SNP = &attest.SNPReference{}
 	case "sim":
 		p.Sim = &attest.SimReference{}
+	}
+	if sign != "" {
+		j.note(w.pod.at("spec"), Guess, path+"."+tee, "the pod asks for %s", sign)
 	}
 	j.note(at, importer.NoCounterpart, path, "a tag or digest of an image is no measurement: --image %s=FILE", m.name)
 	return p
@@ -150,15 +161,16 @@ var teeSigns = []struct{ in, sign, tee string }{
 	{"class", "snp", "snp"}, {"class", "tdx", "tdx"},
 }
 
-// tee returns the TEE of a package that was not measured.
-func (j *job) tee(m *marble) string {
+// tee returns the TEE of a package that was not measured, and what it was guessed
+// by.
+func (j *job) tee(m *marble) (tee, sign string) {
 	if j.o.TEE != "" {
-		return j.o.TEE
+		return j.o.TEE, ""
 	}
 	for _, w := range m.runs {
 		if tee := w.notes[inject.TEE]; tee != "" {
 			tee, _, _ = strings.Cut(tee, ":")
-			return tee
+			return tee, ""
 		}
 		for _, s := range teeSigns {
 			found := s.in == "class" && w.spec.RuntimeClassName != nil && strings.Contains(*w.spec.RuntimeClassName, s.sign)
@@ -166,12 +178,24 @@ func (j *job) tee(m *marble) string {
 				found = found || s.in == "resource" && strings.HasPrefix(string(name), s.sign)
 			}
 			if found {
-				j.note(w.pod.at("spec"), Guess, "packages."+m.name+"."+s.tee, "the pod asks for %s", s.sign)
-				return s.tee
+				return s.tee, s.sign
 			}
 		}
 	}
-	return ""
+	return "", ""
+}
+
+// wrapped reports whether the injector will put ashlar-marble before a program:
+// everywhere but in enclaves, whose image is a marble by itself.
+func (j *job) wrapped(m *marble) bool {
+	if runtime := m.runs[0].notes[inject.Runtime]; runtime != "" {
+		return runtime == inject.Wrap
+	}
+	if p, name := j.measured(m); name != "" {
+		return p.SGX == nil
+	}
+	tee, _ := j.tee(m)
+	return tee != "sgx"
 }
 
 // instances says how many may live at once: twice the replicas, since a pod that
@@ -213,8 +237,11 @@ func (j *job) command(m *marble) {
 		}
 		argv = append(given, c.Args...)
 	} else if len(c.Command) == 0 {
+		if j.wrapped(m) {
+			j.decide("marbles."+m.name, "%s: the injector cannot see an image's ENTRYPOINT and refuses the pod without it: write the command, or the annotation %s", at, inject.Command)
+		}
 		if len(c.Args) > 0 {
-			j.decide(m.path("parameters.argv"), "%s: the image's ENTRYPOINT comes before the arguments and is not known: annotation %s, or write the whole command line; until then the host chooses it", at.at("args"), inject.Command)
+			j.decide(m.path("parameters.argv"), "%s: the image's ENTRYPOINT comes before the arguments and is not known: until the whole command line is written, the host chooses it", at.at("args"))
 		}
 		return
 	}

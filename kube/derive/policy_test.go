@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
@@ -275,7 +276,7 @@ func (w world) derive(t *testing.T, seed uint64) *manifest.Manifest {
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
-	o := Options{TrustDomain: "shop.example", Packages: map[string]attestPackage{"i": anyProgram}}
+	o := Options{TrustDomain: "shop.example", Packages: map[string]attest.Package{"i": anyProgram}}
 	r, err := c.Manifest(o)
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
