@@ -84,7 +84,11 @@ func Judge(o Observed, now time.Time) (corev1.PodCondition, bool) {
 	case had != nil && had.Status == corev1.ConditionTrue && is(o.Pod, corev1.ContainersReady):
 		return *had, false // the kubelet hears what we do not
 	default:
-		c := no(NoAnswer, fmt.Sprintf("no answer at %s since %s", o.Address, o.Heard.UTC().Format(time.RFC3339)))
+		text := fmt.Sprintf("no answer at %s since %s", o.Address, o.Heard.UTC().Format(time.RFC3339))
+		if is(o.Pod, corev1.ContainersReady) {
+			text += ", though the kubelet hears one; next: let NetworkPolicies admit the injectors to that port"
+		}
+		c := no(NoAnswer, text)
 		c.Status = corev1.ConditionUnknown
 		return c, true
 	}
@@ -253,6 +257,19 @@ func succeed(had *corev1.PodCondition, c corev1.PodCondition, now time.Time) cor
 		c.LastTransitionTime = had.LastTransitionTime
 	}
 	return c
+}
+
+// known is a reason of the list above, or "Other" for one that somebody else wrote
+// into a pod's condition.
+func known(reason string) string {
+	if !warns(reason) {
+		return reason
+	}
+	switch reason {
+	case Degraded, CoordinatorUnreachable, CoordinatorRefused, NoEvidence, EvidenceRefused, Drained, Cut, Revoked, Ended, NotInjected, NoAnswer, UnknownAnswer:
+		return reason
+	}
+	return "Other"
 }
 
 // warns reports whether an event with a reason is a warning.

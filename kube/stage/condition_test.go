@@ -137,7 +137,7 @@ func TestWhatIsSaidOfASilentPod(t *testing.T) {
 		{"long, was attested", pod(with(inject.Attested, "True")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z"},
 		{"long, the kubelet hears it", pod(with(inject.Attested, "True"), with(corev1.ContainersReady, "True")), patience, nil, "", "", ""},
 		{"long, neither hears it", pod(with(inject.Attested, "True"), with(corev1.ContainersReady, "False")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z"},
-		{"long, the kubelet hears it, never attested", pod(with(inject.Attested, "False"), with(corev1.ContainersReady, "True")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z"},
+		{"long, the kubelet hears it, never attested", pod(with(inject.Attested, "False"), with(corev1.ContainersReady, "True")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z, though the kubelet hears one; next: let NetworkPolicies admit the injectors to that port"},
 		{"refused before", pod(), time.Second, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
 		{"not injected", pod(uninjected), patience, nil, "False", NotInjected, "the injector did not change this pod; next: delete it, so that it is made anew"},
 		{"crashes, refused", pod(ended(3)), 0, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
@@ -153,6 +153,14 @@ func TestWhatIsSaidOfASilentPod(t *testing.T) {
 		}
 		if ok && (got.Status != c.status || got.Reason != c.reason || got.Message != c.message) {
 			t.Errorf("%s: got %s %s %q, want %s %s %q", c.name, got.Status, got.Reason, got.Message, c.status, c.reason, c.message)
+		}
+	}
+}
+
+func TestOnlyKnownReasonsAreCounted(t *testing.T) {
+	for reason, want := range map[string]string{Running: Running, Attesting: Attesting, EvidenceRefused: EvidenceRefused, NoAnswer: NoAnswer, "Mine\n1": "Other", "": "Other"} {
+		if got := known(reason); got != want {
+			t.Errorf("%q: got %q, want %q", reason, got, want)
 		}
 	}
 }

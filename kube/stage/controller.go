@@ -50,6 +50,7 @@ type controller struct {
 	refusals *refusals            // safe for concurrent use
 	watched  map[types.UID]*watch // the pods that are there
 	results  chan result          // of questions; never full
+	queue    []*corev1.Pod        // that are due, as the last look found them
 	busy     int                  // questions that are out
 	counted  time.Time
 	work     sync.WaitGroup
@@ -106,6 +107,7 @@ func (c *controller) run(ctx context.Context) {
 			c.take(r)
 		case <-tick.C:
 			c.count()
+			c.queue = c.due()
 		}
 		c.ask(ctx)
 	}
@@ -156,15 +158,16 @@ func (c Config) ours(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" || pod.Status.Phase == corev1.PodFailed && ended
 }
 
-// ask sends out questions to pods that are due, longest due first.
-func (c *controller) ask(ctx context.Context) {
+// due returns the pods that are to be asked, longest due first, and forgets those
+// that are gone.
+func (c *controller) due() []*corev1.Pod {
 	all, err := c.pods.List(labels.Everything())
 	if err != nil { // an indexer always lists
-		return
+		return nil
 	}
 	now := c.Now()
 	there := make(map[types.UID]bool, len(all))
-	due := all[:0:0]
+	var due []*corev1.Pod
 	for _, pod := range all {
 		if !c.ours(pod) {
 			continue
@@ -186,12 +189,19 @@ func (c *controller) ask(ctx context.Context) {
 	}
 	c.refusals.forget(there)
 	slices.SortFunc(due, func(a, b *corev1.Pod) int { return c.watched[a.UID].due.Compare(c.watched[b.UID].due) })
-	for _, pod := range due[:min(len(due), atOnce-c.busy)] {
+	return due
+}
+
+// ask sends out questions to the next pods of the queue.
+func (c *controller) ask(ctx context.Context) {
+	n := min(len(c.queue), atOnce-c.busy)
+	for _, pod := range c.queue[:n] {
 		w := *c.watched[pod.UID]
 		c.watched[pod.UID].asking = true
 		c.busy++
 		c.work.Go(func() { c.results <- c.visit(ctx, pod, w) })
 	}
+	c.queue = c.queue[n:]
 }
 
 // take notes what came of a question, and when the next is due.
@@ -302,7 +312,7 @@ func (c *controller) count() {
 	reasons := map[string]int{}
 	for _, w := range c.watched {
 		if w.had != nil {
-			reasons[w.had.Reason]++
+			reasons[known(w.had.Reason)]++
 		}
 	}
 	c.Count(reasons)

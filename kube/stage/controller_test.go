@@ -18,11 +18,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	listers "k8s.io/client-go/listers/core/v1"
 	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
@@ -274,5 +277,32 @@ func TestAPatchThatFailsIsTriedAgain(t *testing.T) {
 	eventually(t, "web runs", func() bool { return shows(conditionOf(t, cluster, "web"), "True", Running) })
 	if c := conditionOf(t, cluster, "web"); c.LastTransitionTime.IsZero() || c.Type != inject.Attested {
 		t.Errorf("got %+v", c)
+	}
+}
+
+// BenchmarkLook is what a look at the pods costs that finds none due, as it
+// happens twice a second.
+func BenchmarkLook(b *testing.B) {
+	index := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	for i := range 5000 {
+		p := pod(func(p *corev1.Pod) { p.Name, p.UID = fmt.Sprint("web-", i), types.UID(fmt.Sprint(i)) })
+		if err := index.Add(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c := newController(Config{Now: func() time.Time { return noon }})
+	c.pods = listers.NewPodLister(index)
+	all, err := c.pods.List(labels.Everything())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, p := range all {
+		c.watched[p.UID] = &watch{due: noon.Add(time.Hour)}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if due := c.due(); len(due) != 0 {
+			b.Fatalf("%d pods are due, want none", len(due))
+		}
 	}
 }
