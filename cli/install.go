@@ -240,8 +240,11 @@ func (a *app) judgeable(p *kube.Plan, f releaseFlags) error {
 		return nil
 	}
 	if p.Policy == "" {
-		return usage("what should the coordinator be? Without a policy nobody can verify it, neither you nor the marbles").
-			WithNext("pass --policy FILE, or --skip-verify to do without")
+		e := usage("what should the coordinator be? Without a policy nobody can verify it, neither you nor the marbles")
+		if p.Verb == "rollback" {
+			return e.WithNext("revision %d has none: --skip-verify goes back without", p.To)
+		}
+		return e.WithNext("pass --policy FILE, or --skip-verify to do without")
 	}
 	_, err := a.parsePolicy([]byte(p.Policy), "the value policy")
 	return err

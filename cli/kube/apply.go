@@ -114,6 +114,9 @@ func (c *Cluster) PlanRemoval(ctx context.Context, t Target) (*Removal, error) {
 	for _, o := range r.objects {
 		r.Objects = append(r.Objects, o.String())
 	}
+	if err := c.removable(ctx, t, r.objects); err != nil {
+		return nil, err
+	}
 	if r.Claims, err = c.claims(ctx, t.Namespace, r.objects); err != nil {
 		return nil, err
 	}

@@ -145,8 +145,13 @@ func (c *Chart) unrendered(err error) error {
 	return problem.Because(err, "KUB-018", "rendering it")
 }
 
-// refusal is what a template said with fail or required, without the way there.
+// refusal is what a template said with fail or required, on one line and without
+// the way there.
 func refusal(text string) string {
+	return strings.ReplaceAll(strings.Replace(failMessage(text), "\n- ", ": ", 1), "\n- ", "; ")
+}
+
+func failMessage(text string) string {
 	if i := strings.LastIndex(text, "error calling fail: "); i >= 0 {
 		return text[i+len("error calling fail: "):]
 	}

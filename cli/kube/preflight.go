@@ -33,16 +33,29 @@ func (c *Cluster) preflight(ctx context.Context, p *Plan) error {
 	for _, o := range p.old {
 		known[o.key()] = o
 	}
+	asks := []authorization.ResourceAttributes{{Namespace: p.Namespace, Verb: "create", Resource: "secrets"}} // Helm's record
+	if p.Create {
+		asks = append(asks, authorization.ResourceAttributes{Verb: "create", Resource: "namespaces"})
+	}
 	var placed []place
 	for _, o := range p.objects {
 		at, err := c.place(mapper, client, p.Namespace, o)
 		if err != nil {
 			return err
 		}
-		_, at.known = known[o.key()]
-		placed = append(placed, at)
+		verb := "create"
+		if _, at.known = known[o.key()]; at.known {
+			verb = "patch"
+		}
+		delete(known, o.key())
+		placed, asks = append(placed, at), append(asks, at.asks(verb, p.Namespace))
 	}
-	if err := c.permitted(ctx, p, placed); err != nil {
+	for _, o := range known { // what goes; a kind that is gone needs no right
+		if at, err := c.place(mapper, client, p.Namespace, o); err == nil {
+			asks = append(asks, at.asks("delete", p.Namespace))
+		}
+	}
+	if err := c.permitted(ctx, asks); err != nil {
 		return err
 	}
 	for _, at := range placed {
@@ -90,50 +103,61 @@ func (c *Cluster) place(mapper meta.RESTMapper, client dynamic.Interface, namesp
 	return at, nil
 }
 
-// permitted asks for each kind whether the caller may do with it what Helm does,
-// and names all that it may not.
-func (c *Cluster) permitted(ctx context.Context, p *Plan, placed []place) error {
-	asks := []authorization.ResourceAttributes{{Namespace: p.Namespace, Verb: "create", Resource: "secrets"}} // Helm's record
-	if p.Create {
-		asks = append(asks, authorization.ResourceAttributes{Verb: "create", Resource: "namespaces"})
+// asks is the right to do something with an object of a release in a namespace.
+func (at place) asks(verb, namespace string) authorization.ResourceAttributes {
+	a := authorization.ResourceAttributes{Verb: verb, Group: at.resource.Group, Resource: at.resource.Resource}
+	if at.namespaced {
+		a.Namespace = namespace
 	}
-	for _, at := range placed {
-		verb := "create"
-		if at.known {
-			verb = "patch"
-		}
-		a := authorization.ResourceAttributes{Verb: verb, Group: at.resource.Group, Resource: at.resource.Resource}
-		if at.namespaced {
-			a.Namespace = p.Namespace
-		}
-		if !slices.Contains(asks, a) {
-			asks = append(asks, a)
-		}
-	}
-	return c.ask(ctx, asks)
+	return a
 }
 
-// ask refuses with all that the caller may not do.
-func (c *Cluster) ask(ctx context.Context, asks []authorization.ResourceAttributes) error {
+// removable says whether the caller may remove the objects of a release, and
+// names all that it may not.
+func (c *Cluster) removable(ctx context.Context, t Target, all []object) error {
+	client, err := dynamic.NewForConfig(c.config)
+	if err != nil {
+		return problem.Because(err, "KUB-013", "preparing requests")
+	}
+	mapper, err := c.flags.ToRESTMapper()
+	if err != nil {
+		return c.explained(err, "asking what kinds of objects the cluster knows")
+	}
+	asks := []authorization.ResourceAttributes{{Namespace: t.Namespace, Verb: "delete", Resource: "secrets"}} // Helm's record
+	for _, o := range all {
+		if at, err := c.place(mapper, client, t.Namespace, o); err == nil {
+			asks = append(asks, at.asks("delete", t.Namespace))
+		}
+	}
+	return c.permitted(ctx, asks)
+}
+
+// permitted refuses with all of what is asked that the caller may not do.
+func (c *Cluster) permitted(ctx context.Context, asks []authorization.ResourceAttributes) error {
 	var denied []string
+	asked := map[authorization.ResourceAttributes]bool{}
 	for _, a := range asks {
+		if asked[a] {
+			continue
+		}
+		asked[a] = true
 		review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &a}}
 		answer, err := c.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 		if err != nil {
 			return c.explained(err, "asking what you may do")
 		}
 		if !answer.Status.Allowed {
-			denied = append(denied, a.Verb+" "+schema.GroupResource{Group: a.Group, Resource: a.Resource}.String())
+			where := " in namespace " + a.Namespace
+			if a.Namespace == "" {
+				where = " in the cluster"
+			}
+			denied = append(denied, a.Verb+" "+schema.GroupResource{Group: a.Group, Resource: a.Resource}.String()+where)
 		}
 	}
 	if len(denied) == 0 {
 		return nil
 	}
-	where := "in the cluster"
-	if a := asks[0]; a.Namespace != "" {
-		where = "for namespace " + a.Namespace
-	}
-	return problem.New("KUB-022", "you may not do %s: %s", where, strings.Join(denied, ", "))
+	return problem.New("KUB-022", "you may not %s", strings.Join(denied, ", "))
 }
 
 // unowned says that an object which would be made is not there already.

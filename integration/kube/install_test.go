@@ -260,7 +260,8 @@ func TestInstallIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	before := keysBelow(t, c, ns)
 	policy := policyFile(t)
 
-	o.want(2, "--policy FILE", "install")
+	o.want(6, "do not fit together: policy: say", "install")
+	o.want(2, "--policy FILE", "install", "--set", "injector.enabled=false")
 	o.want(6, "there is no such value", "install", "--policy", policy, "--set", "injector.replica=1")
 	o.want(0, "dry run: nothing was changed", "install", "--policy", policy, "--dry-run")
 
@@ -275,11 +276,15 @@ func TestInstallIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	}
 	administrator := o.kubeconfig
 	o.kubeconfig = filepath.Join(t.TempDir(), "bob")
+	bobs := *o
 	if err := cluster.WriteKubeconfig(o.kubeconfig, bob, ns); err != nil {
 		t.Fatal(err)
 	}
 	o.want(5, "mutatingwebhookconfigurations.admissionregistration.k8s.io", "install", "--policy", policy)
 	o.kubeconfig = administrator
+	o.want(0, "", "install", "--policy", policy, "--wait", "0")
+	bobs.want(5, "delete mutatingwebhookconfigurations.admissionregistration.k8s.io in the cluster", "uninstall", "--yes")
+	o.want(0, "removed", "uninstall", "--delete-state", "ashlar", "--yes")
 	if err := c.Client.RbacV1().RoleBindings(ns).Delete(t.Context(), "bob", meta.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -312,8 +317,17 @@ func TestUpgradeGoesBackWhenItDoesNotGetReady(t *testing.T) {
 	c := controlPlane(t)
 	ns := c.Namespace(t, nil)
 	o := newOperator(t, c, ns)
-	o.want(0, "", "install", "--policy", policyFile(t), "--wait", "0")
-	out := o.want(4, "KUB-008", "upgrade", "--set", "injector.replicas=3", "--yes", "--skip-verify", "--wait", "2s", "--atomic")
+	out := o.want(0, "", "install", "--policy", policyFile(t), "--wait", "0", "-o", "json")
+	var made struct {
+		Release  struct{ Revision int }
+		Changes  []struct{ Action, Object string }
+		Verified any
+		Warning  string
+	}
+	if err := json.Unmarshal([]byte(out), &made); err != nil || made.Release.Revision != 1 || len(made.Changes) == 0 || made.Verified != nil || made.Warning != "KUB-019" {
+		t.Errorf("got %s (%v), want revision 1, what was made, and the warning", out, err)
+	}
+	out = o.want(4, "KUB-008", "upgrade", "--set", "injector.replicas=3", "--yes", "--skip-verify", "--wait", "2s", "--atomic")
 	if !strings.Contains(out, "spec.replicas: 2 → 3") {
 		t.Errorf("got %s, want the change shown", out)
 	}
