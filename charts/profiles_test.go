@@ -154,6 +154,25 @@ func TestNeverMakesAState(t *testing.T) {
 	}
 }
 
+// Values win over what a row says, and are not beside it.
+func TestValuesWinOverTheRow(t *testing.T) {
+	v := values{"coordinator": values{"profile": "gke-snp-node",
+		"nodeSelector": values{"cloud.google.com/gke-confidential-nodes-instance-type": "SEV", "pool": "one"}}}
+	pod := find[*appsv1.StatefulSet](t, objects(t, mustRender(t, usual, v)), "ashlar-coordinator").Spec.Template
+	if want := map[string]string{"cloud.google.com/gke-confidential-nodes-instance-type": "SEV", "pool": "one"}; !reflect.DeepEqual(pod.Spec.NodeSelector, want) {
+		t.Errorf("got %v, want %v", pod.Spec.NodeSelector, want)
+	}
+	v = values{"coordinator": values{"profile": "intel", "podAnnotations": values{"sgx.intel.com/quote-provider": "aesmd"},
+		"resources": values{"limits": values{"sgx.intel.com/enclave": 2}}}}
+	pod = find[*appsv1.StatefulSet](t, objects(t, mustRender(t, usual, v)), "ashlar-coordinator").Spec.Template
+	if got := pod.Annotations["sgx.intel.com/quote-provider"]; got != "aesmd" {
+		t.Errorf("got %q, want aesmd", got)
+	}
+	if got, want := limit("sgx.intel.com/enclave", "2")(pod); got != want {
+		t.Errorf("got %v enclaves, want %v", got, want)
+	}
+}
+
 // The coordinator gets what its row says.
 func TestCoordinatorProfiles(t *testing.T) {
 	for _, c := range []struct {
