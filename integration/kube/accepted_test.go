@@ -3,6 +3,8 @@
 package kube
 
 import (
+	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,16 +54,19 @@ func TestAPIServerRefusesWhatIsNoField(t *testing.T) {
 	}
 }
 
-// runtimeClass makes a RuntimeClass, unless it is there.
+// runtimeClass makes a RuntimeClass for the time of a test, unless it is there.
 func runtimeClass(t *testing.T, name string) {
 	t.Helper()
 	if name == "" {
 		return
 	}
-	_, err := controlPlane(t).Client.NodeV1().RuntimeClasses().Create(t.Context(),
-		&node.RuntimeClass{ObjectMeta: meta.ObjectMeta{Name: name}, Handler: name}, meta.CreateOptions{})
+	classes := controlPlane(t).Client.NodeV1().RuntimeClasses()
+	_, err := classes.Create(t.Context(), &node.RuntimeClass{ObjectMeta: meta.ObjectMeta{Name: name}, Handler: name}, meta.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
+	}
+	if err == nil {
+		t.Cleanup(func() { _ = classes.Delete(context.Background(), name, meta.DeleteOptions{}) })
 	}
 }
 
@@ -79,6 +84,14 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got %d files of values (%v), want some", len(files), err)
 	}
+	judged, err := os.ReadFile(policyFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := json.Marshal(map[string]string{kube.PolicyValue: string(judged)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	kinds := map[string]int{}
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
@@ -87,7 +100,7 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 				t.Fatal(err)
 			}
 			r, err := kube.Render(chart, kube.Target{Name: "ashlar", Namespace: ns},
-				kube.Values{Documents: []kube.Document{{Name: f, Data: text}}, Until: time.Now().Add(time.Hour)}, "")
+				kube.Values{Documents: []kube.Document{{Name: "policy", Data: policy}, {Name: f, Data: text}}, Until: time.Now().Add(time.Hour)}, "")
 			if err != nil {
 				t.Fatal(err)
 			}
