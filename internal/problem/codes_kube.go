@@ -67,7 +67,7 @@ var kubeCodes = []Entry{
 	{"KUB-078", Unavailable, "the injector cannot keep its CA in the webhook's configuration", "see whether the MutatingWebhookConfiguration exists and the injector's ServiceAccount may get and patch it: ashlar check"},
 	{"KUB-079", Unavailable, "the injector cannot serve", "free the address of --addr or --ops-addr, or name another"},
 	{"KUB-080", Invalid, "the manifest in force cannot be read by this injector", "upgrade the injector to the coordinator's release"},
-	{"KUB-081", TooLarge, "a review is larger than a pod can be", "see who sends it: the API server takes 3 MiB"},
+	{"KUB-081", TooLarge, "a review is larger than a pod can be", "see who sends it: the API server takes 3 MiB, and a pod that nodes run has some hundred values"},
 	{"KUB-082", Busy, "too many reviews at once", "what creates the pod tries again by itself"},
 	{"KUB-090", Invalid, "Kubernetes objects cannot be read", "mend the document at the place that is named; kubectl apply --dry-run=client -f FILE says more"},
 	{"KUB-091", TooLarge, "Kubernetes objects are too large or too many", "read the folder of one deployment at a time"},

@@ -24,6 +24,10 @@ const (
 	// maxReviews is what all reviews that are being read and answered may have
 	// together, in bytes.
 	maxReviews = 16 << 20
+	// maxValues bounds the JSON values of a review, and of all of them together
+	// allValues: an element of two bytes becomes a container of hundreds.
+	maxValues  = 20_000
+	allValues  = 3 * maxValues
 	bodyTime   = 5 * time.Second // for a review to arrive
 	reviewTime = 8 * time.Second // for all of it; the API server gives up after 10
 )
@@ -34,10 +38,11 @@ type handler struct {
 	metrics  *metrics
 	log      *slog.Logger
 	room     *semaphore.Weighted // of maxReviews bytes
+	values   *semaphore.Weighted // allValues of them
 }
 
 func newHandler(a *admitter, m *metrics, log *slog.Logger) http.Handler {
-	h := &handler{admitter: a, metrics: m, log: log, room: newRoom()}
+	h := &handler{admitter: a, metrics: m, log: log, room: newRoom(), values: semaphore.NewWeighted(allValues)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /inject", h.serve)
 	return mux
@@ -87,7 +92,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request) (int, []byte, s
 }
 
 // read returns the request in the body of r. release gives back the room that
-// the body takes.
+// the body and what is read of it take.
 func (h *handler) read(w http.ResponseWriter, r *http.Request) (req *admissionv1.AdmissionRequest, release func(), err error) {
 	release = func() {}
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -108,8 +113,33 @@ func (h *handler) read(w http.ResponseWriter, r *http.Request) (req *admissionv1
 	if err != nil {
 		return nil, release, problem.Because(err, "KUB-073", "reading the review")
 	}
+	values := int64(countValues(body))
+	if values > maxValues {
+		return nil, release, problem.New("KUB-081", "the review has %d values, limit %d", values, maxValues)
+	}
+	if err := h.values.Acquire(r.Context(), values); err != nil {
+		return nil, release, problem.New("KUB-082", "reviews of %d values in all are being answered", allValues)
+	}
+	release = func() { h.values.Release(values); h.room.Release(r.ContentLength) }
 	req, err = parseReview(body)
 	return req, release, err
+}
+
+// countValues returns how many values a JSON document can have at most: each but
+// the first stands after a bracket, a brace or a comma, outside of texts.
+func countValues(body []byte) (n int) {
+	text := false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case c == '"':
+			text = !text
+		case text && c == '\\':
+			i++
+		case !text && (c == ',' || c == '[' || c == '{'):
+			n++
+		}
+	}
+	return n + 1
 }
 
 // reviewType is the one kind of document that is understood.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	jsonpatch "github.com/evanphx/json-patch"
+	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -219,6 +220,7 @@ func TestRequestsThatAreNoReview(t *testing.T) {
 		{"no type", "", bytes.NewReader(good), 400, "KUB-073"},
 		{"no length", "application/json", io.MultiReader(bytes.NewReader(good)), 400, "KUB-073"},
 		{"too large", "application/json", bytes.NewReader(make([]byte, maxReview+1)), 413, "KUB-081"},
+		{"too many values", "application/json", bytes.NewReader(containers(maxValues)), 413, "KUB-081"},
 	} {
 		w := post(handlerOf(fixed{}), c.kind, c.body)
 		var got problem.Error
@@ -258,10 +260,34 @@ func TestAStalledClient(t *testing.T) {
 	}
 }
 
+// containers returns a review of a pod with n containers of two bytes each, of
+// which the types of Kubernetes make hundreds.
+func containers(n int) []byte {
+	const pod = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","object":{"spec":{"containers":[%s{}]}}}}`
+	return fmt.Appendf(nil, pod, strings.Repeat("{},", n-1))
+}
+
+func TestValuesOfAReviewAreCounted(t *testing.T) {
+	for text, want := range map[string]int{
+		`1`: 1, `[1,1]`: 3, `[{},{}]`: 5, `{"a":[null,"x"],"b":{}}`: 6, `["a,b[{\",{","\\",1]`: 4, ``: 1, `"`: 1, `"\`: 1,
+	} {
+		if got := countValues([]byte(text)); got != want {
+			t.Errorf("%s: got %d, want %d", text, got, want)
+		}
+	}
+	big := podOf(map[string]string{inject.Label: "web"})
+	for i := range 3000 {
+		big.Spec.Containers[0].Env = append(big.Spec.Containers[0].Env, corev1.EnvVar{Name: fmt.Sprintf("V%d", i), Value: "a,b,c{[,,,,,,,,,,,,"})
+	}
+	if w := post(handlerOf(fixed{seen: seenOf(t, "web")}), "application/json", bytes.NewReader(review(t, big))); w.Code != 200 {
+		t.Errorf("a pod of 3,000 variables: got %d %s", w.Code, w.Body)
+	}
+}
+
 // TestReviewsTogetherAreBounded: over the bound a review waits, and gives up with
 // its client.
 func TestReviewsTogetherAreBounded(t *testing.T) {
-	h := &handler{admitter: &admitter{manifests: fixed{}}, metrics: newMetrics("test"), log: slog.New(slog.DiscardHandler), room: newRoom()}
+	h := &handler{admitter: &admitter{manifests: fixed{}}, metrics: newMetrics("test"), log: slog.New(slog.DiscardHandler), room: newRoom(), values: semaphore.NewWeighted(allValues)}
 	if err := h.room.Acquire(t.Context(), maxReviews); err != nil {
 		t.Fatal(err)
 	}
