@@ -24,6 +24,7 @@ type checkFlags struct {
 	values    valueFlags
 	manifest  string
 	pccs, kds []string
+	again     bool // with --wait, after the first time
 }
 
 // The categories, in the order in which they are looked at.
@@ -72,6 +73,7 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 			return a.reportChecks(r)
 		}
 		a.p.Notef("%d of %d checks fail, trying again\n", r.Failed, len(r.Results))
+		f.again = true
 		select {
 		case <-ctx.Done():
 			return a.reportChecks(r)

@@ -40,7 +40,9 @@ func (a *app) clusterChecks(ctx context.Context, f checkFlags) clusterLists {
 	}
 	c, err := a.connect(ctx, f.cluster)
 	if errors.Is(err, kube.ErrNoCluster) && !slices.Contains(ofCluster, f.only) {
-		a.p.Notef("no kubeconfig names a cluster: its checks are left out\n")
+		if !f.again {
+			a.p.Notef("no kubeconfig names a cluster: its checks are left out\n")
+		}
 		return clusterLists{}
 	}
 	var o *kube.CheckOptions
@@ -134,7 +136,7 @@ func (a *app) endorsementChecks(f checkFlags, s kube.Services) []check.Check {
 		source, err := fetch.NewKDS(fetch.ClientConfig{URL: address})
 		add(address, "KDS", source.Reach, err)
 	}
-	if len(list) == 0 && f.only == "endorsements" {
+	if len(list) == 0 && f.only == "endorsements" && !f.again {
 		a.p.Notef("no service of endorsements is named: --pccs URL, --kds URL\n")
 	}
 	return list
