@@ -113,6 +113,7 @@ var exclusive = map[string][]string{
 	"sigs.k8s.io/yaml":                       {"cli", "kube", "integration/kube"},
 	"helm.sh/helm":                           {"cli/kube"},
 	"k8s.io":                                 {"cli/kube", "kube", "integration/kube"},
+	"gomodules.xyz/jsonpatch":                {"kube/inject"},
 	"github.com/santhosh-tekuri/jsonschema":  {"manifest"},
 	"github.com/google/go-configfs-tsm":      {"attest/issuer"},
 	"github.com/google/go-tpm":               {"attest/issuer"},
