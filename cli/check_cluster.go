@@ -80,7 +80,7 @@ func (a *app) clusterOptions(c *kube.Cluster, f checkFlags) (*kube.CheckOptions,
 		// What an installation must be told, a check need not.
 		v.Documents = slices.Insert(v.Documents, 0, kube.Document{Name: "defaults", Data: []byte(`{"` + kube.PolicyValue + `": "{}"}`)})
 		r, err := kube.Render(ch, kube.Target{Name: "ashlar", Namespace: c.Namespace}, v, "")
-		o.Manifest, o.Trouble = r.Manifest, err
+		o.Manifest, o.Trouble = r, err
 	}
 	if f.manifest == "" {
 		return o, nil

@@ -65,7 +65,6 @@ type releaseFlags struct {
 	cluster    clusterFlags
 	release    string
 	wait       time.Duration
-	reach      string
 	skipVerify bool
 	dryRun     bool
 }
@@ -154,17 +153,17 @@ func (a *app) renderChart(f installFlags) error {
 	if err != nil {
 		return err
 	}
-	r, err := kube.Render(ch, f.target(), v, f.kubeVersion)
+	manifest, err := kube.Render(ch, f.target(), v, f.kubeVersion)
 	if err != nil {
 		return err
 	}
 	if a.p.Format != term.JSON {
 		// Not through the printer: this goes into kubectl apply, not to a reader.
-		_, err := fmt.Fprint(a.p.Out, r.Manifest)
+		_, err := fmt.Fprint(a.p.Out, manifest)
 		return err
 	}
 	docs := []any{}
-	for _, text := range strings.Split("\n"+r.Manifest, "\n---\n") {
+	for _, text := range strings.Split("\n"+manifest, "\n---\n") {
 		var doc any
 		if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
 			return problem.Because(err, "KUB-018", "a document that it gives is no YAML")

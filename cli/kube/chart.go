@@ -58,13 +58,6 @@ func (c *Chart) KubeVersion() string { return c.chart.Metadata.KubeVersion }
 // Target names a release.
 type Target struct{ Name, Namespace string }
 
-// Rendering is what a chart gives.
-type Rendering struct {
-	Manifest string // YAML documents
-	Notes    string
-	Policy   string // the value at PolicyValue
-}
-
 // PolicyValue is the value with the text of the policy that marbles judge the
 // coordinator by.
 const PolicyValue = "policy"
@@ -73,31 +66,27 @@ const PolicyValue = "policy"
 const newestKube = "v1.37.2"
 
 // Render renders the chart without a cluster. kubeVersion is the cluster's that
-// it is for; the newest that is known if empty.
-func Render(c *Chart, t Target, v Values, kubeVersion string) (Rendering, error) {
+// it is for; the newest that is known if empty. It returns YAML documents.
+func Render(c *Chart, t Target, v Values, kubeVersion string) (string, error) {
 	values, err := v.merged()
 	if err != nil {
-		return Rendering{}, err
+		return "", err
 	}
 	values = c.until(values, v.Until)
 	if err := c.checkValues(values); err != nil {
-		return Rendering{}, err
+		return "", err
 	}
 	version, err := chartutil.ParseKubeVersion(cmp.Or(kubeVersion, newestKube))
 	if err != nil {
-		return Rendering{}, problem.Because(err, "KUB-005", "--kube-version %s", kubeVersion)
+		return "", problem.Because(err, "KUB-005", "--kube-version %s", kubeVersion)
 	}
 	rel, err := c.render(t, values, circumstances{kube: *version})
 	if err != nil {
-		return Rendering{}, err
+		return "", err
 	}
-	all, err := chartutil.CoalesceValues(c.chart, values)
-	if err != nil {
-		return Rendering{}, problem.Because(err, "KUB-005", "values")
-	}
-	out := Rendering{Manifest: rel.Manifest, Notes: rel.Info.Notes, Policy: object(all).text(PolicyValue)}
+	out := rel.Manifest
 	for _, h := range rel.Hooks {
-		out.Manifest += "---\n# Source: " + h.Path + "\n" + h.Manifest + "\n"
+		out += "---\n# Source: " + h.Path + "\n" + h.Manifest + "\n"
 	}
 	return out, nil
 }

@@ -58,16 +58,13 @@ func TestRender(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"{name: mesh, namespace: shop}", "app: four", `until: "2026-11-22T12:00:00Z"`, "kube: v1.37.2"} {
-		if !strings.Contains(r.Manifest, want) {
-			t.Errorf("got %s, want %q in it", r.Manifest, want)
+		if !strings.Contains(r, want) {
+			t.Errorf("got %s, want %q in it", r, want)
 		}
 	}
-	if r.Policy != "{}" {
-		t.Errorf("got policy %q, want {}", r.Policy)
-	}
 	r, err = Render(loaded(t), Target{"mesh", "shop"}, Values{Set: []string{"coordinator.state.createUntil=never"}, Until: at}, "1.30")
-	if err != nil || !strings.Contains(r.Manifest, `until: "never"`) || !strings.Contains(r.Manifest, "kube: v1.30}") {
-		t.Errorf("got %s (%v), want the value that was given, and v1.30", r.Manifest, err)
+	if err != nil || !strings.Contains(r, `until: "never"`) || !strings.Contains(r, "kube: v1.30}") {
+		t.Errorf("got %s (%v), want the value that was given, and v1.30", r, err)
 	}
 }
 

@@ -48,21 +48,8 @@ func (c *Cluster) helm(namespace string) (*action.Configuration, error) {
 	return conf, nil
 }
 
-// History lists the revisions of a release, the newest first; none if there is
-// no such release.
-func (c *Cluster) History(t Target) ([]Release, error) {
-	conf, err := c.helm(t.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	all, err := c.revisions(conf, t)
-	var out []Release
-	for _, r := range all {
-		out = append(out, releaseOf(r))
-	}
-	return out, err
-}
-
+// revisions are those of a release, the newest first; none if there is no such
+// release.
 func (c *Cluster) revisions(conf *action.Configuration, t Target) ([]*release.Release, error) {
 	all, err := conf.Releases.History(t.Name)
 	if errors.Is(err, driver.ErrReleaseNotFound) {
