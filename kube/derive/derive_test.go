@@ -367,6 +367,7 @@ func TestSecretsBecomePlaces(t *testing.T) {
 		{"items", `, volumeMounts: [{name: v, mountPath: /etc/s}]`, fmt.Sprintf(volume, ", items: [{key: a, path: x/y}]"), "", "/etc/s/x/y=sA", ""},
 		{"one file", `, volumeMounts: [{name: v, mountPath: /etc/key, subPath: a}]`, fmt.Sprintf(volume, ""), "", "/etc/key=sA", ""},
 		{"projected", `, volumeMounts: [{name: v, mountPath: /p}]`, `, volumes: [{name: v, projected: {sources: [{secret: {name: s, items: [{key: a, path: a}]}}]}}]`, "", "/p/a=sA", ""},
+		{"a key that no shell takes", `, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: "a; reboot"}}}]`, "", "A=sAReboot", "", ""},
 		{"out of the folder", `, volumeMounts: [{name: v, mountPath: /p}]`, fmt.Sprintf(volume, ", items: [{key: a, path: ../../x}]"), "", "", ""},
 	}
 	for _, tt := range tests {
@@ -390,6 +391,9 @@ func TestSecretsBecomePlaces(t *testing.T) {
 		}
 		if got := list(refs.Files); got != tt.files {
 			t.Errorf("%s: got files %q, want %q", tt.name, got, tt.files)
+		}
+		if strings.Contains(strings.Join(r.Commands, "\n"), ";") {
+			t.Errorf("%s: a command to paste does more than it says: %q", tt.name, r.Commands)
 		}
 		if tt.asks != "" && !r.asks(tt.asks) {
 			t.Errorf("%s: no open point says %q: %v", tt.name, tt.asks, r.Open)

@@ -168,7 +168,7 @@ func (j *job) refer(m *marble, at Place, kind, place string, key secretKey) {
 	if !made {
 		name = j.secretName(key)
 		j.secretOf[key] = name
-		j.commands = append(j.commands, fmt.Sprintf("ashlar secret set %s --file %s", name, name), "ashlar secret ref "+name)
+		j.commands = append(j.commands, fmt.Sprintf("ashlar secret set %s --file %s", name, name), reference(name, key))
 	}
 	s := j.secrets[name]
 	s.Type = manifest.Opaque
@@ -181,6 +181,18 @@ func (j *job) refer(m *marble, at Place, kind, place string, key secretKey) {
 	}
 	(*places)[place] = []string{name}
 	j.note(at, importer.Maps, m.path("parameters.references.%s %s", kind, place), "key %s of Secret %s: give the value to the coordinator, and put the reference to %s where it was", key.key, key.name, name)
+}
+
+// plain are names that a shell takes as they are.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]*$`)
+
+// reference is the command that prints what to put where a value was.
+func reference(name string, key secretKey) string {
+	command := "ashlar secret ref " + name
+	if plain.MatchString(key.name) && plain.MatchString(key.key) && plain.MatchString(key.namespace) {
+		command += " --kubernetes " + key.name + " --key " + key.key + " --namespace " + key.namespace
+	}
+	return command
 }
 
 // secretName makes dbCredentialsPassword of key password of Secret
