@@ -104,7 +104,7 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, object := range objects(t, r.Manifest) {
+			for _, object := range objects(t, r) {
 				kinds[object.GetKind()]++
 				if object.GroupVersionKind().Group == "monitoring.coreos.com" {
 					continue // its types are an operator's, which is not here

@@ -110,7 +110,7 @@ func (i *injectors) install() {
 		i.t.Fatal(err)
 	}
 	cr := newCreator(i.t, i.c.Config)
-	for _, object := range objects(i.t, r.Manifest) {
+	for _, object := range objects(i.t, r) {
 		if !strings.Contains(object.GetName(), "-injector") {
 			continue
 		}
