@@ -108,7 +108,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- with .row.env }}
 env:
 {{- range $name, $value := . }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
 securityContext: {{- include "ashlar.containerSecurity" . | nindent 2 }}
@@ -125,7 +125,7 @@ volumeMounts:
 - {name: endorsements, mountPath: /var/lib/ashlar/endorsements}
 {{- end }}
 {{- range $i, $p := .row.hostPaths }}
-- {name: host-{{ $i }}, mountPath: {{ $p.path }}{{ if $p.readOnly }}, readOnly: true{{ end }}}
+- {name: host-{{ $i }}, mountPath: {{ $p.path | quote }}{{ if $p.readOnly }}, readOnly: true{{ end }}}
 {{- end }}
 {{- end -}}
 
@@ -137,14 +137,14 @@ volumeMounts:
 {{- end }}
 {{- with $values.coordinator.owner.configMap }}
 - name: owner
-  configMap: {name: {{ . }}, items: [{key: owner.pem, path: owner.pem}]}
+  configMap: {name: {{ . | quote }}, items: [{key: owner.pem, path: owner.pem}]}
 {{- end }}
 {{- with $values.endorsements.existingClaim }}
 - name: endorsements
-  persistentVolumeClaim: {claimName: {{ . }}}
+  persistentVolumeClaim: {claimName: {{ . | quote }}}
 {{- end }}
 {{- range $i, $p := .row.hostPaths }}
 - name: host-{{ $i }}
-  hostPath: {path: {{ $p.path }}, type: {{ default "" $p.type | quote }}}
+  hostPath: {path: {{ $p.path | quote }}, type: {{ default "" $p.type | quote }}}
 {{- end }}
 {{- end -}}

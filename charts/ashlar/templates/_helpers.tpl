@@ -18,7 +18,7 @@
 
 {{- define "ashlar.selector" -}}
 app.kubernetes.io/name: ashlar
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -46,7 +46,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- range $i, $name := .Values.image.pullSecrets }}
 {{- if $i }}
 {{ end -}}
-- name: {{ $name }}
+- name: {{ $name | quote }}
 {{- end -}}
 {{- end -}}
 
