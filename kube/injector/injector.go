@@ -161,11 +161,22 @@ func (p *process) serve(run func() error) {
 func (p *process) webhook() *http.Server {
 	a := &admitter{settings: p.Settings.Settings, manifests: p.source, now: p.Now}
 	return &http.Server{
-		Handler: newHandler(a, p.metrics, p.Log), ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
+		Handler: p.part(newHandler(a, p.metrics, p.Log)), ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: p.keeper.Certificate, SessionTicketsDisabled: true},
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}
+}
+
+// part has API servers leave their connections once the end was announced: at the
+// end idle ones are closed at once, with a review that is just being sent.
+func (p *process) part(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // operations serves /livez, /readyz and /metrics.
