@@ -253,7 +253,7 @@ func (m *mesh) tampered(shop string) {
 		}
 		return "no gateway says that its evidence is refused:\n" + said
 	})
-	m.awaitEvent(shop, "Pod", "gateway", "EvidenceRefused", "refused")
+	m.awaitEvent(shop, "Pod", "gateway", "EvidenceRefused", "evidence refused: sim.program")
 	if status, _, err := m.ask(shop, "web", "http://127.0.0.1:8081/page"); err != nil || status != http.StatusOK {
 		m.t.Errorf("the other services: got %d (%v), want 200", status, err)
 	}

@@ -233,3 +233,22 @@ func TestRefusalsAreRememberedByPod(t *testing.T) {
 		t.Error("a pod that is gone is remembered")
 	}
 }
+
+func TestWhatIsWorthAnEvent(t *testing.T) {
+	refused := no(EvidenceRefused, "refused; next: see the log of the container")
+	decided := no(EvidenceRefused, "evidence refused: sim.program: wanted 1, got 2 (ATT-012); next: ashlar explain web/1")
+	again := no(EvidenceRefused, "evidence refused: sim.program: wanted 1, got 2 (ATT-012); next: ashlar explain web/2")
+	starting := no(Starting, "has not answered yet")
+	for _, c := range []struct {
+		had  *corev1.PodCondition
+		now  corev1.PodCondition
+		want bool
+	}{
+		{nil, starting, true}, {&starting, refused, true}, {&refused, decided, true},
+		{&decided, again, false}, {&decided, refused, false}, {&starting, starting, false},
+	} {
+		if got := tells(c.had, c.now); got != c.want {
+			t.Errorf("from %v to %q: got %v, want %v", c.had, c.now.Message, got, c.want)
+		}
+	}
+}

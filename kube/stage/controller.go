@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -259,7 +260,7 @@ func (c *controller) visit(ctx context.Context, pod *corev1.Pod, w watch) result
 		return r
 	}
 	r.has, r.wrote = &want, true
-	if had == nil || had.Reason != want.Reason {
+	if tells(had, want) {
 		kind := corev1.EventTypeNormal
 		if warns(want.Reason) {
 			kind = corev1.EventTypeWarning
@@ -284,6 +285,14 @@ func (c *controller) write(ctx context.Context, pod *corev1.Pod, want corev1.Pod
 	}
 	_, err = c.Cluster.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
 	return err
+}
+
+// tells reports whether a condition is worth an event: another reason, or what the
+// coordinator's refusal rests on, which is known a while after the pod has said that
+// it was refused.
+func tells(had *corev1.PodCondition, want corev1.PodCondition) bool {
+	decided := func(c corev1.PodCondition) bool { return strings.HasPrefix(c.Message, "evidence refused: ") }
+	return had == nil || had.Reason != want.Reason || decided(want) && !decided(*had)
 }
 
 // same reports whether a condition says what another does. Where the newer is

@@ -134,7 +134,7 @@ func (c *container) once(ctx context.Context) int {
 	case <-run.done:
 	case <-ctx.Done():
 		c.set(func() { c.ready = false })
-		run.end(c.p.grace(), c.p.removed)
+		c.end(run)
 	}
 	stop()
 	probes.Wait()
@@ -147,15 +147,16 @@ func (c *container) once(ctx context.Context) int {
 	return int(ended.ExitCode)
 }
 
-// end asks the process to end, and kills it after the grace or when the pod is
-// gone.
-func (r *process) end(grace time.Duration, gone <-chan struct{}) {
+// end asks a process to end, and kills it after the grace, or when the pod or the
+// machine is gone.
+func (c *container) end(r *process) {
 	_ = r.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-r.done:
 		return
-	case <-gone:
-	case <-time.After(grace):
+	case <-c.p.removed:
+	case <-c.p.n.down:
+	case <-time.After(c.p.grace()):
 	}
 	_ = r.cmd.Process.Kill() // the first of its process namespace: all of it ends
 	<-r.done

@@ -68,6 +68,7 @@ type Image struct {
 type Nodes struct {
 	cfg    Config
 	cancel context.CancelFunc
+	down   <-chan struct{} // closed when the machines are switched off
 	work   sync.WaitGroup
 	poke   chan struct{} // the world may have changed
 	pods   corelisters.PodLister
@@ -82,7 +83,7 @@ type Nodes struct {
 // Start registers the machines and runs pods until Close.
 func Start(ctx context.Context, cfg Config) (*Nodes, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	n := &Nodes{cfg: cfg, cancel: cancel, poke: make(chan struct{}, 1), managed: map[types.UID]*pod{}, lastIP: 1}
+	n := &Nodes{cfg: cfg, cancel: cancel, down: ctx.Done(), poke: make(chan struct{}, 1), managed: map[types.UID]*pod{}, lastIP: 1}
 	for _, m := range cfg.Machines {
 		if err := n.register(ctx, m); err != nil {
 			cancel()

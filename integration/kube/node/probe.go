@@ -26,7 +26,7 @@ func (c *container) probe(ctx context.Context, r *process) {
 			if ok {
 				c.set(func() { c.started, c.ready = true, c.spec.ReadinessProbe == nil })
 			} else {
-				go r.end(c.p.grace(), c.p.removed)
+				go c.end(r)
 			}
 			return true
 		}) {
@@ -38,7 +38,7 @@ func (c *container) probe(ctx context.Context, r *process) {
 		defer close(done)
 		c.repeat(ctx, r, "Liveness", c.spec.LivenessProbe, func(ok bool) bool {
 			if !ok {
-				r.end(c.p.grace(), c.p.removed)
+				c.end(r)
 			}
 			return !ok
 		})
