@@ -16,6 +16,8 @@ type Rendered struct {
 	Argv  []string          // replaces the arguments after argv[0]; nil: the manifest gives none
 	Env   []string          // KEY=value, sorted
 	Files map[string][]byte // by absolute path
+	// Referred are those of Files that stand in for references of the host's.
+	Referred []string
 	// Plain are files of the host's, which hold no reference; by absolute path.
 	Plain map[string][]byte
 
@@ -115,6 +117,7 @@ func (r *Rendered) references(found reference.Found, data manifest.TemplateData)
 			return problem.Because(err, "MRB-066", "file %s", path)
 		}
 		r.Files[path] = []byte(content)
+		r.Referred = append(r.Referred, path)
 	}
 	r.Plain = found.Plain
 	return nil

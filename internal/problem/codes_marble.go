@@ -47,4 +47,5 @@ var marbleCodes = []Entry{
 	{"MRB-068", Internal, "folder of references cannot be read", "check --references and its permissions"},
 	{"MRB-069", TooLarge, "folder of references is over a limit", "keep to 1024 files, 1 MiB each and 16 MiB together"},
 	{"MRB-070", Unavailable, "marble does not answer", "check that ashlar-marble runs, and give the address of its --ready-addr"},
+	{"MRB-071", Refused, "secret would go to a volume that is not in memory", "mount an emptyDir of medium Memory where the reference's file is to be"},
 }

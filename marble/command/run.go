@@ -205,6 +205,11 @@ func (r *runner) place(rendered *marble.Rendered) (changed bool, err error) {
 	if len(fresh)+len(plain) == 0 {
 		return false, nil
 	}
+	for _, path := range rendered.Referred {
+		if err := files.Confine(path); err != nil {
+			return false, err
+		}
+	}
 	onDisk, err := r.files.Write(fresh)
 	if err != nil {
 		return false, err

@@ -39,6 +39,32 @@ func (w *Writer) Copy(content map[string][]byte) error {
 	return nil
 }
 
+// Confine refuses a path in a volume that is mounted from a disk or from another
+// machine: whoever mounts it, the host, would choose where a secret goes. The
+// root's own file system is what the program was started from. File systems of
+// enclaves have no type, and are measured.
+func Confine(path string) error {
+	mount, err := mountOf(filepath.Dir(path))
+	if err != nil {
+		return problem.Because(err, "MRB-071", "looking where %s would lie", path)
+	}
+	if kind := kindOf(mount); mount != "/" && kind != 0 && !inMemory(kind) {
+		return problem.New("MRB-071", "%s would lie in the volume %s, which is not in memory", path, mount)
+	}
+	return nil
+}
+
+// kindOf returns the type of the file system at a path, 0 if it has none.
+func kindOf(path string) uint32 {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil {
+		return 0
+	}
+	return uint32(st.Type)
+}
+
+func inMemory(kind uint32) bool { return kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC }
+
 // admit refuses a path that is in no volume for such files.
 func (w *Writer) admit(path string, content map[string][]byte) error {
 	if !isClean(path) {
@@ -56,11 +82,7 @@ func (w *Writer) admit(path string, content map[string][]byte) error {
 	if w.mounts[mount] {
 		return nil
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(mount, &st); err != nil {
-		return problem.Because(err, "MRB-067", "looking at %s", mount)
-	}
-	if mount == "/" || uint32(st.Type) != unix.TMPFS_MAGIC && uint32(st.Type) != unix.RAMFS_MAGIC {
+	if mount == "/" || !inMemory(kindOf(mount)) {
 		return problem.New("MRB-067", "%s would lie in %s, which is no volume in memory of its own", path, mount)
 	}
 	other, err := w.other(mount, content)

@@ -54,6 +54,14 @@ func copyIntoVolumes(t *testing.T) {
 		}
 		return all
 	}
+	t.Run("confined", func(t *testing.T) {
+		dir := volume(t, "memory")
+		for path, code := range map[string]problem.Code{dir + "/password": "", dir + "/not/there/yet": "", "/password": "", "/proc/password": "MRB-071", "/sys/not/there": "MRB-071"} {
+			if err := files.Confine(path); problem.CodeOf(err) != code {
+				t.Errorf("%s: got %v, want %q", path, err, code)
+			}
+		}
+	})
 	t.Run("a volume of its own", func(t *testing.T) {
 		dir := volume(t, "db")
 		var w files.Writer

@@ -54,11 +54,11 @@ func (w *Writer) Write(content map[string][]byte) (onDisk []string, err error) {
 	}
 	slices.Sort(paths)
 	for _, path := range paths {
-		inMemory, err := w.write(path, content[path])
+		volatile, err := w.write(path, content[path])
 		if err != nil {
 			return onDisk, err
 		}
-		if !inMemory {
+		if !volatile {
 			onDisk = append(onDisk, path)
 		}
 	}
@@ -69,7 +69,7 @@ func isClean(path string) bool {
 	return filepath.IsAbs(path) && filepath.Clean(path) == path && !strings.HasSuffix(path, "/") && !strings.ContainsRune(path, 0)
 }
 
-func (w *Writer) write(path string, content []byte) (inMemory bool, err error) {
+func (w *Writer) write(path string, content []byte) (volatile bool, err error) {
 	if !isClean(path) {
 		return false, problem.New("MRB-013", "%q is not a clean absolute path", path)
 	}
@@ -92,7 +92,7 @@ func (w *Writer) write(path string, content []byte) (inMemory bool, err error) {
 	if err := unix.Fstatfs(folder, &st); err != nil {
 		return false, nil
 	}
-	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC, nil
+	return inMemory(uint32(st.Type)), nil
 }
 
 // openFolder opens dir without following a link anywhere, making what is
