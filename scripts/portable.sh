@@ -8,7 +8,7 @@ out=build/portable
 rm -rf "$out"
 mkdir -p "$out"
 
-for target in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do
+for target in linux/amd64 darwin/arm64 windows/amd64; do
 	echo "portable: ashlar for $target"
 	name=ashlar-$(echo "$target" | tr / -)
 	GOOS=${target%/*} GOARCH=${target#*/} go build -o "$out/$name" ./cmd/ashlar
