@@ -21,9 +21,11 @@ they are created, and prints the YAML. What it would refuse is refused, all at
 once. Works offline, and changes no file.
 
 Where the coordinator is, its policy and the image come from --settings, the
-injector's own: kubectl get configmap ashlar-injector -o
-jsonpath='{.data.settings\.json}'. Without it they are placeholders, which is good
-for looking and no good for applying.`,
+injector's own. Without it they are placeholders, which is good for looking and
+no good for applying:
+
+  kubectl get configmap ashlar-injector -n ashlar \
+    -o jsonpath='{.data.settings\.json}'`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.inject(f) }}
 	c.Flags().StringArrayVarP(&f.files, "file", "f", nil, "file, folder, or - for standard input (repeatable)")

@@ -157,6 +157,7 @@ var machine = map[string][]string{
 	"install":           {"--render", "--set", "injector.enabled=false"},
 	"secret ref":        {"token", "--kubernetes", "db", "--key", "token"},
 	"manifest generate": {"-f", "../kube/derive/testdata/shop"},
+	"inject":            {"-f", "../kube/inject/testdata/objects.yaml", "--manifest", "../kube/inject/testdata/manifest.json", "--profile", "sim"},
 }
 
 // elsewhere are the commands whose JSON is tested with a deployment

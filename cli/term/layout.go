@@ -110,7 +110,8 @@ func total(widths []int) int {
 }
 
 // elide shortens s to width columns: a long hexadecimal value keeps its first
-// and last eight digits or fewer, other text its beginning.
+// and last eight digits or fewer, a path of fields its beginning and its end, other
+// text its beginning.
 func elide(s string, width int) string {
 	r := []rune(s)
 	if len(r) <= width || strings.Contains(s, "\x1b") {
@@ -120,8 +121,18 @@ func elide(s string, width int) string {
 		half := min(8, (width-1)/2)
 		return s[:half] + "…" + s[len(s)-half:]
 	}
+	if fieldPath.MatchString(s) {
+		head := (width - 1) / 2
+		if file := strings.LastIndex(s, " ") + 1; file > head && file < width-narrowest {
+			head = file
+		}
+		return string(r[:head]) + "…" + string(r[len(r)-(width-1-head):])
+	}
 	return string(r[:width-1]) + "…"
 }
+
+// fieldPath is the path of a field, perhaps with its document before it.
+var fieldPath = regexp.MustCompile(`^([!-~]+:[0-9]+ )?[a-zA-Z]+([.\[][!-~]+){2,}$`)
 
 func isHex(s string) bool {
 	return strings.Trim(s, "0123456789abcdefABCDEF") == ""

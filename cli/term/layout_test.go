@@ -42,6 +42,9 @@ func TestElide(t *testing.T) {
 		{digest, 9, "0123…cdef"},
 		{"a longer sentence", 9, "a longer…"},
 		{"ünïcödé text", 8, "ünïcödé…"},
+		{"marbles.cart.parameters.env", 20, "marbles.c…meters.env"},
+		{"shop.yaml:1 spec.template.spec.containers[0].env[2]", 24, "shop.yaml:1 …s[0].env[2]"},
+		{"k8s/of/the/shop.yaml:1 spec.template.spec", 24, "k8s/of/the/…emplate.spec"},
 	}
 	for _, c := range cases {
 		if got := elide(c.text, c.width); got != c.want {
