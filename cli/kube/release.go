@@ -48,8 +48,11 @@ func (c *Cluster) helm(namespace string) (*action.Configuration, error) {
 	return conf, nil
 }
 
+// chartName is of the chart whose releases are ours to change.
+const chartName = "ashlar"
+
 // revisions are those of a release, the newest first; none if there is no such
-// release.
+// release. KUB-015 says that it is another product's.
 func (c *Cluster) revisions(conf *action.Configuration, t Target) ([]*release.Release, error) {
 	all, err := conf.Releases.History(t.Name)
 	if errors.Is(err, driver.ErrReleaseNotFound) {
@@ -59,6 +62,12 @@ func (c *Cluster) revisions(conf *action.Configuration, t Target) ([]*release.Re
 		return nil, c.explained(err, "reading the records of release "+t.Name)
 	}
 	releaseutil.Reverse(all, releaseutil.SortByRevision)
+	for _, r := range all {
+		if r.Chart == nil || r.Chart.Name() != chartName {
+			return nil, problem.New("KUB-015", "release %s in namespace %s is of another chart than %s", t.Name, t.Namespace, chartName).
+				WithNext("name the release of %s: --release, --namespace; helm list --all-namespaces finds it", chartName)
+		}
+	}
 	return all, nil
 }
 

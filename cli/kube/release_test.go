@@ -1,12 +1,16 @@
 package kube
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v3/pkg/action"
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/storage"
+	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -37,6 +41,29 @@ func TestPlansAreForOneRevision(t *testing.T) {
 				t.Errorf("got %v, want accepted: %v", err, c.ok)
 			}
 		})
+	}
+}
+
+// TestReleasesOfOthersAreLeftAlone: no command changes or removes what another
+// chart has made, whatever name it was given.
+func TestReleasesOfOthersAreLeftAlone(t *testing.T) {
+	for name, code := range map[string]problem.Code{"ashlar": "", "postgresql": "KUB-015", "": "KUB-015"} {
+		conf := &action.Configuration{Releases: storage.Init(driver.NewMemory())}
+		r := revision(1, release.StatusDeployed)
+		r.Namespace, r.Chart.Metadata.Name = "default", name
+		if err := conf.Releases.Create(r); err != nil {
+			t.Fatal(err)
+		}
+		c := &Cluster{}
+		if _, err := c.newest(conf, Target{"r", "default"}); problem.CodeOf(err) != code {
+			t.Errorf("chart %q, to remove: got %v, want %q", name, err, code)
+		}
+		if err := c.free(conf, Target{"r", "default"}); problem.CodeOf(err) != cmp.Or(code, "KUB-006") {
+			t.Errorf("chart %q, to install: got %v", name, err)
+		}
+		if all, err := c.revisions(conf, Target{"other", "default"}); err != nil || len(all) > 0 {
+			t.Errorf("no release: got %v, %v", all, err)
+		}
 	}
 }
 
