@@ -186,10 +186,3 @@ func more(n int) string {
 	}
 	return fmt.Sprintf(", and %d more", n)
 }
-
-func clipList(names []string) string {
-	if len(names) > 5 {
-		return strings.Join(names[:5], ", ") + ", …"
-	}
-	return strings.Join(names, ", ")
-}

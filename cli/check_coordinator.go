@@ -13,10 +13,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// maxSkew is how far two clocks may differ before it is worth a word: leaves
-// are valid from a minute before they are issued.
-const maxSkew = 30 * time.Second
-
 // deployment is what checks of one find out for the next.
 type deployment struct {
 	now     func() time.Time
@@ -45,7 +41,7 @@ func (a *app) coordinatorChecks(d *deployment) []check.Check {
 		{Category: "coordinator", Name: "clocks agree", Run: func(context.Context) check.Finding {
 			v := d.client.Verified()
 			skew := v.At.Sub(v.Statement.Time).Abs()
-			if skew > maxSkew {
+			if skew > check.MaxSkew {
 				return check.Warn("CLI-021", "the coordinator's clock differs from this one by %s", skew.Round(time.Second))
 			}
 			return check.Pass("clocks differ by %d ms", skew.Milliseconds())
@@ -127,7 +123,7 @@ func runningFinding(marbles []apiv1.Marble) check.Finding {
 		}
 	}
 	if len(idle) > 0 {
-		return check.Warn("CLI-025", "%d of %d marbles do not run: %s", len(idle), len(marbles), clipList(idle))
+		return check.Warn("CLI-025", "%d of %d marbles do not run: %s", len(idle), len(marbles), check.Few(idle))
 	}
 	return check.Pass("%s with %s", count(len(marbles), "marble runs", "marbles run"), count(instances, "instance", "instances"))
 }
@@ -170,9 +166,9 @@ func envoyFinding(marbles []apiv1.Marble, now time.Time) check.Finding {
 	}
 	switch {
 	case len(refused) > 0:
-		return check.Fail("CLI-024", "%d of %d Envoys refused their configuration: %s", len(refused), proxies, clipList(refused))
+		return check.Fail("CLI-024", "%d of %d Envoys refused their configuration: %s", len(refused), proxies, check.Few(refused))
 	case len(late) > 0:
-		return check.Warn("CLI-024", "%d of %d Envoys have not taken their configuration for %s: %s", len(late), proxies, term.Span(appliedWithin), clipList(late))
+		return check.Warn("CLI-024", "%d of %d Envoys have not taken their configuration for %s: %s", len(late), proxies, term.Span(appliedWithin), check.Few(late))
 	case waiting > 0:
 		return check.Pass("%d of %d Envoys are in step, the others are being told", proxies-waiting, proxies)
 	}
@@ -201,7 +197,7 @@ func leafFinding(marbles []apiv1.Marble, now time.Time) check.Finding {
 	}
 	switch {
 	case len(overdue) > 0:
-		return check.Warn("CRD-090", "%d of %d leaves near their end without a renewal: %s", len(overdue), leaves, clipList(overdue))
+		return check.Warn("CRD-090", "%d of %d leaves near their end without a renewal: %s", len(overdue), leaves, check.Few(overdue))
 	case leaves == 0:
 		return check.Pass("no instance has a leaf")
 	}

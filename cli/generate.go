@@ -80,26 +80,33 @@ func (a *app) generate(f generateFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.out != "" {
-		if err := durable.CreateFile(f.out, r.Manifest, 0o644); errors.Is(err, fs.ErrExist) {
-			return problem.New("CLI-009", "%s exists", f.out)
-		} else if err != nil {
-			return problem.Because(err, "CLI-003", "writing %s", f.out)
-		}
-	}
-	if done, err := a.p.Structured(struct {
+	done, err := a.converted(r.Manifest, f.out, struct {
 		Manifest json.RawMessage `json:"manifest"`
 		derive.Result
-	}{r.Manifest, r}); done {
+	}{r.Manifest, r})
+	if done || err != nil {
 		return err
-	}
-	if f.out == "" {
-		if _, err := a.p.Out.Write(r.Manifest); err != nil {
-			return err
-		}
 	}
 	a.generateReport(r, f.out)
 	return nil
+}
+
+// converted writes a manifest that was made of something else to a new file, or
+// to standard output without one. For machines it writes the document, and
+// reports that there is nothing more to say.
+func (a *app) converted(manifest []byte, out string, document any) (done bool, err error) {
+	if out != "" {
+		if err := durable.CreateFile(out, manifest, 0o644); errors.Is(err, fs.ErrExist) {
+			return false, problem.New("CLI-009", "%s exists", out)
+		} else if err != nil {
+			return false, problem.Because(err, "CLI-003", "writing %s", out)
+		}
+	}
+	if done, err := a.p.Structured(document); done || out != "" {
+		return done, err
+	}
+	_, err = a.p.Out.Write(manifest)
+	return false, err
 }
 
 // packages measures what the flags name.

@@ -3,8 +3,6 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"regexp"
 	"sort"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
-	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
 )
@@ -75,23 +72,12 @@ func (a *app) importFile(name string, f importFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.out != "" {
-		if err := durable.CreateFile(f.out, r.Manifest, 0o644); errors.Is(err, fs.ErrExist) {
-			return problem.New("CLI-009", "%s exists", f.out)
-		} else if err != nil {
-			return problem.Because(err, "CLI-003", "writing %s", f.out)
-		}
-	}
-	if done, err := a.p.Structured(struct {
+	done, err := a.converted(r.Manifest, f.out, struct {
 		Manifest json.RawMessage `json:"manifest"`
 		importer.Result
-	}{r.Manifest, r}); done {
+	}{r.Manifest, r})
+	if done || err != nil {
 		return err
-	}
-	if f.out == "" {
-		if _, err := a.p.Out.Write(r.Manifest); err != nil {
-			return err
-		}
 	}
 	a.importReport(r, f.out)
 	return nil

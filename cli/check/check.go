@@ -5,11 +5,16 @@ package check
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
+
+// MaxSkew is how far two clocks may differ before it is worth a word: leaves are
+// valid from a minute before they are issued.
+const MaxSkew = 30 * time.Second
 
 // State is how a check ended.
 type State string
@@ -39,6 +44,15 @@ type Finding struct {
 	Text  string       // replaces the name, to say what was found
 	Code  problem.Code // of a warning or failure; its next step is the default
 	Next  string
+}
+
+// Few names the first of a list, for a finding that stays readable.
+func Few(names []string) string {
+	const most = 5
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
 }
 
 // Pass returns a finding that holds, with what was found.

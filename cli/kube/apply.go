@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
 // Apply makes what a plan says, and returns when the API server has taken it;
@@ -120,15 +121,12 @@ func (c *Cluster) PlanRemoval(ctx context.Context, t Target) (*Removal, error) {
 	if r.Claims, err = c.claims(ctx, t.Namespace, r.objects); err != nil {
 		return nil, err
 	}
-	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: marbleLabel, Limit: 500})
+	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: inject.Label, Limit: pageSize})
 	if err == nil {
 		r.Pods = len(pods.Items)
 	}
 	return r, nil
 }
-
-// marbleLabel is the label of pods that run a marble (inject.Label).
-const marbleLabel = "ashlar.dev/marble"
 
 // Uninstall removes a release. Webhooks go first: while one is registered that
 // nobody answers, pods with its label cannot be made. The volumes of state are

@@ -106,7 +106,10 @@ func (c *Chart) render(t Target, values map[string]any, at circumstances) (*rele
 	in.KubeVersion, in.APIVersions = &at.kube, at.apis
 	rel, err := in.Run(c.chart, values)
 	if err != nil {
-		return nil, c.unrendered(err)
+		if refused := unsuited(err.Error()); refused != nil {
+			return nil, refused
+		}
+		return nil, problem.Because(err, "KUB-018", "rendering it")
 	}
 	return rel, nil
 }
@@ -121,17 +124,17 @@ func (e exactly) Run(rendered *bytes.Buffer) (*bytes.Buffer, error) {
 	return rendered, nil
 }
 
-// unrendered gives a failure to render its code: what a template refuses is a
-// value, what the chart demands of the version is the cluster's.
-func (c *Chart) unrendered(err error) error {
-	text := err.Error()
+// unsuited gives what the chart refuses its code: what a template refuses is a
+// value, what the chart demands of the version is the cluster's. It is nil for
+// any other failure.
+func unsuited(text string) error {
 	switch {
 	case strings.Contains(text, "incompatible with Kubernetes"):
 		return problem.New("KUB-014", "%s", text)
 	case strings.Contains(text, "execution error at"), strings.Contains(text, "error calling"):
 		return problem.New("KUB-005", "%s", refusal(text))
 	}
-	return problem.Because(err, "KUB-018", "rendering it")
+	return nil
 }
 
 // refusal is what a template said with fail or required, on one line and without

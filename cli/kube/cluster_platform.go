@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/ashlar-mesh/ashlar/cli/check"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
@@ -25,6 +26,11 @@ func versionFinding(version, constraint string) check.Finding {
 // namespace.
 type access struct{ verb, group, resource, namespace string }
 
+// what names the kind of object, with its API's group.
+func (a access) what() string {
+	return schema.GroupResource{Group: a.group, Resource: a.resource}.String()
+}
+
 // accessFinding says what of an installation the account may not do.
 func accessFinding(asked, denied []access, namespace string) check.Finding {
 	if len(denied) == 0 {
@@ -37,11 +43,7 @@ func accessFinding(asked, denied []access, namespace string) check.Finding {
 		for i++; i < len(denied) && denied[i].resource == first.resource && denied[i].group == first.group; i++ {
 			verbs = append(verbs, denied[i].verb)
 		}
-		name := first.resource
-		if first.group != "" {
-			name += "." + first.group
-		}
-		what = append(what, name+" ("+strings.Join(verbs, ", ")+")")
+		what = append(what, first.what()+" ("+strings.Join(verbs, ", ")+")")
 	}
 	return check.Fail("KUB-024", "you may not do all of an installation in namespace %s: %s", namespace, strings.Join(what, ", "))
 }

@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -9,17 +8,13 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/check"
 )
 
-// maxSkew is how far two clocks may differ before it is worth a word: leaves are
-// valid from a minute before they are issued.
-const maxSkew = 30 * time.Second
-
 // serverFinding compares this machine's clock with the API server's. The server
 // says its time in whole seconds, sometime between sent and received.
 func serverFinding(sent, received, server time.Time) check.Finding {
 	middle := sent.Add(received.Sub(sent) / 2)
 	skew := middle.Sub(server.Add(500 * time.Millisecond)).Abs()
 	slack := time.Second/2 + received.Sub(sent)/2
-	if skew > maxSkew {
+	if skew > check.MaxSkew {
 		return check.Warn("KUB-032", "the API server's clock differs from this one by %s", skew.Round(time.Second))
 	}
 	return check.Pass("the API server's clock differs from this one by at most %.1f s", (skew + slack).Seconds())
@@ -41,7 +36,7 @@ func leaseFinding(leases []coordinationv1.Lease, now time.Time) check.Finding {
 		}
 		read++
 		switch d := l.Spec.RenewTime.Sub(now); {
-		case d > maxSkew:
+		case d > check.MaxSkew:
 			ahead = append(ahead, l.Name)
 			furthest = max(furthest, d)
 		case d < -leaseSpan:
@@ -50,20 +45,12 @@ func leaseFinding(leases []coordinationv1.Lease, now time.Time) check.Finding {
 	}
 	switch {
 	case len(ahead) > 0:
-		return check.Warn("KUB-032", "clocks of nodes are up to %s ahead of the API server's: %s", furthest.Round(time.Second), clip(ahead))
+		return check.Warn("KUB-032", "clocks of nodes are up to %s ahead of the API server's: %s", furthest.Round(time.Second), check.Few(ahead))
 	case len(late) > 0:
-		return check.Warn("KUB-032", "nodes have not reported for %s, or their clocks are behind: %s", leaseSpan, clip(late)).
+		return check.Warn("KUB-032", "nodes have not reported for %s, or their clocks are behind: %s", leaseSpan, check.Few(late)).
 			WithNext("kubectl get nodes; synchronise their clocks (NTP)")
 	case read == 0:
 		return check.Pass("no node reports a time")
 	}
 	return check.Pass("the clocks of %s agree with the API server's", counted(read, "node", "nodes"))
-}
-
-// clip names the first few of a list.
-func clip(names []string) string {
-	if len(names) > 5 {
-		return strings.Join(names[:5], ", ") + ", …"
-	}
-	return strings.Join(names, ", ")
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func fixed(old, new object, may []string) []string {
 		if !below || slices.Contains(may, strings.FieldsFunc(field, func(r rune) bool { return r == '.' || r == '[' })[0]) {
 			continue
 		}
-		lost = append(lost, fmt.Sprintf("%s: %s cannot be changed where its state is (%s → %s)", new, f.Path, orNone(f.From), orNone(f.To)))
+		lost = append(lost, fmt.Sprintf("%s: %s cannot be changed where its state is (%s → %s)", new, f.Path, cmp.Or(f.From, "none"), cmp.Or(f.To, "none")))
 	}
 	return lost
 }
@@ -62,13 +63,6 @@ func renamed(old, new []object) string {
 	return ""
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
 // recoveries are the changes after which a coordinator may not open its state by
 // itself.
 func recoveries(old, new []object) []Risk {
@@ -81,7 +75,7 @@ func recoveries(old, new []object) []Risk {
 		was, is := coordinatorOf(old[i]), coordinatorOf(n)
 		switch {
 		case was.tee != is.tee:
-			risks = append(risks, Risk{RiskRecovery, fmt.Sprintf("the coordinator moves from TEE %s to %s, which does not open its state: holders of recovery shares have to (ashlar recover)", orNone(was.tee), orNone(is.tee))})
+			risks = append(risks, Risk{RiskRecovery, fmt.Sprintf("the coordinator moves from TEE %s to %s, which does not open its state: holders of recovery shares have to (ashlar recover)", cmp.Or(was.tee, "none"), cmp.Or(is.tee, "none"))})
 		case was.image != is.image && is.seal == "unique":
 			risks = append(risks, Risk{RiskRecovery, fmt.Sprintf("the coordinator's image changes (%s), and unless the manifest seals by product, holders of recovery shares have to open its state (ashlar recover)", is.image)})
 		}

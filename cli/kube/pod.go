@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -92,7 +93,7 @@ func (f podFacts) notInjected(s *Story) bool {
 	why, next := "the injector was away, or not installed, when the pod was made", "ashlar check --only webhook; "+anew
 	disabled := "take the label " + inject.Injection + " away; " + anew
 	switch {
-	case f.pod.Labels[inject.Injection] == "disabled" || f.pod.Annotations[inject.Injection] == "disabled":
+	case f.pod.Labels[inject.Injection] == "disabled":
 		why, next = "the pod says "+inject.Injection+": disabled", disabled
 	case f.namespace.Labels[inject.Injection] == "disabled":
 		why, next = "namespace "+f.namespace.Name+" says "+inject.Injection+": disabled", disabled
@@ -201,7 +202,7 @@ func (f podFacts) broken(s *Story) bool {
 			if h.next != "" {
 				next = h.next
 			}
-			return s.blame(or(h.code, "KUB-042"), kind+" "+st.Name+" "+what, h.text, next)
+			return s.blame(cmp.Or(h.code, "KUB-042"), kind+" "+st.Name+" "+what, h.text, next)
 		}
 		return s.blame("KUB-042", kind+" "+st.Name+" "+what, why, next)
 	}
@@ -221,7 +222,7 @@ func (f podFacts) starting(s *Story) bool {
 	}
 	var last corev1.Event
 	for _, e := range f.events {
-		if e.Type == corev1.EventTypeWarning && eventTime(e) >= eventTime(last) {
+		if e.Type == corev1.EventTypeWarning && !when(e).Before(when(last)) {
 			last = e
 		}
 	}
@@ -282,7 +283,7 @@ func (f podFacts) unattested(s *Story) bool {
 	if next == "" && h.code != "" {
 		next = problem.Lookup(h.code).Next
 	}
-	return s.blame(or(h.code, "KUB-044"), "is not attested: "+words(c.Reason), h.text, next)
+	return s.blame(cmp.Or(h.code, "KUB-044"), "is not attested: "+words(c.Reason), h.text, next)
 }
 
 // unready tells what else keeps an attested pod from getting requests.
@@ -313,11 +314,4 @@ func words(reason string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
-}
-
-func or(code, fallback problem.Code) problem.Code {
-	if code == "" {
-		return fallback
-	}
-	return code
 }

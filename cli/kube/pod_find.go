@@ -203,7 +203,7 @@ func failedCreate(namespace string, family map[types.UID]maker, pods []corev1.Po
 	if len(events) == 0 {
 		return Story{}, false
 	}
-	newest := slices.MaxFunc(events, func(a, b corev1.Event) int { return cmp.Compare(eventTime(a), eventTime(b)) })
+	newest := slices.MaxFunc(events, func(a, b corev1.Event) int { return when(a).Compare(when(b)) })
 	m := family[newest.InvolvedObject.UID]
 	s := Story{Subject: m.kind + " " + m.name, Namespace: namespace}
 	r := refusalOf(newest.Message)
@@ -211,17 +211,13 @@ func failedCreate(namespace string, family map[types.UID]maker, pods []corev1.Po
 	case r.away:
 		s.blame("KUB-036", "its pods cannot be created: the injector does not answer", r.text, "ashlar check --only webhook")
 	case r.by != "":
-		s.blame(or(r.code, "KUB-040"), "its pods are refused at admission by "+r.by, r.text, r.next)
+		s.blame(cmp.Or(r.code, "KUB-040"), "its pods are refused at admission by "+r.by, r.text, r.next)
 	case strings.Contains(r.text, "violates PodSecurity"):
 		s.blame("KUB-026", "its pods are refused by pod security admission", r.text, "")
 	default:
 		s.blame("KUB-040", "its pods are refused", r.text, "")
 	}
 	return s, true
-}
-
-func eventTime(e corev1.Event) int64 {
-	return max(e.LastTimestamp.Unix(), e.EventTime.Unix(), e.CreationTimestamp.Unix())
 }
 
 // idle tells of a maker without pods of which nobody says why.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	authorization "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -33,9 +32,9 @@ func (c *Cluster) preflight(ctx context.Context, p *Plan) error {
 	for _, o := range p.old {
 		known[o.key()] = o
 	}
-	asks := []authorization.ResourceAttributes{{Namespace: p.Namespace, Verb: "create", Resource: "secrets"}} // Helm's record
+	asks := []access{{verb: "create", resource: "secrets", namespace: p.Namespace}} // Helm's record
 	if p.Create {
-		asks = append(asks, authorization.ResourceAttributes{Verb: "create", Resource: "namespaces"})
+		asks = append(asks, access{verb: "create", resource: "namespaces"})
 	}
 	var placed []place
 	for _, o := range p.objects {
@@ -104,12 +103,11 @@ func (c *Cluster) place(mapper meta.RESTMapper, client dynamic.Interface, namesp
 }
 
 // asks is the right to do something with an object of a release in a namespace.
-func (at place) asks(verb, namespace string) authorization.ResourceAttributes {
-	a := authorization.ResourceAttributes{Verb: verb, Group: at.resource.Group, Resource: at.resource.Resource}
-	if at.namespaced {
-		a.Namespace = namespace
+func (at place) asks(verb, namespace string) access {
+	if !at.namespaced {
+		namespace = ""
 	}
-	return a
+	return access{verb, at.resource.Group, at.resource.Resource, namespace}
 }
 
 // removable says whether the caller may remove the objects of a release, and
@@ -123,7 +121,7 @@ func (c *Cluster) removable(ctx context.Context, t Target, all []object) error {
 	if err != nil {
 		return c.explained(err, "asking what kinds of objects the cluster knows")
 	}
-	asks := []authorization.ResourceAttributes{{Namespace: t.Namespace, Verb: "delete", Resource: "secrets"}} // Helm's record
+	asks := []access{{verb: "delete", resource: "secrets", namespace: t.Namespace}} // Helm's record
 	for _, o := range all {
 		if at, err := c.place(mapper, client, t.Namespace, o); err == nil {
 			asks = append(asks, at.asks("delete", t.Namespace))
@@ -133,31 +131,26 @@ func (c *Cluster) removable(ctx context.Context, t Target, all []object) error {
 }
 
 // permitted refuses with all of what is asked that the caller may not do.
-func (c *Cluster) permitted(ctx context.Context, asks []authorization.ResourceAttributes) error {
-	var denied []string
-	asked := map[authorization.ResourceAttributes]bool{}
+func (c *Cluster) permitted(ctx context.Context, asks []access) error {
+	var asked []access
 	for _, a := range asks {
-		if asked[a] {
-			continue
-		}
-		asked[a] = true
-		review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{ResourceAttributes: &a}}
-		answer, err := c.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
-		if err != nil {
-			return c.explained(err, "asking what you may do")
-		}
-		if !answer.Status.Allowed {
-			where := " in namespace " + a.Namespace
-			if a.Namespace == "" {
-				where = " in the cluster"
-			}
-			denied = append(denied, a.Verb+" "+schema.GroupResource{Group: a.Group, Resource: a.Resource}.String()+where)
+		if !slices.Contains(asked, a) {
+			asked = append(asked, a)
 		}
 	}
-	if len(denied) == 0 {
-		return nil
+	denied, err := c.denied(ctx, asked)
+	if err != nil || len(denied) == 0 {
+		return err
 	}
-	return problem.New("KUB-022", "you may not %s", strings.Join(denied, ", "))
+	var what []string
+	for _, a := range denied {
+		where := " in namespace " + a.namespace
+		if a.namespace == "" {
+			where = " in the cluster"
+		}
+		what = append(what, a.verb+" "+a.what()+where)
+	}
+	return problem.New("KUB-022", "you may not %s", strings.Join(what, ", "))
 }
 
 // unowned says that an object which would be made is not there already.

@@ -126,10 +126,8 @@ func (c *Cluster) failed(err error, doing string) error {
 	case meta.IsNoMatchError(err), strings.Contains(text, "no matches for kind"):
 		return problem.Because(err, "KUB-014", "the cluster does not know a kind of object").
 			WithNext("turn the value off that needs it, or install its CustomResourceDefinition")
-	case strings.Contains(text, "incompatible with Kubernetes"):
-		return problem.New("KUB-014", "%s", text)
-	case strings.Contains(text, "execution error at"), strings.Contains(text, "error calling"):
-		return problem.New("KUB-005", "%s", refusal(text))
+	case unsuited(text) != nil:
+		return unsuited(text)
 	case strings.Contains(text, "cannot be imported into the current release"):
 		return problem.New("KUB-015", "%s: %s", doing, text)
 	case errors.Is(err, driver.ErrReleaseExists), strings.Contains(text, "another operation"):

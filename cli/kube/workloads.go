@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -99,12 +100,12 @@ func (c *Cluster) why(ctx context.Context, namespace string, o object, made meta
 	if err != nil {
 		return "", "", err
 	}
-	list, err := c.client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{Limit: 500})
+	list, err := c.client.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{Limit: pageSize})
 	if err != nil {
 		list = &corev1.EventList{} // reasons are a courtesy: whoever may not read them waits without
 	}
-	events := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { at := when(e); return at.Before(&made) })
-	slices.SortStableFunc(events, func(a, b corev1.Event) int { x, y := when(b), when(a); return x.Compare(y.Time) })
+	events := slices.DeleteFunc(list.Items, func(e corev1.Event) bool { return when(e).Before(made.Time) })
+	slices.SortStableFunc(events, func(a, b corev1.Event) int { return when(b).Compare(when(a)) })
 	if len(pods.Items) == 0 {
 		if e := warning(events, func(e corev1.Event) bool { return madeBy(e, o.name()) }); e != "" {
 			return "no pod: " + e, forbidden(e), nil
@@ -120,11 +121,9 @@ func (c *Cluster) why(ctx context.Context, namespace string, o object, made meta
 	return "being replaced", "", nil
 }
 
-func when(e corev1.Event) metav1.Time {
-	if !e.LastTimestamp.IsZero() {
-		return e.LastTimestamp
-	}
-	return metav1.Time{Time: e.EventTime.Time}
+// when an event happened last: who records it chooses the field.
+func when(e corev1.Event) time.Time {
+	return cmp.Or(e.LastTimestamp.Time, e.EventTime.Time, e.CreationTimestamp.Time)
 }
 
 // madeBy says whether an event is about what makes a workload's pods.
