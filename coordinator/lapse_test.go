@@ -201,6 +201,10 @@ func TestLeaving(t *testing.T) {
 	if !d.only("db").Drained || d.changes.Load() != before+1 {
 		t.Error("an instance that stops gets requests")
 	}
+	d.restart()
+	if m, err := d.Marble(t.Context(), "db"); err != nil || !d.only("db").Drained || m.Instances[0].Stage != "stopping" {
+		t.Errorf("after a restart: got %+v (%v), wanted an instance that is stopping and drained", m, err)
+	}
 	for _, at := range []time.Time{lease.DegradeAt, lease.DrainAt, lease.NotAfter} {
 		d.clock.now.Store(at.UnixNano())
 		if err := d.Tick(t.Context()); err != nil {

@@ -76,6 +76,10 @@ func (l *live) put(key string, r instanceRecord) {
 	old.serial, old.previous, old.provenances = r.Serial, r.Previous, r.Provenances
 	l.serials[r.Serial] = leafOf{key, r.NotAfter}
 	l.begin(key, old, r)
+	if r.Leaving {
+		old.stage = stageStopping
+		l.lapsing.leaving[key] = struct{}{}
+	}
 	if r.Previous != "" {
 		l.serials[r.Previous] = leafOf{key, r.PreviousNotAfter}
 	}
@@ -317,11 +321,27 @@ func (r *run) taken(revision string) {
 
 // Report notes what an instance says of its stage. It is kept in memory, for as
 // long as the instance lives. One that says that it is stopping gets no new
-// requests.
-func (c *Coordinator) Report(_ context.Context, p Peer, stage, reason string) {
-	if c.live.stage(p, stage, reason) {
-		c.changed()
+// requests, also from a coordinator that starts anew.
+func (c *Coordinator) Report(ctx context.Context, p Peer, stage, reason string) {
+	if !c.live.stage(p, stage, reason) {
+		return
 	}
+	c.changed()
+	done, err := c.begin(ctx)
+	if err != nil {
+		return
+	}
+	defer done()
+	// It may be gone before this is stored. A store that fails is shown as such.
+	_ = c.update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		key := instanceKey(p.Marble, p.Instance)
+		r, ok := instances.Get(tx, key)
+		if !ok || p.Serial != r.Serial && p.Serial != r.Previous {
+			return nil
+		}
+		r.Leaving = true
+		return instances.Put(tx, key, r)
+	})
 }
 
 // Disconnected notes that an instance's session has ended.

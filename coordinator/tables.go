@@ -73,6 +73,7 @@ type instanceRecord struct {
 	// ends, in case the newest one was lost on its way.
 	Previous         string    `json:"previous,omitempty"`
 	PreviousNotAfter time.Time `json:"previousNotAfter,omitzero"`
+	Leaving          bool      `json:"leaving,omitempty"` // it said under these leaves that it is stopping
 	Decision         string    `json:"decision"`
 	Basis            basis     `json:"basis,omitzero"` // what the newest leaf was given for
 	// Origin and Evidence are what lineage has of the instance; Released are the
