@@ -122,6 +122,9 @@ func (v Verdict) Failed() []Step {
 func (v Verdict) Reason() (code, text string) {
 	for _, s := range v.Steps {
 		if !s.OK {
+			if s.Want == NotShown {
+				return s.Code, s.Field + ": got " + s.Got + ", another is wanted"
+			}
 			return s.Code, s.Field + ": wanted " + s.Want + ", got " + s.Got
 		}
 	}

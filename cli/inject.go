@@ -3,6 +3,8 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/ashlar-mesh/ashlar/cli/term"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
@@ -66,8 +68,8 @@ func (a *app) inject(f injectFlags) error {
 		all.YAML += string(text)
 		all.Objects = append(all.Objects, objects...)
 	}
-	if err := inject.Join("the files", errs...); err != nil {
-		return err
+	if refused := inject.Refusals(errs...); len(refused) > 0 {
+		return a.injectRefused(refused)
 	}
 	if done, err := a.p.Structured(all); done {
 		return err
@@ -75,6 +77,17 @@ func (a *app) inject(f injectFlags) error {
 	a.p.Raw(all.YAML)
 	a.injectReport(all.Objects, f.settings == "")
 	return nil
+}
+
+// injectRefused lists all that is wrong.
+func (a *app) injectRefused(all []*problem.Error) error {
+	if len(all) == 1 {
+		return all[0]
+	}
+	for _, e := range all {
+		a.p.Notef("%s %s: %s\n    next: %s\n", a.p.Red(term.Bad), e.Code, e.Detail, e.Next)
+	}
+	return problem.New("KUB-050", "%d things are wrong", len(all))
 }
 
 // injectorSettings reads the injector's settings, or makes some up to look at.

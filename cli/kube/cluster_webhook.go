@@ -99,7 +99,7 @@ func bundleFinding(name string, bundle []byte, now time.Time) check.Finding {
 	if left < newest.NotAfter.Sub(newest.NotBefore)/10 {
 		return check.Warn("KUB-035", "the newest CA certificate of the injectors ends in %s, and none was added since", term.Span(left))
 	}
-	return check.Pass("the injectors' newest CA certificate is %s old and lasts %s more (%d in the caBundle)", term.Span(age), term.Span(left), len(certs))
+	return check.Pass("the injectors' newest CA certificate has been valid for %s and lasts %s more (%d in the caBundle)", term.Span(age), term.Span(left), len(certs))
 }
 
 // readBundle reads the certificates of a caBundle.

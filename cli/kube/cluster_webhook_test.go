@@ -112,8 +112,8 @@ func TestBundleFinding(t *testing.T) {
 		bundle []byte
 		want   string
 	}{
-		{"two injectors", join(older, fresh), "passed  the injectors' newest CA certificate is 2 d old and lasts 5 d more (2 in the caBundle)"},
-		{"one has ended", join(ended, fresh), "passed  the injectors' newest CA certificate is 2 d old and lasts 5 d more (2 in the caBundle)"},
+		{"two injectors", join(older, fresh), "passed  the injectors' newest CA certificate has been valid for 2 d and lasts 5 d more (2 in the caBundle)"},
+		{"one has ended", join(ended, fresh), "passed  the injectors' newest CA certificate has been valid for 2 d and lasts 5 d more (2 in the caBundle)"},
 		{"nobody renews", join(ended, last), "warning KUB-035 the newest CA certificate of the injectors ends in 12 h, and none was added since"},
 		{"all have ended", join(ended, coming), "failed KUB-035 the caBundle of webhook w has no certificate that is valid now (2 are not)"},
 		{"empty", nil, "failed KUB-035 the caBundle of webhook w: it is empty: no injector has added its certificate"},

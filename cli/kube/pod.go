@@ -195,6 +195,9 @@ func (f podFacts) broken(s *Story) bool {
 		if st.RestartCount > 0 {
 			next += " --previous"
 		}
+		if strings.HasPrefix(what, waitsForImage) {
+			next = "mend the image's name, or the credentials for its registry: kubectl -n " + f.pod.Namespace + " describe pod " + f.pod.Name
+		}
 		// Why an attested program does not start, its premain says in the condition.
 		if c := conditionOf(f.pod, inject.Attested); c.Status == corev1.ConditionFalse && c.Message != "" && kind == "container" {
 			h := heard(c.Message)
@@ -233,6 +236,8 @@ func (f podFacts) starting(s *Story) bool {
 	return true
 }
 
+const waitsForImage = "waits for its image "
+
 // trouble says what is wrong with a container, and what was said of it.
 func trouble(st corev1.ContainerStatus) (what, why string) {
 	if w := st.State.Waiting; w != nil {
@@ -242,7 +247,7 @@ func trouble(st corev1.ContainerStatus) (what, why string) {
 		case "CrashLoopBackOff":
 			return "keeps ending", ending(st.LastTerminationState.Terminated)
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
-			return "waits for its image " + st.Image, w.Reason + ": " + w.Message
+			return waitsForImage + st.Image, w.Reason + ": " + w.Message
 		}
 		return "cannot start", w.Reason + ": " + w.Message
 	}

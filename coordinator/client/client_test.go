@@ -237,6 +237,20 @@ func TestDialRefusals(t *testing.T) {
 	}
 }
 
+// TestUnreachableServiceNamesTheWay checks that a Service's name, which resolves in
+// its cluster alone, leads to a port that is forwarded.
+func TestUnreachableServiceNamesTheWay(t *testing.T) {
+	for addr, want := range map[string]string{
+		"ashlar.mesh.svc:4433":    "kubectl -n mesh port-forward service/ashlar 4433, and --address localhost:4433",
+		"coordinator.example:443": "",
+	} {
+		var e *problem.Error
+		if !errors.As(unreachable(errors.New("no such host"), addr), &e) || !strings.Contains(e.Next, want) || want == "" && strings.Contains(e.Next, "kubectl") {
+			t.Errorf("%s: got %v, want the next step %q", addr, e, want)
+		}
+	}
+}
+
 // TestUnverifiedServerAdvisesNobody checks that a server which gives no statement
 // cannot show a verdict of its own, nor tell people what to do.
 func TestUnverifiedServerAdvisesNobody(t *testing.T) {

@@ -323,5 +323,11 @@ func unreachable(err error, addr string) error {
 	if errors.As(err, &record) {
 		return problem.Because(err, "CRD-105", "%s does not speak TLS", addr)
 	}
-	return problem.Because(err, "CRD-105", "%s", addr)
+	e := problem.Because(err, "CRD-105", "%s", addr)
+	if host, port, split := net.SplitHostPort(addr); split == nil {
+		if name := strings.Split(host, "."); len(name) == 3 && name[2] == "svc" {
+			return e.WithNext("from outside of the cluster: kubectl -n %s port-forward service/%s %s, and --address localhost:%s", name[1], name[0], port, port)
+		}
+	}
+	return e
 }

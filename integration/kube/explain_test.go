@@ -98,7 +98,7 @@ func TestCheckOfTheWebhook(t *testing.T) {
 	})
 	found := checked(t, only...)
 	want(t, found, "passed", "and no such pod starts without it")
-	want(t, found, "passed", "the injectors' newest CA certificate is")
+	want(t, found, "passed", "the injectors' newest CA certificate has been valid")
 	want(t, found, "passed", "the webhook leaves pods without the label alone")
 	if pods, err := c.Client.CoreV1().Pods(ns).List(t.Context(), meta.ListOptions{}); err != nil || len(pods.Items) != 0 {
 		t.Errorf("got %d pods (%v), want none: trials are not kept", len(pods.Items), err)

@@ -189,7 +189,8 @@ func (in *injection) onlyTEE() string {
 	case len(in.marble.TEEs) == 0:
 		in.refused.add("KUB-053", "the package of marble %s names no TEE", in.marble.Name)
 	case len(tees) == 0:
-		in.refused.add("KUB-053", "the package of marble %s may run in %s, and this cluster has a default profile for none of them", in.marble.Name, few(in.marble.TEEs))
+		in.refused.add("KUB-053", "the package of marble %s may run in %s, and there is a default profile for none of them", in.marble.Name, few(in.marble.TEEs)).
+			WithNext("name a profile: by the value tee.defaults, the annotation %s, or --profile of ashlar inject", ProfileOf)
 	default:
 		in.refused.add("KUB-053", "the package of marble %s may run in %s, and this cluster has default profiles for several of them", in.marble.Name, few(tees))
 	}

@@ -40,14 +40,13 @@ func (r refusals) err(what string) error {
 	return problem.New("KUB-050", "%s: %d things are wrong%v", what, len(r), r)
 }
 
-// Join makes one error of several, so that no refusal is lost on the way to who
-// reads it; nil of none.
-func Join(what string, errs ...error) error {
+// Refusals are the single refusals in errors, each with its code and next step.
+func Refusals(errs ...error) []*problem.Error {
 	var r refusals
 	for _, err := range errs {
 		r.addIf(err)
 	}
-	return r.err(what)
+	return r
 }
 
 // Error lists the refusals, each with its code and its next step.

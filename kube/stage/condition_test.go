@@ -21,7 +21,7 @@ var stages = []stage.Stage{stage.Starting, stage.Connecting, stage.VerifyingCoor
 	stage.StartingProxy, stage.StartingProgram, stage.Running, stage.Degraded, stage.Drained, stage.Cut, stage.Refused, stage.Stopping}
 
 func refused() *apiv1.Decision {
-	return &apiv1.Decision{ID: "web/7f2c", Purpose: "activate", Instance: "u1", Code: "ATT-031", Reason: "tdx.rtmr1: wanted another, got 77f9"}
+	return &apiv1.Decision{ID: "web/7f2c", Purpose: "activate", Instance: "u1", Code: "ATT-012", Reason: "tdx.rtmr1: got 77f9, another is wanted"}
 }
 
 func TestWhatAPodSays(t *testing.T) {
@@ -50,9 +50,9 @@ func TestWhatAPodSays(t *testing.T) {
 		{"attesting", stage.Status{Stage: stage.Attesting}, false, nil, "False", Attesting, "attesting"},
 		{"no evidence", stage.Status{Stage: stage.Attesting, Reason: "no socket", Code: "MRB-007"}, false, nil, "False", NoEvidence, "the TEE gives no evidence: no socket (MRB-007)"},
 		{"coordinator away meanwhile", stage.Status{Stage: stage.Attesting, Code: "MRB-004"}, false, nil, "False", CoordinatorUnreachable, "the coordinator does not answer as it should (MRB-004)"},
-		{"tries again", stage.Status{Stage: stage.Attesting}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
-		{"starts again", stage.Status{Stage: stage.Starting}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
-		{"refused", stage.Status{Stage: stage.Refused, Code: "MRB-008", Reason: "see the table"}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
+		{"tries again", stage.Status{Stage: stage.Attesting}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: got 77f9, another is wanted (ATT-012); next: ashlar explain web/7f2c"},
+		{"starts again", stage.Status{Stage: stage.Starting}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: got 77f9, another is wanted (ATT-012); next: ashlar explain web/7f2c"},
+		{"refused", stage.Status{Stage: stage.Refused, Code: "MRB-008", Reason: "see the table"}, false, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: got 77f9, another is wanted (ATT-012); next: ashlar explain web/7f2c"},
 		{"refused, coordinator silent", stage.Status{Stage: stage.Refused, Code: "CRD-030", Reason: "no marble web"}, false, nil, "False", EvidenceRefused, "refused: no marble web (CRD-030); next: see the log of the container"},
 		{"wrong coordinator", stage.Status{Stage: stage.Refused, Code: "MRB-006", Reason: "another measurement"}, false, refused(), "False", CoordinatorRefused, "the coordinator is not the one that the policy names: another measurement (MRB-006)"},
 		{"rendering", stage.Status{Stage: stage.Rendering}, false, refused(), "False", Rendering, "writing files and environment"},
@@ -138,9 +138,9 @@ func TestWhatIsSaidOfASilentPod(t *testing.T) {
 		{"long, the kubelet hears it", pod(with(inject.Attested, "True"), with(corev1.ContainersReady, "True")), patience, nil, "", "", ""},
 		{"long, neither hears it", pod(with(inject.Attested, "True"), with(corev1.ContainersReady, "False")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z"},
 		{"long, the kubelet hears it, never attested", pod(with(inject.Attested, "False"), with(corev1.ContainersReady, "True")), patience, nil, "Unknown", NoAnswer, "no answer at 10.0.0.7:9101 since 2026-01-02T11:59:30Z, though the kubelet hears one; next: let NetworkPolicies admit the injectors to that port"},
-		{"refused before", pod(), time.Second, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
+		{"refused before", pod(), time.Second, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: got 77f9, another is wanted (ATT-012); next: ashlar explain web/7f2c"},
 		{"not injected", pod(uninjected), patience, nil, "False", NotInjected, "the injector did not change this pod; next: delete it, so that it is made anew"},
-		{"crashes, refused", pod(ended(3)), 0, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: wanted another, got 77f9 (ATT-031); next: ashlar explain web/7f2c"},
+		{"crashes, refused", pod(ended(3)), 0, refused(), "False", EvidenceRefused, "evidence refused: tdx.rtmr1: got 77f9, another is wanted (ATT-012); next: ashlar explain web/7f2c"},
 		{"crashes with 3", pod(ended(3)), 0, nil, "False", EvidenceRefused, "refused; next: see the log of the container"},
 		{"revoked", pod(ended(77)), 0, refused(), "False", Revoked, "the identity was revoked; next: ashlar audit list"},
 		{"crashes", pod(ended(6)), 0, nil, "False", Ended, "the container ended with exit code 6; next: see its log"},
