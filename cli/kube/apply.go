@@ -177,9 +177,11 @@ func (c *Cluster) removeWebhooks(ctx context.Context, all []object) error {
 // and why.
 func (c *Cluster) Wait(ctx context.Context, p *Plan, each func([]Workload)) error {
 	last := ""
+	var now []Workload // as they were when they could be looked at
 	for {
-		now, err := c.Workloads(ctx, p)
+		seen, err := c.Workloads(ctx, p)
 		if err == nil {
+			now = seen
 			if text := fmt.Sprint(now); text != last {
 				last = text
 				each(now)

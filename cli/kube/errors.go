@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,10 @@ var silence = sync.OnceFunc(func() {
 	klog.SetOutput(io.Discard)
 })
 
+// noTime is how the client library says that it would have to wait for longer
+// than the caller does before it asks; the error wraps none.
+const noTime = "would exceed context deadline"
+
 // explained gives a failure at the API server its code. What has one keeps it.
 func (c *Cluster) explained(err error, doing string) error {
 	var coded *problem.Error
@@ -33,7 +38,7 @@ func (c *Cluster) explained(err error, doing string) error {
 		return err
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", doing, err)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network), errors.As(err, &address):
+	case errors.Is(err, context.DeadlineExceeded), strings.Contains(err.Error(), noTime), errors.As(err, &network), errors.As(err, &address):
 		return c.failure(err, "%s", doing)
 	case !errors.As(err, &status):
 		return problem.Because(err, "KUB-013", "%s", doing)

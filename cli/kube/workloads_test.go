@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -125,5 +127,35 @@ func TestWaitEndsWithWhatIsNotReady(t *testing.T) {
 	p.objects[0]["metadata"] = map[string]any{"name": "absent"}
 	if err := c.Wait(t.Context(), p, func([]Workload) {}); err == nil || problem.CodeOf(err) == "KUB-008" {
 		t.Errorf("got %v for a workload that is not there, want the answer of the API server", err)
+	}
+}
+
+// TestWaitsEndWithWhatIsNotReady: an API server that answers no more in the time
+// that is left is not the reason.
+func TestWaitsEndWithWhatIsNotReady(t *testing.T) {
+	for name, late := range map[string]func(context.Context) error{
+		"in the middle of a request": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"before one": func(context.Context) error {
+			return errors.New("client rate limiter Wait returned an error: rate: Wait(n=1) would exceed context deadline")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), pollEvery+pollEvery/4)
+			defer cancel()
+			client := fake.NewClientset(&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: "shop"}})
+			asked := 0
+			client.PrependReactor("get", "deployments", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if asked++; asked == 1 {
+					return false, nil, nil
+				}
+				return true, nil, late(ctx)
+			})
+			c, p := &Cluster{client: client}, &Plan{Target: Target{"r", "shop"}, objects: []object{{"kind": "Deployment", "metadata": map[string]any{"name": "d"}}}}
+			err := c.Wait(ctx, p, func([]Workload) {})
+			if problem.CodeOf(err) != "KUB-008" || asked > 2 {
+				t.Errorf("got %v after %d looks, want KUB-008", err, asked)
+			}
+		})
 	}
 }
