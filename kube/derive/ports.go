@@ -14,9 +14,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest/importer"
 )
 
-// readyPort is the marble's own probe.
-const readyPort = 9101
-
 const (
 	maxServed = 32
 	maxCalls  = 1024
@@ -34,7 +31,7 @@ type offer struct {
 // ports says what a marble serves: what its program's container declares, and
 // what Services send to it.
 func (j *job) ports(m *marble) {
-	m.busy[readyPort] = true
+	m.busy[inject.DefaultReadyPort] = true
 	for _, w := range m.runs {
 		for i := range w.spec.Containers {
 			for k, p := range w.spec.Containers[i].Ports {

@@ -50,7 +50,7 @@ type Settings struct {
 	// ReadinessGate keeps a pod from being ready until its condition Attested is
 	// true, besides its readiness probe.
 	ReadinessGate bool  `json:"readinessGate"`
-	ReadyPort     int32 `json:"readyPort,omitempty"` // of the marble's probe; 9101 if zero
+	ReadyPort     int32 `json:"readyPort,omitempty"` // of the marble's probe; DefaultReadyPort if zero
 }
 
 // Profile is what a pod needs of a cluster to run in a TEE: a row of the table

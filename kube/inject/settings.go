@@ -23,8 +23,8 @@ const (
 	maxEntries  = 50 // of each list and map of a row
 )
 
-// defaultReadyPort is where a marble says its stage.
-const defaultReadyPort = 9101
+// DefaultReadyPort is where a marble says its stage, unless Settings say otherwise.
+const DefaultReadyPort = 9101
 
 // imageName is loose: the registry judges names, this keeps out what is none.
 var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
@@ -107,7 +107,7 @@ func (s Settings) Digest() string {
 
 func (s Settings) readyPort() int32 {
 	if s.ReadyPort == 0 {
-		return defaultReadyPort
+		return DefaultReadyPort
 	}
 	return s.ReadyPort
 }

@@ -59,7 +59,7 @@ func parseSettings(raw []byte) (Settings, error) {
 		return s, problem.New("KUB-071", "the setting service: wanted NAME.NAMESPACE.svc, got %.128q", s.Service)
 	}
 	if s.ReadyPort == 0 {
-		s.ReadyPort = defaultReadyPort
+		s.ReadyPort = inject.DefaultReadyPort
 	}
 	return s, nil
 }

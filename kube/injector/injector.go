@@ -30,10 +30,9 @@ import (
 )
 
 const (
-	defaultReadyPort = 9101
-	maxConnections   = 256 // of the webhook
-	maxStreams       = 32  // of one connection
-	opsConnections   = 16
+	maxConnections = 256 // of the webhook
+	maxStreams     = 32  // of one connection
+	opsConnections = 16
 	// drain is how long the webhook serves on after it was told to end: until then
 	// API servers may not know that others are to be asked.
 	drain     = 5 * time.Second

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/plain"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
@@ -44,12 +45,6 @@ const (
 	patience   = 30 * time.Second // without an answer, before that is said
 	maxMessage = 512              // bytes
 	maxWords   = 300              // bytes of what somebody else says in it
-)
-
-// Exit codes by which ashlar-marble says why it ended.
-const (
-	exitRefused = 3
-	exitRevoked = 77
 )
 
 // Observed is what is known of a pod at one time.
@@ -178,9 +173,9 @@ func evidenceRefused(o Observed) corev1.PodCondition {
 // afterEnd says why the marble's container is not running.
 func afterEnd(o Observed, code int32) corev1.PodCondition {
 	switch {
-	case code == exitRevoked:
+	case code == stage.ExitRevoked:
 		return no(Revoked, "the identity was revoked; next: ashlar audit list")
-	case o.Refusal != nil || code == exitRefused:
+	case o.Refusal != nil || int(code) == problem.Refused.ExitCode():
 		return evidenceRefused(o)
 	}
 	return no(Ended, fmt.Sprintf("the container ended with exit code %d; next: see its log", code))

@@ -15,13 +15,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
 
-// Exit codes of a run whose program the marble stopped (sysexits.h: try again
-// later, not permitted).
-const (
-	exitCut     = 75 // --on-cut stop
-	exitRevoked = 77
-)
-
 // What to do with the program when the identity ends.
 const (
 	onCutKeep = "keep"
@@ -43,7 +36,7 @@ func (r *runner) obey(ctx context.Context, m *marble.Marble, process *program.Pr
 		s, changed := r.tracker.Current()
 		if r.o.onCut == onCutStop && s.Stage == stage.Cut && m.Revoked() == nil {
 			r.log.Warn("the program is stopped: its identity has ended", "code", s.Code, "reason", s.Reason)
-			r.stopped = exitCut
+			r.stopped = stage.ExitCut
 			process.Terminate(r.o.grace)
 			return
 		}
@@ -55,7 +48,7 @@ func (r *runner) obey(ctx context.Context, m *marble.Marble, process *program.Pr
 			if err := r.files.RemoveAll(); err != nil {
 				r.log.Error("a rendered file stays", "reason", err)
 			}
-			r.stopped = exitRevoked
+			r.stopped = stage.ExitRevoked
 			process.Terminate(r.o.grace)
 			return
 		case <-changed:

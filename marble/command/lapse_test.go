@@ -17,6 +17,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/marbletest"
+	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
 
 // variable returns what the program has of its environment.
@@ -41,8 +42,8 @@ func TestRevocationStopsTheProgram(t *testing.T) {
 		return x.coordinator.Push(&marblepb.SessionResponse{Message: &marblepb.SessionResponse_Revocation{
 			Revocation: &marblepb.Revocation{Code: "INC-001", Reason: "stolen"}}}) > 0
 	})
-	if code := p.code(t); code != exitRevoked {
-		t.Errorf("got exit code %d, want %d\n%s", code, exitRevoked, p.stderr.String())
+	if code := p.code(t); code != stage.ExitRevoked {
+		t.Errorf("got exit code %d, want %d\n%s", code, stage.ExitRevoked, p.stderr.String())
 	}
 	if s, _ := x.seen(); !slices.Contains(s.Signals, syscall.SIGTERM.String()) {
 		t.Errorf("the program got %q, want SIGTERM", s.Signals)
@@ -74,8 +75,8 @@ func TestCutStopsTheProgramIfAsked(t *testing.T) {
 	x := newBench(t, marbletest.Behaviour{})
 	x.coordinator.Behave(x.refusing())
 	p := x.start([]string{"--on-cut", "stop"}, os.Args[0])
-	if code := p.code(t); code != exitCut {
-		t.Errorf("got exit code %d, want %d\n%s", code, exitCut, p.stderr.String())
+	if code := p.code(t); code != stage.ExitCut {
+		t.Errorf("got exit code %d, want %d\n%s", code, stage.ExitCut, p.stderr.String())
 	}
 }
 

@@ -37,6 +37,13 @@ const (
 	Stopping             Stage = "stopping" // final
 )
 
+// Exit codes of a marble that stopped its program (sysexits.h: try again later,
+// not permitted).
+const (
+	ExitCut     = 75 // its identity has ended, and it was told to
+	ExitRevoked = 77
+)
+
 // Status is a stage and what is to be said about it. No field holds a secret.
 type Status struct {
 	Stage     Stage     `json:"stage"`
