@@ -109,22 +109,31 @@ func (c *Cluster) checkTEEs(ctx context.Context, o *CheckOptions) []check.Findin
 
 const (
 	pageSize = 500
-	maxPages = 20 // of nodes
+	maxPages = 20 // of nodes, pods, and what makes pods
 )
+
+// paged reads a list page by page.
+func paged[L metav1.ListInterface](ctx context.Context, o metav1.ListOptions, list func(context.Context, metav1.ListOptions) (L, error), take func(L)) error {
+	o.Limit = pageSize
+	for range maxPages {
+		page, err := list(ctx, o)
+		if err != nil {
+			return err
+		}
+		take(page)
+		if o.Continue = page.GetContinue(); o.Continue == "" {
+			break
+		}
+	}
+	return nil
+}
 
 // look reads what a pod's place is chosen from.
 func (c *Cluster) look(ctx context.Context) (cluster, error) {
 	var out cluster
-	next := ""
-	for range maxPages {
-		page, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: pageSize, Continue: next})
-		if err != nil {
-			return out, c.failure(err, "listing nodes")
-		}
-		out.nodes = append(out.nodes, page.Items...)
-		if next = page.Continue; next == "" {
-			break
-		}
+	err := paged(ctx, metav1.ListOptions{}, c.client.CoreV1().Nodes().List, func(l *corev1.NodeList) { out.nodes = append(out.nodes, l.Items...) })
+	if err != nil {
+		return out, c.failure(err, "listing nodes")
 	}
 	classes, err := c.client.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{Limit: pageSize})
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,16 +36,18 @@ func (c *Cluster) Explain(ctx context.Context, name string) (Story, error) {
 		return Story{}, c.unknownPod(ctx, name, makers)
 	}
 	family := descendants(makers, found.uid)
-	pods, err := c.client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{Limit: pageSize})
+	var mine []corev1.Pod
+	err = paged(ctx, metav1.ListOptions{}, c.client.CoreV1().Pods(c.Namespace).List, func(l *corev1.PodList) { mine = append(mine, ofFamily(l.Items, family)...) })
 	if err != nil {
 		return Story{}, c.failure(err, "listing pods")
 	}
-	events, err := c.client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=FailedCreate", Limit: pageSize})
+	var events []corev1.Event
+	failures := metav1.ListOptions{FieldSelector: "reason=FailedCreate"}
+	err = paged(ctx, failures, c.client.CoreV1().Events(c.Namespace).List, func(l *corev1.EventList) { events = append(events, l.Items...) })
 	if err != nil {
 		return Story{}, c.failure(err, "listing events")
 	}
-	mine := ofFamily(pods.Items, family)
-	if s, ok := failedCreate(c.Namespace, family, mine, events.Items); ok {
+	if s, ok := failedCreate(c.Namespace, family, mine, events); ok {
 		return s, nil
 	}
 	if len(mine) == 0 {
@@ -103,7 +107,7 @@ type maker struct {
 }
 
 func (c *Cluster) makers(ctx context.Context) ([]maker, error) {
-	all := metav1.ListOptions{Limit: pageSize}
+	all := metav1.ListOptions{}
 	apps := c.client.AppsV1()
 	var out []maker
 	add := func(kind string, m metav1.ObjectMeta, wanted int32) {
@@ -113,40 +117,40 @@ func (c *Cluster) makers(ctx context.Context) ([]maker, error) {
 		}
 		out = append(out, maker{kind, m.Name, m.UID, owner, wanted, m.CreationTimestamp})
 	}
-	deployments, err := apps.Deployments(c.Namespace).List(ctx, all)
-	if err != nil {
+	if err := paged(ctx, all, apps.Deployments(c.Namespace).List, func(l *appsv1.DeploymentList) {
+		for _, o := range l.Items {
+			add("Deployment", o.ObjectMeta, wanted(o.Spec.Replicas))
+		}
+	}); err != nil {
 		return nil, c.failure(err, "listing Deployments")
 	}
-	for _, d := range deployments.Items {
-		add("Deployment", d.ObjectMeta, wanted(d.Spec.Replicas))
-	}
-	sets, err := apps.ReplicaSets(c.Namespace).List(ctx, all)
-	if err != nil {
+	if err := paged(ctx, all, apps.ReplicaSets(c.Namespace).List, func(l *appsv1.ReplicaSetList) {
+		for _, o := range l.Items {
+			add("ReplicaSet", o.ObjectMeta, wanted(o.Spec.Replicas))
+		}
+	}); err != nil {
 		return nil, c.failure(err, "listing ReplicaSets")
 	}
-	for _, r := range sets.Items {
-		add("ReplicaSet", r.ObjectMeta, wanted(r.Spec.Replicas))
-	}
-	stateful, err := apps.StatefulSets(c.Namespace).List(ctx, all)
-	if err != nil {
+	if err := paged(ctx, all, apps.StatefulSets(c.Namespace).List, func(l *appsv1.StatefulSetList) {
+		for _, o := range l.Items {
+			add("StatefulSet", o.ObjectMeta, wanted(o.Spec.Replicas))
+		}
+	}); err != nil {
 		return nil, c.failure(err, "listing StatefulSets")
 	}
-	for _, s := range stateful.Items {
-		add("StatefulSet", s.ObjectMeta, wanted(s.Spec.Replicas))
-	}
-	daemons, err := apps.DaemonSets(c.Namespace).List(ctx, all)
-	if err != nil {
+	if err := paged(ctx, all, apps.DaemonSets(c.Namespace).List, func(l *appsv1.DaemonSetList) {
+		for _, o := range l.Items {
+			add("DaemonSet", o.ObjectMeta, o.Status.DesiredNumberScheduled)
+		}
+	}); err != nil {
 		return nil, c.failure(err, "listing DaemonSets")
 	}
-	for _, d := range daemons.Items {
-		add("DaemonSet", d.ObjectMeta, d.Status.DesiredNumberScheduled)
-	}
-	jobs, err := c.client.BatchV1().Jobs(c.Namespace).List(ctx, all)
-	if err != nil {
+	if err := paged(ctx, all, c.client.BatchV1().Jobs(c.Namespace).List, func(l *batchv1.JobList) {
+		for _, o := range l.Items {
+			add("Job", o.ObjectMeta, wanted(o.Spec.Parallelism))
+		}
+	}); err != nil {
 		return nil, c.failure(err, "listing Jobs")
-	}
-	for _, j := range jobs.Items {
-		add("Job", j.ObjectMeta, wanted(j.Spec.Parallelism))
 	}
 	return out, nil
 }

@@ -4,9 +4,13 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -89,5 +93,28 @@ func TestIdle(t *testing.T) {
 	}
 	if s := idle("shop", makersOfShop[0]); s.Well || s.Code != "KUB-040" || s.Next == "" {
 		t.Errorf("got %+v, want a reason to look", s)
+	}
+}
+
+// TestLongListsAreReadWhole: the pods that a ReplicaSet has are on the second
+// page, so what once failed is not why there are too few.
+func TestLongListsAreReadWhole(t *testing.T) {
+	yes, two := true, int32(2)
+	owner := []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", UID: "r", Controller: &yes}}
+	client := fake.NewClientset(
+		&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "web-1", Namespace: "shop", UID: "r"}, Spec: appsv1.ReplicaSetSpec{Replicas: &two}},
+		&corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e", Namespace: "shop"}, Reason: "FailedCreate", InvolvedObject: corev1.ObjectReference{UID: "r"}, Message: "quota"})
+	pages := 0
+	client.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		if pages++; pages == 1 {
+			return true, &corev1.PodList{ListMeta: metav1.ListMeta{Continue: "second"}, Items: make([]corev1.Pod, pageSize)}, nil
+		}
+		return true, &corev1.PodList{Items: []corev1.Pod{
+			{ObjectMeta: metav1.ObjectMeta{Name: "web-1-a", Namespace: "shop", OwnerReferences: owner}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "web-1-b", Namespace: "shop", OwnerReferences: owner}}}}, nil
+	})
+	s, err := (&Cluster{client: client, Namespace: "shop"}).Explain(t.Context(), "web-1")
+	if err != nil || pages != 2 || s.Subject == "ReplicaSet web-1" {
+		t.Errorf("got %+v, %v after %d pages, want a pod's story after 2", s, err, pages)
 	}
 }
