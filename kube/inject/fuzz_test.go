@@ -78,7 +78,7 @@ func FuzzSettings(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte(`{"profiles": {"x": {"tee": "snp", "epc": {}}}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		s, err := inject.ParseSettings(raw)
+		s, err := inject.ParseFile(raw)
 		if err != nil {
 			return
 		}
@@ -86,7 +86,7 @@ func FuzzSettings(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back, err := inject.ParseSettings(again); err != nil || back.Digest() != s.Digest() {
+		if back, err := inject.ParseFile(again); err != nil || back.Digest() != s.Digest() {
 			t.Errorf("got %v, %v from %s", back, err, again)
 		}
 	})

@@ -29,14 +29,20 @@ const DefaultReadyPort = 9101
 // imageName is loose: the registry judges names, this keeps out what is none.
 var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
 
-// ParseSettings reads settings as strictly as Decode, and judges them as Check
-// does. Codes: KUB-062 the document, KUB-063 a row of the table.
-func ParseSettings(raw []byte) (Settings, error) {
-	var s Settings
-	if err := Decode(raw, &s); err != nil {
+// ParseFile reads the settings out of the injector's file, which has fields of
+// its own besides, as strictly as Decode, and judges them as Check does. Codes:
+// KUB-062 the document, KUB-063 a row of the table.
+func ParseFile(raw []byte) (Settings, error) {
+	var file struct {
+		Settings
+		Client  string `json:"client"`
+		Webhook string `json:"webhook"`
+		Service string `json:"service"`
+	}
+	if err := Decode(raw, &file); err != nil {
 		return Settings{}, err
 	}
-	return s, s.Check()
+	return file.Settings, file.Settings.Check()
 }
 
 // Check says all that is wrong with settings.
@@ -119,21 +125,6 @@ func meant(name string, table map[string]Profile) string {
 		return ": did you mean " + near + "?"
 	}
 	return "; it has " + few(names)
-}
-
-// ParseFile reads the settings out of the injector's file, which has fields of
-// its own besides.
-func ParseFile(raw []byte) (Settings, error) {
-	var file struct {
-		Settings
-		Client  string `json:"client"`
-		Webhook string `json:"webhook"`
-		Service string `json:"service"`
-	}
-	if err := Decode(raw, &file); err != nil {
-		return Settings{}, err
-	}
-	return file.Settings, file.Settings.Check()
 }
 
 // Placeholders are settings to look at, of no mesh: a marble started by them

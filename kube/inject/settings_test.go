@@ -32,8 +32,8 @@ func document(t *testing.T, change func(map[string]any)) []byte {
 	return raw
 }
 
-func TestParseSettings(t *testing.T) {
-	got, err := inject.ParseSettings(document(t, nil))
+func TestParseFile(t *testing.T) {
+	got, err := inject.ParseFile(document(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestParseSettings(t *testing.T) {
 		{"two things", document(t, func(d map[string]any) { d["image"] = ""; d["coordinator"] = "" }), "KUB-050", "2 things"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := inject.ParseSettings(c.raw)
+			_, err := inject.ParseFile(c.raw)
 			if problem.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %v, want %s with %q", err, c.code, c.text)
 			}
