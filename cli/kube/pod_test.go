@@ -93,7 +93,7 @@ func TestStory(t *testing.T) {
 		{"init container", podFacts{pod: marblePod(func(p *corev1.Pod) {
 			p.Status.InitContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "not found"}}
 			p.Status.InitContainerStatuses[0].Image = "registry.example/ashlar-marble:9"
-		})}, "KUB-042", "init container ashlar-install waits for its image registry.example/ashlar-marble:9", "ImagePullBackOff: not found", "logs web-0 -c ashlar-install"},
+		})}, "KUB-042", "init container ashlar-install waits for its image registry.example/ashlar-marble:9", "ImagePullBackOff: not found", "the credentials for its registry"},
 		{"keeps ending", podFacts{pod: marblePod(func(p *corev1.Pod) {
 			setCondition(p, inject.Attested, "", "", "")
 			p.Status.ContainerStatuses[0].RestartCount = 3
