@@ -145,11 +145,18 @@ func parseURL(text string) (*url.URL, error) {
 	return nil, fmt.Errorf("url %.80q: %s", text, form)
 }
 
+// callerHeader is by what Envoy tells the program which marble calls. Who gives
+// probes, the host, may not call as one; some servers read _ as -.
+const callerHeader = "X-Forwarded-Client-Cert"
+
 func parseHeaders(members []jsonpos.Member) (http.Header, error) {
 	headers := http.Header{}
 	for _, m := range members {
 		if m.Value.Kind != jsonpos.String || !httpguts.ValidHeaderFieldName(m.Key) || !httpguts.ValidHeaderFieldValue(m.Value.Text) {
 			return nil, fmt.Errorf("header %.40q is not valid", m.Key)
+		}
+		if strings.EqualFold(strings.ReplaceAll(m.Key, "_", "-"), callerHeader) {
+			return nil, fmt.Errorf("header %s says who calls: a probe is nobody", callerHeader)
 		}
 		headers.Add(m.Key, m.Value.Text)
 	}

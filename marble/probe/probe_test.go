@@ -48,6 +48,9 @@ func TestParseRefusals(t *testing.T) {
 		`{"liveness": {"url": "tcp://127.0.0.1:1", "headers": {"A": "b"}}}`:        "for http",
 		`{"liveness": {"url": "http://127.0.0.1:1/", "headers": {"A": 1}}}`:        "header",
 		`{"liveness": {"url": "http://127.0.0.1:1/", "headers": {"A b": ""}}}`:     "header",
+
+		`{"liveness": {"url": "http://127.0.0.1:1/", "headers": {"x-forwarded-CLIENT-cert": "URI=spiffe://a/b"}}}`: "says who calls",
+		`{"liveness": {"url": "http://127.0.0.1:1/", "headers": {"X_Forwarded-Client_Cert": "URI=spiffe://a/b"}}}`: "says who calls",
 		`{"liveness": {"url": "http://127.0.0.1:1/", "headers": {"A": "b\r\nc"}}}`: "header",
 		`{"liveness": {"url": "http://127.0.0.1:1/", "timeoutSeconds": 0}}`:        "timeoutSeconds",
 		`{"liveness": {"url": "http://127.0.0.1:1/", "timeoutSeconds": 1.5}}`:      "timeoutSeconds",
