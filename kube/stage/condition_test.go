@@ -191,6 +191,9 @@ func TestOurs(t *testing.T) {
 	}{
 		{"running", func(*corev1.Pod) {}, true},
 		{"no node yet", func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending}; p.Spec.NodeName = "" }, false},
+		{"address of a cloud's service", func(p *corev1.Pod) { p.Status.PodIP = "169.254.169.254" }, false},
+		{"the same, mapped", func(p *corev1.Pod) { p.Status.PodIP = "::ffff:169.254.169.254" }, false},
+		{"everybody's address", func(p *corev1.Pod) { p.Status.PodIP = "0.0.0.0" }, false},
 		{"no address yet", func(p *corev1.Pod) { p.Status.PodIP = "" }, false},
 		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed; ended(3)(p) }, true},
 		{"evicted", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, false},

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,7 +157,7 @@ func (c Config) ours(pod *corev1.Pod) bool {
 		}
 	}
 	_, ended := exitCode(pod)
-	return pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" || pod.Status.Phase == corev1.PodFailed && ended
+	return pod.Status.Phase == corev1.PodRunning && askable(pod.Status.PodIP) || pod.Status.Phase == corev1.PodFailed && ended
 }
 
 // due returns the pods that are to be asked, longest due first, and forgets those
@@ -191,6 +192,13 @@ func (c *controller) due() []*corev1.Pod {
 	c.refusals.forget(there)
 	slices.SortFunc(due, func(a, b *corev1.Pod) int { return c.watched[a.UID].due.Compare(c.watched[b.UID].due) })
 	return due
+}
+
+// askable reports whether an address can be a pod's: whoever writes pods' status
+// does not choose services of the node or the cloud to be asked.
+func askable(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return err == nil && !ip.Unmap().IsLinkLocalUnicast() && !ip.Unmap().IsMulticast() && !ip.IsUnspecified()
 }
 
 // ask sends out questions to the next pods of the queue.
