@@ -28,7 +28,7 @@ func (j *job) programs(m *marble) {
 			}
 		}
 		if n := len(j.environment(w)); n > 0 {
-			j.note(at.at("env"), importer.NoCounterpart, m.path("parameters.env"), "%d variables that the host chooses: what matters of them belongs into the manifest", n)
+			j.note(at.at("env"), importer.NoCounterpart, m.path("parameters.env"), "variables that the host chooses (%d): what matters of them belongs into the manifest", n)
 		}
 		if w.kind == "StatefulSet" {
 			j.note(w.at.at("spec.serviceName"), importer.NoCounterpart, "marbles."+m.name, "all pods have one identity; the names of single pods (%s-0.%s) are none", w.name, w.headless)
