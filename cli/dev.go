@@ -116,7 +116,7 @@ func (a *app) devUp(ctx context.Context, dir, envoy string) error {
 	if err := d.StartMarbles(ctx); err != nil {
 		return err
 	}
-	d.AwaitPrograms(ctx)
+	d.AwaitShop(ctx)
 	if err := a.devUpReport(d, dir, set); err != nil {
 		return err
 	}

@@ -325,7 +325,7 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 		}
 	}
 	s.moved = len(s.marble.Serves)+len(s.marble.Calls) > 0 &&
-		(!exists || old.lapse().phase(s.at) >= isDrained || old.Address != s.record.Address || old.Loopback != s.record.Loopback)
+		(!exists || old.lapse().phase(s.at) >= isDrained || c.live.isLeaving(s.key()) || old.Address != s.record.Address || old.Loopback != s.record.Loopback)
 	if !exists {
 		if err := c.count(tx, s); err != nil {
 			return err

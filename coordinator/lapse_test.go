@@ -221,6 +221,19 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
+// An instance that starts again while the leaf of its last life counts gets
+// requests at once.
+func TestBackAfterLeaving(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(lapsingShop(t))
+	d.Report(t.Context(), d.peer(d.mustActivate("db", "one").Lease), "stopping", "the program ended")
+	before := d.changes.Load()
+	d.mustActivate("db", "one")
+	if d.only("db").Drained || d.changes.Load() != before+1 {
+		t.Errorf("drained %v, and proxies were told %d times, want once that it is not", d.only("db").Drained, d.changes.Load()-before)
+	}
+}
+
 // What needs attention stays bounded, and the counts right.
 func TestManyLapse(t *testing.T) {
 	d := newDeployment(t)

@@ -177,8 +177,9 @@ func (d *Deployment) unpackShop() error {
 	})
 }
 
-// programPorts are where the shop's programs listen on loopback.
-var programPorts = []int{8080, 8081, 8082, 8083}
+// shopPorts are where the shop's programs listen on loopback, and where they reach
+// their callees.
+var shopPorts = []int{8080, 8081, 8082, 8083, 9081, 9082, 9083}
 
 // checkPorts says which port is taken before anything is started.
 func (d *Deployment) checkPorts() error {
@@ -186,7 +187,7 @@ func (d *Deployment) checkPorts() error {
 	for _, s := range d.Services {
 		addrs = append(addrs, s.Ready)
 	}
-	for _, port := range append([]int{9081, 9082, 9083}, programPorts...) {
+	for _, port := range shopPorts {
 		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", port))
 	}
 	for _, addr := range addrs {

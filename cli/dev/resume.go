@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -40,25 +39,22 @@ func (d *Deployment) Resume(ctx context.Context) (apiv1.SetResult, error) {
 	return d.setAsAlice(ctx, next, c.Verified())
 }
 
-// AwaitPrograms waits a moment for the programs to listen: a marble is ready
-// when its program was started.
-func (d *Deployment) AwaitPrograms(ctx context.Context) {
+// AwaitShop waits a moment until the front door answers: a marble is ready when
+// its program was started, and its callers are told a little later. A manifest
+// that its operator has changed may never let it.
+func (d *Deployment) AwaitShop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
-	for _, port := range programPorts {
-		for {
-			conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-			if err == nil {
-				conn.Close()
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
+	for {
+		if status, _, err := get(ctx, shopURL+"/"); err == nil && status < http.StatusInternalServerError {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
