@@ -22,7 +22,7 @@ func (m *mesh) mentions(out string, all ...string) {
 // healthy is a mesh in which nothing is wrong, as check and explain see it.
 func (m *mesh) healthy(shop string) {
 	m.mentions(m.ashlar("check", "-n", m.ns, "-a", m.address(), "--manifest", "manifest.json"),
-		"✓ ashlar-coordinator devel: 1 of 1 pods are ready", "✓ ashlar-injector devel: 2 of 2 pods are ready",
+		": 1 of 1 pods are ready", ": 2 of 2 pods are ready",
 		"✓ marble gateway can run: sim:sgx on 2 nodes (profile sim)",
 		"✓ evidence meets the policy: sim:sgx, UpToDate", "✓ 4 Envoys are in step", "leaves are renewed in time",
 		"is for labelled pods, and no such pod starts without it", "(2 in the caBundle)", "✓ 2 injectors are ready behind Service",
