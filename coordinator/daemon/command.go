@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
@@ -17,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
+	"github.com/ashlar-mesh/ashlar/internal/commandline"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -41,16 +41,7 @@ Each flag can be given as an environment variable: --sim-root is ASHLAR_SIM_ROOT
 
 // Main runs the program with args (without its name) and returns its exit code.
 func Main(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	err := dispatch(args, getenv, stdout, stderr)
-	if err == nil {
-		return 0
-	}
-	e := problem.From(err)
-	fmt.Fprintf(stderr, "error: %s  %s\n", e.Detail, e.Code)
-	if e.Next != "" {
-		fmt.Fprintf(stderr, "next: %s\n", e.Next)
-	}
-	return e.Kind().ExitCode()
+	return commandline.Exit(stderr, dispatch(args, getenv, stdout, stderr))
 }
 
 func dispatch(args []string, getenv func(string) string, stdout, stderr io.Writer) error {
@@ -89,12 +80,7 @@ type options struct {
 func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("ashlar-coordinator", flag.ContinueOnError)
 	f.SetOutput(out)
-	text := func(p *string, name, def, help string) {
-		if v := getenv("ASHLAR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); v != "" {
-			def = v
-		}
-		f.StringVar(p, name, def, help)
-	}
+	text := commandline.Text(f, getenv)
 	text(&o.State, "state", "", "folder of the state")
 	text(&o.tee, "tee", string(issuer.Auto), "TEE that the coordinator runs in: auto, sgx, snp and others; or sim:sgx, sim:tdx")
 	text(&o.Seal, "seal", "product", "who may open the state until a manifest says otherwise: product (any release), unique (this very program) or none (with --seal-source alone)")
@@ -124,7 +110,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	case errors.Is(err, flag.ErrHelp):
 		return o, err
 	case err != nil:
-		return o, flagError(flags, err)
+		return o, badFlags(flags, err)
 	case flags.NArg() > 0:
 		return o, problem.New("CRD-130", "unexpected argument %q", flags.Arg(0)).WithNext("ashlar-coordinator help")
 	case o.logFormat != "text" && o.logFormat != "json":
@@ -139,31 +125,13 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 			*list.into = strings.Split(list.text, ",")
 		}
 	}
-	level := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if o.debug {
-		level.Level = slog.LevelDebug
-	}
-	if o.logFormat == "json" {
-		o.Log = slog.New(slog.NewJSONHandler(stderr, level))
-	} else {
-		o.Log = slog.New(slog.NewTextHandler(stderr, level))
-	}
+	o.Log = commandline.Log(stderr, o.logFormat, o.debug)
 	return o, nil
 }
 
-// flagError adds the nearest flag to the message about an unknown one.
-func flagError(flags *flag.FlagSet, err error) error {
-	e := problem.New("CRD-130", "%v", err).WithNext("ashlar-coordinator help")
-	_, unknown, found := strings.Cut(err.Error(), "flag provided but not defined: -")
-	if !found {
-		return e
-	}
-	var names []string
-	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	if best := nearest.Word(unknown, names); best != "" {
-		e = e.WithNext("did you mean --%s?", best)
-	}
-	return e
+// badFlags says what is wrong with the flags.
+func badFlags(flags *flag.FlagSet, err error) error {
+	return commandline.Suggest(flags, problem.New("CRD-130", "%v", err).WithNext("ashlar-coordinator help"))
 }
 
 func execute(name string, args []string, getenv func(string) string, stdout, stderr io.Writer) error {

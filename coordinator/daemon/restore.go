@@ -25,7 +25,7 @@ func restore(args []string, getenv func(string) string, stdout io.Writer) error 
 		fmt.Fprint(stdout, usage)
 		return nil
 	case err != nil:
-		return flagError(flags, err)
+		return badFlags(flags, err)
 	case *from == "" || *state == "" || flags.NArg() > 0:
 		return problem.New("CRD-130", "wanted restore --from FILE --state DIR").WithNext("ashlar-coordinator help")
 	}

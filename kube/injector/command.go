@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -19,7 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/ashlar-mesh/ashlar/internal/nearest"
+	"github.com/ashlar-mesh/ashlar/internal/commandline"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -41,16 +40,7 @@ Each flag can be given as an environment variable: --ops-addr is ASHLAR_OPS_ADDR
 
 // Main runs the program with args (without its name) and returns its exit code.
 func Main(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	err := execute(args, getenv, stdout, stderr)
-	if err == nil {
-		return 0
-	}
-	e := problem.From(err)
-	fmt.Fprintf(stderr, "error: %s  %s\n", e.Detail, e.Code)
-	if e.Next != "" {
-		fmt.Fprintf(stderr, "next: %s\n", e.Next)
-	}
-	return e.Kind().ExitCode()
+	return commandline.Exit(stderr, execute(args, getenv, stdout, stderr))
 }
 
 // options are the flags.
@@ -63,12 +53,7 @@ type options struct {
 func newFlags(o *options, getenv func(string) string) *flag.FlagSet {
 	f := flag.NewFlagSet("ashlar-injector", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	text := func(p *string, name, def, help string) {
-		if v := getenv("ASHLAR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); v != "" {
-			def = v
-		}
-		f.StringVar(p, name, def, help)
-	}
+	text := commandline.Text(f, getenv)
 	text(&o.config, "config", "", "file with the settings, JSON")
 	text(&o.Addr, "addr", ":9443", "where the webhook listens")
 	text(&o.OpsAddr, "ops-addr", ":9944", "where metrics and probes listen")
@@ -88,7 +73,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	case errors.Is(err, flag.ErrHelp) || err == nil && o.version:
 		return o, err
 	case err != nil:
-		return o, flagError(flags, err)
+		return o, commandline.Suggest(flags, problem.New("KUB-070", "%v", err))
 	case flags.NArg() > 0:
 		return o, problem.New("KUB-070", "unexpected argument %q", flags.Arg(0))
 	case o.config == "":
@@ -101,30 +86,8 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 			return o, problem.New("KUB-070", "--%s: wanted HOST:PORT or :PORT, got %q", name, addr)
 		}
 	}
-	level := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if o.debug {
-		level.Level = slog.LevelDebug
-	}
-	o.Log = slog.New(slog.NewTextHandler(stderr, level))
-	if o.logFormat == "json" {
-		o.Log = slog.New(slog.NewJSONHandler(stderr, level))
-	}
+	o.Log = commandline.Log(stderr, o.logFormat, o.debug)
 	return o, nil
-}
-
-// flagError adds the nearest flag to the message about an unknown one.
-func flagError(flags *flag.FlagSet, err error) error {
-	e := problem.New("KUB-070", "%v", err)
-	_, unknown, found := strings.Cut(err.Error(), "flag provided but not defined: -")
-	if !found {
-		return e
-	}
-	var names []string
-	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	if best := nearest.Word(unknown, names); best != "" {
-		e = e.WithNext("did you mean --%s?", best)
-	}
-	return e
 }
 
 func execute(args []string, getenv func(string) string, stdout, stderr io.Writer) error {
