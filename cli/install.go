@@ -144,12 +144,18 @@ func chart() (*kube.Chart, error) {
 	return kube.LoadChart(charts.Ashlar, "ashlar", version)
 }
 
-func (a *app) renderChart(f installFlags) error {
-	v, err := a.values(f.valueFlags)
+// given is the chart with the values that the flags name.
+func (a *app) given(f valueFlags) (*kube.Chart, kube.Values, error) {
+	v, err := a.values(f)
 	if err != nil {
-		return err
+		return nil, v, err
 	}
 	ch, err := chart()
+	return ch, v, err
+}
+
+func (a *app) renderChart(f installFlags) error {
+	ch, v, err := a.given(f.valueFlags)
 	if err != nil {
 		return err
 	}
@@ -180,11 +186,7 @@ func (a *app) renderChart(f installFlags) error {
 const planLimit = 2 * time.Minute
 
 func (a *app) install(ctx context.Context, f installFlags) error {
-	v, err := a.values(f.valueFlags)
-	if err != nil {
-		return err
-	}
-	ch, err := chart()
+	ch, v, err := a.given(f.valueFlags)
 	if err != nil {
 		return err
 	}

@@ -55,11 +55,7 @@ func (a *app) upgrade(ctx context.Context, f upgradeFlags) error {
 	if f.atomic && f.wait == 0 {
 		return usage("--atomic needs to wait, and --wait is 0: whether to go back is known at the end only")
 	}
-	v, err := a.values(f.valueFlags)
-	if err != nil {
-		return err
-	}
-	ch, err := chart()
+	ch, v, err := a.given(f.valueFlags)
 	if err != nil {
 		return err
 	}
