@@ -100,14 +100,7 @@ func addSimulation(v attest.Verifiers, rootPEM []byte) error {
 	if err != nil {
 		return err
 	}
-	vs, err := sim.NewVerifiers(root)
-	if err != nil {
-		return err
-	}
-	for _, sv := range vs {
-		v[sv.TEE()] = sv
-	}
-	return nil
+	return sim.AddVerifiers(v, root)
 }
 
 // userFlags are the client certificate of a manifest user.

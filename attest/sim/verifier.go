@@ -36,3 +36,15 @@ func NewVerifiers(root *x509.Certificate) ([]attest.Verifier, error) {
 	}
 	return all, nil
 }
+
+// AddVerifiers adds those under a root to verifiers of other TEEs.
+func AddVerifiers(to attest.Verifiers, root *x509.Certificate) error {
+	simulated, err := NewVerifiers(root)
+	if err != nil {
+		return err
+	}
+	for _, v := range simulated {
+		to[v.TEE()] = v
+	}
+	return nil
+}

@@ -120,13 +120,9 @@ func (d *Deployment) Dial(ctx context.Context, asAlice bool) (*client.Client, er
 	if err != nil {
 		return nil, err
 	}
-	sims, err := sim.NewVerifiers(root)
-	if err != nil {
-		return nil, err
-	}
 	o := client.Options{Policy: file.Policy(), Timeout: 5 * time.Second, Verifiers: hardware.Verifiers()}
-	for _, v := range sims {
-		o.Verifiers[v.TEE()] = v
+	if err := sim.AddVerifiers(o.Verifiers, root); err != nil {
+		return nil, err
 	}
 	if asAlice {
 		cert, err := tls.LoadX509KeyPair(d.CertFile(), d.KeyFile())

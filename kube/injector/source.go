@@ -96,12 +96,8 @@ func trust(raw []byte) (client.Options, error) {
 		if err != nil {
 			return o, problem.Because(err, "KUB-071", "the setting policy: its simulation root")
 		}
-		simulated, err := sim.NewVerifiers(root)
-		if err != nil {
+		if err := sim.AddVerifiers(o.Verifiers, root); err != nil {
 			return o, err
-		}
-		for _, v := range simulated {
-			o.Verifiers[v.TEE()] = v
 		}
 	}
 	keys, err := transparency.ParseWitnessKeys(file.Log.Witnesses)

@@ -53,12 +53,8 @@ func (o *options) trust() (marble.Trust, error) {
 		if err != nil {
 			return marble.Trust{}, problem.Because(err, "MRB-001", "reading the simulation root from %s", o.policy)
 		}
-		simulated, err := sim.NewVerifiers(root)
-		if err != nil {
+		if err := sim.AddVerifiers(verifiers, root); err != nil {
 			return marble.Trust{}, err
-		}
-		for _, v := range simulated {
-			verifiers[v.TEE()] = v
 		}
 	}
 	policy := file.Policy()

@@ -127,12 +127,5 @@ func policy(raw []byte, by *client.BundleInput) error {
 	if err != nil {
 		return err
 	}
-	vs, err := sim.NewVerifiers(root)
-	if err != nil {
-		return err
-	}
-	for _, v := range vs {
-		by.Verifiers[v.TEE()] = v
-	}
-	return nil
+	return sim.AddVerifiers(by.Verifiers, root)
 }
