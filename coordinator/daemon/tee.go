@@ -26,12 +26,8 @@ func (s *settings) verifiers() (attest.Verifiers, error) {
 		all[v.TEE()] = v
 	}
 	if s.simRoot != nil {
-		simulated, err := sim.NewVerifiers(s.simRoot)
-		if err != nil {
+		if err := sim.AddVerifiers(all, s.simRoot); err != nil {
 			return nil, invalid("sim-root", "%v", err)
-		}
-		for _, v := range simulated {
-			all[v.TEE()] = v
 		}
 	}
 	for _, v := range s.Plugins {
