@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/ashlar-mesh/ashlar/cli.Version=$(VERSION) -X gi
 GENERATED := docs/errors.md marble/marblepb/marble.pb.go marble/marblepb/marble_grpc.pb.go coordinator/internal/api/openapi.json
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test race unit dockerfiles ego integration differential portable browser kubetest fuzz lint vulncheck generate check-generated demo scenario bench soak check tools clean
+.PHONY: build test race unit dockerfiles ego integration differential portable browser kubetest cluster fuzz lint vulncheck generate check-generated demo scenario bench soak check tools clean
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o build/bin/ ./cmd/...
@@ -19,7 +19,7 @@ tools:
 	@./scripts/envoy.sh
 
 # test is what CI runs.
-test: lint vulncheck check-generated dockerfiles race ego portable integration browser kubetest differential demo scenario
+test: lint vulncheck check-generated dockerfiles race ego portable integration browser kubetest cluster differential demo scenario
 
 unit:
 	$(GO) test ./...
@@ -41,7 +41,7 @@ ego:
 	CGO_ENABLED=1 $(GO) test -tags ego ./attest/issuer/...
 
 integration: build tools
-	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube)
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube -e /cluster)
 
 # differential compares our verdicts with other implementations'.
 differential:
@@ -62,6 +62,11 @@ browser:
 kubetest: build tools
 	@./scripts/controlplane.sh
 	ASHLAR_CONTROLPLANE=$(CURDIR)/build/tools/controlplane ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 ./integration/kube/...
+
+# cluster runs what needs a real etcd, which comes with kubetest's control plane.
+cluster: build tools
+	@./scripts/controlplane.sh
+	ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 -run Cluster ./internal/etcdtest ./coordinator/internal/store/etcd ./coordinator/internal/replica ./coordinator/daemon ./integration/cluster
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
@@ -97,7 +102,7 @@ bench: build tools
 # soak runs what takes too long for every change.
 soak: build tools
 	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
-	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube)
+	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube -e /cluster)
 
 check: lint unit ego
 

@@ -26,3 +26,4 @@ fi
 cd ../../..
 mkdir -p build/tools
 ln -sfn "$binary" build/tools/controlplane
+ln -sfn "$binary" build/tools/etcd

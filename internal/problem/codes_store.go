@@ -25,4 +25,6 @@ var storeCodes = []Entry{
 	{"STO-022", Conflict, "something is there already", "restore into a folder that does not exist: an existing state is never written over"},
 	{"STO-023", Invalid, "the backup is damaged", "take another copy of it: ashlar backup --check tells"},
 	{"STO-024", Unavailable, "this state's engine makes no backups", "stop the coordinator and copy its folder"},
+	{"STO-030", Usage, "that is no place for a state", "etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE, or tls=off in place of the files"},
+	{"STO-031", Unavailable, "the etcd cluster does not answer", "see that most of its members run and can be reached from here"},
 }

@@ -1,0 +1,55 @@
+package apiv1
+
+import (
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/attest"
+)
+
+// Roles of a replica, one of the coordinators that share a state.
+const (
+	ReplicaActive  = "active"  // decides and writes; one at most
+	ReplicaStandby = "standby" // holds the state's key, and passes requests on to the active one
+	ReplicaJoining = "joining" // waits for the key, and passes requests on
+)
+
+// Replica is one of several coordinators, as it says of itself.
+type Replica struct {
+	Name    string    `json:"name"`
+	Role    string    `json:"role"`
+	Reason  string    `json:"reason,omitempty"` // why it is still joining
+	Version string    `json:"version"`
+	TEE     string    `json:"tee"`
+	Since   time.Time `json:"since"` // when it took that role
+}
+
+// ReplicaQuestion begins the handing over of the state's key. Nonce (32 bytes) is
+// fresh, so that the statement that comes back is.
+type ReplicaQuestion struct {
+	Nonce attest.Hex `json:"nonce"`
+}
+
+// ReplicaChallenge answers a ReplicaQuestion.
+type ReplicaChallenge struct {
+	Nonce     attest.Hex `json:"nonce"`     // 32 bytes; counts once, for 60 s, in this TLS session
+	Statement Statement  `json:"statement"` // for the nonce of the question and the key of the connection
+}
+
+// ReplicaRequest is a coordinator that asks for the state's key, with evidence
+// that binds its public key, the nonce and the TLS session (purpose "replica").
+type ReplicaRequest struct {
+	Name         string          `json:"name"`
+	Evidence     attest.Evidence `json:"evidence"`
+	ClaimsBuffer []byte          `json:"claimsBuffer"`
+	PublicKey    []byte          `json:"publicKey"` // X25519, 32 bytes, for HPKE
+	Nonce        attest.Hex      `json:"nonce"`
+}
+
+// ReplicaKey is the state's key for an accepted replica.
+type ReplicaKey struct {
+	// Sealed is the data key (32 bytes) for the request's public key: HPKE
+	// (RFC 9180) base mode, X25519, HKDF-SHA256, AES-256-GCM; the encapsulated key
+	// (32 bytes) and the ciphertext (48).
+	Sealed   []byte `json:"sealed"`
+	Decision string `json:"decision"` // "coordinators/7f2c19ab"
+}

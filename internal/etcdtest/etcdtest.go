@@ -1,0 +1,149 @@
+// Package etcdtest starts real etcd servers for tests: one, or a cluster whose
+// members can be killed and started again. It owns their processes and folders.
+// Nothing that is shipped imports it.
+package etcdtest
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Binary names the environment variable with the path of etcd. `make cluster`
+// sets it; without it tests that need etcd are skipped.
+const Binary = "ASHLAR_ETCD"
+
+const startTime = 30 * time.Second
+
+// Cluster is a running etcd cluster on loopback.
+type Cluster struct {
+	t       testing.TB
+	members []*member
+	flags   []string
+}
+
+type member struct {
+	name, client, peer, dir string // client and peer are HOST:PORT
+	process                 *exec.Cmd
+}
+
+// Start starts a cluster of n members that the end of the test removes. The
+// flags are added to each member's.
+func Start(t testing.TB, n int, flags ...string) *Cluster {
+	t.Helper()
+	if os.Getenv(Binary) == "" {
+		t.Skip(Binary + " is not set: make cluster runs this test")
+	}
+	c := &Cluster{t: t, flags: flags}
+	for i := range n {
+		c.members = append(c.members, &member{name: fmt.Sprint("etcd", i), client: port(t), peer: port(t), dir: filepath.Join(t.TempDir(), "etcd")})
+	}
+	t.Cleanup(c.stop)
+	for _, m := range c.members {
+		c.run(m)
+	}
+	for _, m := range c.members {
+		c.await(m)
+	}
+	return c
+}
+
+// port returns a free address. Somebody else may take it before etcd does; then
+// the test fails, and says so.
+func port(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (c *Cluster) run(m *member) {
+	var all []string
+	for _, o := range c.members {
+		all = append(all, o.name+"=http://"+o.peer)
+	}
+	args := append([]string{"--name=" + m.name, "--data-dir=" + m.dir, "--log-level=error", "--heartbeat-interval=50", "--election-timeout=500",
+		"--listen-client-urls=http://" + m.client, "--advertise-client-urls=http://" + m.client,
+		"--listen-peer-urls=http://" + m.peer, "--initial-advertise-peer-urls=http://" + m.peer,
+		"--initial-cluster=" + strings.Join(all, ",")}, c.flags...)
+	m.process = exec.Command(os.Getenv(Binary), args...)
+	m.process.Stderr = os.Stderr
+	if err := m.process.Start(); err != nil {
+		c.t.Fatalf("starting etcd: %v", err)
+	}
+}
+
+// await waits until a member answers.
+func (c *Cluster) await(m *member) {
+	c.t.Helper()
+	client := http.Client{Timeout: time.Second}
+	for end := time.Now().Add(startTime); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := client.Get("http://" + m.client + "/health")
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			c.t.Fatalf("%s did not become healthy within %s: %v", m.name, startTime, err)
+		}
+	}
+}
+
+// Endpoints are the clients' addresses of the members, HOST:PORT.
+func (c *Cluster) Endpoints() []string {
+	var all []string
+	for _, m := range c.members {
+		all = append(all, m.client)
+	}
+	return all
+}
+
+// Location is where the state of a deployment is in this cluster.
+func (c *Cluster) Location(prefix string) string {
+	return "etcd://" + strings.Join(c.Endpoints(), ",") + "/" + prefix + "?tls=off"
+}
+
+// Kill kills a member, as SIGKILL does.
+func (c *Cluster) Kill(i int) {
+	m := c.members[i]
+	_ = m.process.Process.Kill()
+	_ = m.process.Wait() // it was killed, and says so
+}
+
+// Restart starts a member again that was killed, on the data that it left, and
+// waits until it answers.
+func (c *Cluster) Restart(i int) {
+	c.t.Helper()
+	c.run(c.members[i])
+	c.await(c.members[i])
+}
+
+// RestartAll starts all members again that were killed, and waits for them.
+func (c *Cluster) RestartAll() {
+	c.t.Helper()
+	for _, m := range c.members {
+		c.run(m)
+	}
+	for _, m := range c.members {
+		c.await(m)
+	}
+}
+
+func (c *Cluster) stop() {
+	for _, m := range c.members {
+		if m.process != nil && m.process.Process != nil && m.process.ProcessState == nil {
+			_ = m.process.Process.Kill()
+			_ = m.process.Wait()
+		}
+	}
+}
