@@ -236,6 +236,7 @@ func (a *app) devPlatformCmd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return s.platform(c.Context()) }}
 	c.Flags().StringVar(&s.dir, "dir", "platform", "where its keys are kept")
+	c.Flags().StringVar(&s.vendor, "vendor", "", "folder of another platform: a new one is one more machine of its vendor; a vendor of its own if empty")
 	c.Flags().StringVar(&s.socket, "socket", "platform.sock", "unix socket to listen on")
 	c.Flags().StringVar(&s.pccs, "pccs", "", "HOST:PORT of a service like Intel's for endorsements; none if empty")
 	c.Flags().StringVar(&s.address, "pccs-file", "", "file that gets the service's address when it listens")
@@ -243,10 +244,10 @@ func (a *app) devPlatformCmd() *cobra.Command {
 }
 
 // served says what a platform is and where it listens.
-type served struct{ dir, socket, pccs, address string }
+type served struct{ dir, vendor, socket, pccs, address string }
 
 func (s served) platform(ctx context.Context) error {
-	p, err := platform.New(platform.Config{Dir: s.dir})
+	p, err := platform.New(platform.Config{Dir: s.dir, Vendor: s.vendor})
 	if err != nil {
 		return err
 	}

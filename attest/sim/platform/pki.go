@@ -61,7 +61,7 @@ func (k *pki) identities() map[string]*identity {
 
 func loadOrCreate(c Config) (*pki, error) {
 	if c.Dir == "" {
-		return newPKI(c.Rand, c.Now())
+		return makePKI(c)
 	}
 	raw, err := os.ReadFile(filepath.Join(c.Dir, stateFile))
 	switch {
@@ -80,7 +80,7 @@ func loadOrCreate(c Config) (*pki, error) {
 	if err := checkVacant(c.Dir); err != nil {
 		return nil, err
 	}
-	k, err := newPKI(c.Rand, c.Now())
+	k, err := makePKI(c)
 	if err != nil {
 		return nil, err
 	}
@@ -158,30 +158,64 @@ func (k *pki) marshal() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// newPKI makes a vendor: root, PCK platform CA, TCB signer, and the platform's
-// PCK certificate, with the fields of Intel's "SGX PCK Certificate and CRL
-// Profile Specification".
-func newPKI(r io.Reader, now time.Time) (*pki, error) {
-	k := &pki{sealSecret: make([]byte, 32)}
-	if _, err := io.ReadFull(r, k.sealSecret); err != nil {
-		return nil, err
+// makePKI makes a vendor with its first machine, or another machine of a vendor.
+func makePKI(c Config) (*pki, error) {
+	if c.Vendor == "" {
+		return newPKI(c.Rand, c.Now())
 	}
-	extension, err := pckExtension()
+	raw, err := os.ReadFile(filepath.Join(c.Vendor, stateFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the vendor's platform: %w", err)
+	}
+	k, err := parseState(raw)
 	if err != nil {
 		return nil, err
 	}
+	ppid := make([]byte, 16)
+	if _, err := io.ReadFull(c.Rand, ppid); err != nil {
+		return nil, err
+	}
+	return k, k.newMachine(c.Rand, c.Now(), ppid)
+}
+
+// certificate says what a certificate of the PKI is, and who issues it.
+type certificate struct {
+	id, issuer *identity
+	name       string
+	usage      x509.KeyUsage
+	extra      []pkix.Extension
+}
+
+// newPKI makes a vendor: root, PCK platform CA, TCB signer, and its first machine.
+func newPKI(r io.Reader, now time.Time) (*pki, error) {
+	k := &pki{}
 	const ca = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
-	for _, step := range []struct {
-		id, issuer *identity
-		name       string
-		usage      x509.KeyUsage
-		extra      []pkix.Extension
-	}{
-		{&k.root, &k.root, "Root CA", ca, nil},
-		{&k.ca, &k.root, "PCK Platform CA", ca, nil},
-		{&k.signer, &k.root, "TCB Signing", x509.KeyUsageDigitalSignature, nil},
-		{&k.pck, &k.ca, "PCK Certificate", x509.KeyUsageDigitalSignature, []pkix.Extension{extension}},
-	} {
+	err := issueAll(r, now,
+		certificate{&k.root, &k.root, "Root CA", ca, nil},
+		certificate{&k.ca, &k.root, "PCK Platform CA", ca, nil},
+		certificate{&k.signer, &k.root, "TCB Signing", x509.KeyUsageDigitalSignature, nil})
+	if err != nil {
+		return nil, err
+	}
+	return k, k.newMachine(r, now, []byte("SIMULATION PPID."))
+}
+
+// newMachine makes a machine's sealing secret, and its PCK certificate with the
+// fields of Intel's "SGX PCK Certificate and CRL Profile Specification".
+func (k *pki) newMachine(r io.Reader, now time.Time, ppid []byte) error {
+	k.sealSecret = make([]byte, 32)
+	if _, err := io.ReadFull(r, k.sealSecret); err != nil {
+		return err
+	}
+	extension, err := pckExtension(ppid)
+	if err != nil {
+		return err
+	}
+	return issueAll(r, now, certificate{&k.pck, &k.ca, "PCK Certificate", x509.KeyUsageDigitalSignature, []pkix.Extension{extension}})
+}
+
+func issueAll(r io.Reader, now time.Time, all ...certificate) error {
+	for _, step := range all {
 		template := &x509.Certificate{
 			Subject:               pkix.Name{CommonName: sim.Names + " " + step.name, Organization: []string{"SIMULATION, not Intel"}},
 			NotBefore:             now.Add(-24 * time.Hour),
@@ -193,10 +227,10 @@ func newPKI(r io.Reader, now time.Time) (*pki, error) {
 			ExtraExtensions:       step.extra,
 		}
 		if err := step.id.issue(r, template, step.issuer); err != nil {
-			return nil, fmt.Errorf("making certificate %q: %w", template.Subject.CommonName, err)
+			return fmt.Errorf("making certificate %q: %w", template.Subject.CommonName, err)
 		}
 	}
-	return k, nil
+	return nil
 }
 
 // issue makes a key and has issuer, which may be id itself, certify it.
@@ -249,7 +283,7 @@ type attribute struct {
 }
 
 // pckExtension encodes the SGX extension of the PCK certificate.
-func pckExtension() (pkix.Extension, error) {
+func pckExtension(ppid []byte) (pkix.Extension, error) {
 	oid := func(tail ...int) asn1.ObjectIdentifier {
 		return append(append(asn1.ObjectIdentifier{}, oidSGX...), tail...)
 	}
@@ -259,7 +293,7 @@ func pckExtension() (pkix.Extension, error) {
 	}
 	tcb = append(tcb, attribute{oid(2, 17), pceSVN}, attribute{oid(2, 18), cpuSVN})
 	value, err := asn1.Marshal([]attribute{
-		{oid(1), []byte("SIMULATION PPID.")},
+		{oid(1), ppid},
 		{oid(2), tcb},
 		{oid(3), pceID},
 		{oid(4), fmspc},

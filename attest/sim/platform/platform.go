@@ -35,9 +35,13 @@ type Config struct {
 	// misbehaviour.json where somebody puts one. A folder that does not exist or
 	// is empty gets a new platform; one that holds anything else but no
 	// platform.json is an error. "" keeps everything in memory.
-	Dir  string
-	Now  func() time.Time // nil: time.Now
-	Rand io.Reader        // nil: crypto/rand
+	Dir string
+	// Vendor is the folder of another platform: a new one is one more machine of
+	// the same vendor, with a PPID, a PCK key and a sealing secret of its own.
+	// "" makes a vendor too.
+	Vendor string
+	Now    func() time.Time // nil: time.Now
+	Rand   io.Reader        // nil: crypto/rand
 }
 
 // Platform is one simulated machine. It is safe for concurrent use.

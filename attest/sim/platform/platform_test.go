@@ -255,6 +255,42 @@ func TestPersistence(t *testing.T) {
 	})
 }
 
+// Machines of one vendor are told apart, and one root verifies them all.
+func TestVendor(t *testing.T) {
+	dir := t.TempDir()
+	config := Config{Dir: filepath.Join(dir, "second"), Vendor: filepath.Join(dir, "first")}
+	if _, err := New(config); err == nil {
+		t.Error("made a machine of a vendor that is not there")
+	}
+	first := newPlatform(t, Config{Dir: config.Vendor})
+	second := newPlatform(t, config)
+	if !bytes.Equal(first.Root().Raw, second.Root().Raw) {
+		t.Error("the machines have different roots")
+	}
+	if bytes.Equal(first.pki.sealSecret, second.pki.sealSecret) || first.pki.pck.key.Equal(second.pki.pck.key) {
+		t.Error("two machines have the same keys")
+	}
+	var ppids []string
+	for _, p := range []*Platform{first, second, newPlatform(t, config)} {
+		e, err := p.NewInsecureIssuer(attest.SimSGX, measured).Issue(t.Context(), attest.Bind([]byte("claims")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		en, err := first.Endorsements(attest.SimSGX) // the vendor's word counts for all of them
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := attest.Judge(verifiers(t, first), e, attest.Bind([]byte("claims")), en, reference(), p.now())
+		if !v.OK() {
+			t.Errorf("got refused at %q, want accepted under the vendor's root", failed(v))
+		}
+		ppids = append(ppids, v.Claims.TCB.PPID.String())
+	}
+	if ppids[0] == ppids[1] || ppids[1] != ppids[2] {
+		t.Errorf("got PPIDs %v, want the second machine's apart, and the same after a restart", ppids)
+	}
+}
+
 func TestMisbehaviourFile(t *testing.T) {
 	p := newPlatform(t, Config{Dir: filepath.Join(t.TempDir(), "platform")})
 	path := filepath.Join(p.dir, misbehaviourFile)
