@@ -181,6 +181,9 @@ func (a *asker) posers(marbles []string) bool {
 	return found
 }
 
+// anyMeasurement is the field by which reference values hold nothing fast.
+const anyMeasurement = "allowAnyMeasurement"
+
 // opening is what leaves open who a package is.
 type opening struct {
 	at   place // within the package
@@ -197,7 +200,7 @@ func openings(p attest.Package) []opening {
 			switch {
 			case m.Value.Kind == jsonpos.Object:
 				walk(m.Value, here)
-			case m.Key == "allowAnyMeasurement" && m.Value.Text == "true":
+			case m.Key == anyMeasurement && m.Value.Text == "true":
 				all = append(all, opening{here, fmt.Sprintf("whoever runs any program under %s", at[len(at)-1])})
 			case m.Key == "allowDebug" && m.Value.Text == "true":
 				all = append(all, opening{here, "whoever runs the host of a debug enclave or guest, whose memory it reads"})

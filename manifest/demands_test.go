@@ -16,7 +16,7 @@ import (
 // here fails the test below until somebody has decided who may change it.
 var partTable = map[string]string{
 	"version": "1", "trustDomain": "1", "packages": "2", "platforms": "2", "marbles": "3", "secrets": "3", "users": "2", "roles": "2",
-	"tests": "1", "approvals": "1", "proposalLifetime": "1", "recovery": "1", "seal": "1", "ca": "1", "witnesses": "2",
+	"tests": "1", "approvals": "1", "proposalLifetime": "1", "recovery": "1", "seal": "1", "coordinators": "1", "ca": "1", "witnesses": "2",
 
 	"marbles.package": "3", "marbles.platform": "3", "marbles.lease": "3", "marbles.maxInstances": "3", "marbles.dnsNames": "3",
 	"marbles.serves": "3", "marbles.calls": "3", "marbles.parameters": "3", "marbles.renewal": "3",
@@ -196,6 +196,7 @@ func everyField(t *testing.T) *Manifest {
 		Rotation: Rotation{Every: 1, Overlap: 2}, Depositors: []string{"web"}}
 	m.Approvals = map[string]int{UpdateManifest: 2, "updateManifest:packages/*": 3}
 	m.Recovery = &Recovery{Keys: map[string]string{"alice": "age1"}, Threshold: 1}
+	m.Coordinators = &Coordinators{Package: "p", Platform: DefaultPlatform}
 	m.Seal, m.Witnesses = SealProduct, map[string]Witness{"w": {Key: "k", URL: "u"}}
 	return m
 }
@@ -273,7 +274,7 @@ func TestEntriesAreDemandedWhole(t *testing.T) {
 	for section, remove := range map[string]func(m *Manifest){
 		"packages/p": func(m *Manifest) { delete(m.Packages, "p") }, "platforms/default": func(m *Manifest) { delete(m.Platforms, "default") },
 		"users/alice": func(m *Manifest) { delete(m.Users, "alice") }, "roles/operator": func(m *Manifest) { delete(m.Roles, "operator") },
-		"witnesses/w": func(m *Manifest) { delete(m.Witnesses, "w") }, "recovery": func(m *Manifest) { m.Recovery = nil },
+		"witnesses/w": func(m *Manifest) { delete(m.Witnesses, "w") }, "recovery": func(m *Manifest) { m.Recovery = nil }, "coordinators": func(m *Manifest) { m.Coordinators = nil },
 		"marbles/db": func(m *Manifest) { delete(m.Marbles, "db") }, "secrets/cartTLS": func(m *Manifest) { delete(m.Secrets, "cartTLS") },
 	} {
 		less := copied(t, m)

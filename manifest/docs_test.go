@@ -61,7 +61,7 @@ func TestReferenceIsCurrent(t *testing.T) {
 		{"marbles.NAME", "marble"}, {"marbles.NAME.serves.PORT", "servedPort"}, {"marbles.NAME.calls[]", "call"}, {"marbles.NAME.parameters", "parameters"},
 		{"marbles.NAME.parameters.references", "references"}, {"marbles.NAME.parameters.reload", "reload"}, {"marbles.NAME.renewal", "renewal"},
 		{"secrets.NAME", "secret"}, {"secrets.NAME.rotation", "rotation"}, {"users.NAME", "user"}, {"roles.NAME", "role"}, {"tests[]", "test"},
-		{"recovery", "recovery"}, {"ca", "ca"}, {"witnesses.NAME", "witness"},
+		{"recovery", "recovery"}, {"coordinators", "coordinators"}, {"ca", "ca"}, {"witnesses.NAME", "witness"},
 	} {
 		table(&b, "`"+s.title+"`", root.Defs[s.def], root.Defs)
 	}

@@ -36,7 +36,8 @@ type Manifest struct {
 	// 72h if absent; filled in by Parse.
 	ProposalLifetime attest.Duration    `json:"proposalLifetime,omitempty"`
 	Recovery         *Recovery          `json:"recovery,omitempty"`
-	Seal             SealMode           `json:"seal,omitempty"` // as the coordinator was started if absent
+	Seal             SealMode           `json:"seal,omitempty"`         // as the coordinator was started if absent
+	Coordinators     *Coordinators      `json:"coordinators,omitempty"` // nil: nothing else gets the key of the state
 	CA               CA                 `json:"ca,omitzero"`
 	Witnesses        map[string]Witness `json:"witnesses,omitempty"` // of the log, by name
 
@@ -76,6 +77,14 @@ type Recovery struct {
 	// 2048 to 4096 bits) or an age recipient (age1…, X25519).
 	Keys      map[string]string `json:"keys"`
 	Threshold int               `json:"threshold"` // how many shares open the state, 1 to the number of keys
+}
+
+// Coordinators says which software on which hardware may hold the deployment's
+// state, beside the coordinator that set it up: it gets the key of the state, and
+// with that every CA key and secret.
+type Coordinators struct {
+	Package  string `json:"package"`
+	Platform string `json:"platform,omitempty"` // "default" if empty; filled in by Parse
 }
 
 // SealMode says which software may open the state on this platform.

@@ -45,6 +45,7 @@ func (c *checker) check() {
 	c.section("platforms", c.platform)
 	c.section("secrets", c.secret)
 	c.section("marbles", c.marble)
+	c.coordinators()
 	c.section("packages", c.pkg)
 	c.supply()
 	c.section("roles", c.role)

@@ -38,17 +38,7 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 		mb.Lease = attest.Duration(defaultLease)
 	}
 	c.duration(m.Value, p, "lease", minLease, maxLease)
-	if _, ok := c.m.Packages[mb.Package]; ok {
-		c.used[mb.Package] = true
-	} else if mb.Package != "" {
-		c.noSuch("MAN-015", p.member("package"), m.Value.Get("package"), fmt.Sprintf("marbles.%s has package %q, which does not exist", m.Key, mb.Package), c.packageNames)
-	}
-	if mb.Platform == "" {
-		mb.Platform = DefaultPlatform
-	} else if _, ok := c.m.Platforms[mb.Platform]; !ok {
-		c.noSuch("MAN-016", p.member("platform"), m.Value.Get("platform"), fmt.Sprintf("marbles.%s has platform %q, which does not exist", m.Key, mb.Platform), c.platformNames)
-	}
-	c.snpRules(m, p, mb)
+	c.software(m, p, mb.Package, &mb.Platform)
 	c.openArguments(m, p, mb)
 	for _, item := range c.dnsNames(m.Value, p) {
 		if other, taken := c.dns[item.Text]; taken && other != m.Key {
@@ -67,17 +57,33 @@ func (c *checker) marble(m *jsonpos.Member, p *path) {
 	c.m.Marbles[m.Key] = mb
 }
 
-// snpRules warns of a marble that may run in SEV-SNP guests, but on no machine.
-func (c *checker) snpRules(m *jsonpos.Member, p *path, mb Marble) {
-	platform, known := c.m.Platforms[mb.Platform]
-	pkg := c.m.Packages[mb.Package]
+// software checks the package and the platform of a marble, or of coordinators,
+// and fills the platform in.
+func (c *checker) software(m *jsonpos.Member, p *path, pkg string, platform *string) {
+	if _, ok := c.m.Packages[pkg]; ok {
+		c.used[pkg] = true
+	} else if pkg != "" {
+		c.noSuch("MAN-015", p.member("package"), m.Value.Get("package"), fmt.Sprintf("%s has package %q, which does not exist", p, pkg), c.packageNames)
+	}
+	if *platform == "" {
+		*platform = DefaultPlatform
+	} else if _, ok := c.m.Platforms[*platform]; !ok {
+		c.noSuch("MAN-016", p.member("platform"), m.Value.Get("platform"), fmt.Sprintf("%s has platform %q, which does not exist", p, *platform), c.platformNames)
+	}
+	c.snpRules(m, p, pkg, *platform)
+}
+
+// snpRules warns of software that may run in SEV-SNP guests, but on no machine.
+func (c *checker) snpRules(m *jsonpos.Member, p *path, name, on string) {
+	platform, known := c.m.Platforms[on]
+	pkg := c.m.Packages[name]
 	guests := pkg.SNP != nil || pkg.Azure != nil && pkg.Azure.SNP != nil
-	if !known && mb.Platform != DefaultPlatform || !guests || platform.SNP != nil {
+	if !known && on != DefaultPlatform || !guests || platform.SNP != nil {
 		return
 	}
 	c.report(p, keySpan(m), finding{code: "MAN-050", warning: true,
-		message: fmt.Sprintf("package %s may run in SEV-SNP guests, but platform %s has no snp rules, so no such machine is accepted", mb.Package, mb.Platform),
-		suggest: fmt.Sprintf("add snp with a minTCB to platforms.%s", mb.Platform)})
+		message: fmt.Sprintf("package %s may run in SEV-SNP guests, but platform %s has no snp rules, so no such machine is accepted", name, on),
+		suggest: fmt.Sprintf("add snp with a minTCB to platforms.%s", on)})
 }
 
 // openArguments warns of a marble whose package measures files beside the

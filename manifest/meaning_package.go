@@ -13,7 +13,7 @@ func (c *checker) pkg(m *jsonpos.Member, p *path) {
 	pkg := c.m.Packages[m.Key]
 	c.reference(m.Value, p, pkg)
 	if !c.used[m.Key] {
-		c.report(p, keySpan(m), finding{code: "MAN-045", warning: true, message: fmt.Sprintf("no marble uses package %q", m.Key)})
+		c.report(p, keySpan(m), finding{code: "MAN-045", warning: true, message: fmt.Sprintf("nothing uses package %q", m.Key)})
 	}
 }
 

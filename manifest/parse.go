@@ -183,17 +183,30 @@ func (m *Manifest) PolicyFor(marble string) (attest.Policy, bool) {
 	if !ok {
 		return attest.Policy{}, false
 	}
-	pkg, ok := m.Packages[mb.Package]
+	return m.policy(mb.Package, mb.Platform)
+}
+
+// CoordinatorPolicy returns what evidence of a further coordinator must meet, one
+// that is to hold the same state. It is false if the manifest admits none; the
+// policy is then the zero one, which refuses everything.
+func (m *Manifest) CoordinatorPolicy() (attest.Policy, bool) {
+	if m.Coordinators == nil {
+		return attest.Policy{}, false
+	}
+	return m.policy(m.Coordinators.Package, m.Coordinators.Platform)
+}
+
+func (m *Manifest) policy(pkg, platform string) (attest.Policy, bool) {
+	software, ok := m.Packages[pkg]
 	if !ok {
 		return attest.Policy{}, false
 	}
-	name := mb.Platform
-	if name == "" {
-		name = DefaultPlatform
+	if platform == "" {
+		platform = DefaultPlatform
 	}
-	platform, ok := m.Platforms[name]
-	if !ok && name != DefaultPlatform {
+	hardware, ok := m.Platforms[platform]
+	if !ok && platform != DefaultPlatform {
 		return attest.Policy{}, false
 	}
-	return attest.Policy{Package: pkg, Platform: platform, PackageName: mb.Package, PlatformName: name}, true
+	return attest.Policy{Package: software, Platform: hardware, PackageName: pkg, PlatformName: platform}, true
 }

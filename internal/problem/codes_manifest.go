@@ -43,7 +43,7 @@ var manifestCodes = []Entry{
 	{"MAN-042", Invalid, "any measurement is accepted", "give measurements before anybody relies on it"},
 	{"MAN-043", Invalid, "debug enclaves and guests are accepted", "remove allowDebug before anybody relies on it"},
 	{"MAN-044", Invalid, "endorsements may be too young to find", "allow at least 192h: vendors re-issue at times only after 7.4 days"},
-	{"MAN-045", Invalid, "no marble uses the package", "remove the package, or use it"},
+	{"MAN-045", Invalid, "nothing uses the package", "remove the package, or use it"},
 	{"MAN-046", Invalid, "policy file contradicts itself", "name one TEE in \"tee\" and give its reference values"},
 	{"MAN-048", Invalid, "TDX package leaves the kernel open", "name rtmr1 and rtmr2 of the released image"},
 	{"MAN-049", Invalid, "too many problems", "mend those listed and validate again"},
@@ -84,4 +84,7 @@ var manifestCodes = []Entry{
 	{"MAN-101", Invalid, "a reference may name a secret that nobody ever gets", "use it through the agent's socket, or name another secret"},
 	{"MAN-102", Invalid, "the manifest gives a value where the host is to put a reference", "remove one of the two"},
 	{"MAN-103", Invalid, "a reference in a variable that no program gets", "use another variable"},
+	{"MAN-110", Invalid, "any software would get the state", "name a package with the measurements of the coordinator's release"},
+	{"MAN-111", Invalid, "hosts could read the memory of coordinators", "remove allowDebug from the package before anybody relies on it"},
+	{"MAN-112", Invalid, "a marble meets the package of coordinators", "give coordinators a package of their own"},
 }
