@@ -39,7 +39,6 @@ func (s *settings) recoverable(err error) bool {
 type waiting struct {
 	*recovery.Desk
 	d      *daemon
-	core   coordinator.Config
 	reason string
 	quotes chan struct{}
 	once   sync.Mutex // held while shares are put to use
@@ -48,12 +47,12 @@ type waiting struct {
 
 // await serves what recovery needs until enough shares open the state, or ctx
 // ends. The ports are then free again.
-func (d *daemon) await(ctx context.Context, core coordinator.Config, why error) (*openedState, error) {
+func (d *daemon) await(ctx context.Context, why error) (*openedState, error) {
 	document, err := recovery.Read(d.s.State)
 	if err != nil {
 		return nil, err
 	}
-	w := &waiting{Desk: recovery.NewDesk(document, d.s.Now), d: d, core: core, reason: problem.From(why).Error(),
+	w := &waiting{Desk: recovery.NewDesk(document, d.s.Now), d: d, reason: problem.From(why).Error(),
 		quotes: make(chan struct{}, maxSessionQuotes), opened: make(chan *openedState, 1)}
 	stop, err := w.serve()
 	if err != nil {
@@ -101,8 +100,8 @@ func (w *waiting) serve() (stop func(), err error) {
 	}
 	operations := api.NewOperations(d.metrics, func() api.Probe { return api.Probe{Stage: waitingStage, Reason: w.reason} })
 	d.s.ClientAddr, d.s.MetricsAddr = client.Addr().String(), metrics.Addr().String()
-	d.serve("client API", func() error { return api.ServeClient(server, client, gate) })
-	d.serve("operations", func() error { return api.ServeOperations(operations, metrics, operationsGate) })
+	d.run("client API", func() error { return api.ServeClient(server, client, gate) })
+	d.run("operations", func() error { return api.ServeOperations(operations, metrics, operationsGate) })
 	return func() { w.stop(server, operations, gate) }, nil
 }
 
@@ -128,7 +127,7 @@ func (w *waiting) RecoveryStatement(ctx context.Context, purpose string, nonce, 
 	if err != nil {
 		return apiv1.RecoveryStatement{}, err
 	}
-	return coordinator.AttestSession(ctx, coordinator.SessionConfig{Quote: w.quote, Endorse: w.core.Endorse, Now: w.core.Now}, session, nonce, tlsKey)
+	return coordinator.AttestSession(ctx, coordinator.SessionConfig{Quote: w.quote, Endorse: w.d.config.Endorse, Now: w.d.config.Now}, session, nonce, tlsKey)
 }
 
 func (w *waiting) quote(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
@@ -138,9 +137,9 @@ func (w *waiting) quote(ctx context.Context, b attest.Binding) (attest.Evidence,
 		return attest.Evidence{}, problem.Because(ctx.Err(), "CRD-007", "waiting behind %d others for evidence", maxSessionQuotes)
 	}
 	defer func() { <-w.quotes }()
-	e, err := w.core.Issuer.Issue(ctx, b)
+	e, err := w.d.config.Issuer.Issue(ctx, b)
 	if err != nil {
-		return e, problem.Because(err, "CRD-005", "asking the %s", w.core.Issuer.TEE())
+		return e, problem.Because(err, "CRD-005", "asking the %s", w.d.config.Issuer.TEE())
 	}
 	return e, nil
 }

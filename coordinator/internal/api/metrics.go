@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,11 +31,15 @@ type Metrics struct {
 	refusals  *prometheus.CounterVec
 	sessions  prometheus.Gauge
 	panics    prometheus.Counter
+
+	mu     sync.Mutex                       // guards gates
+	gates  map[string]*atomic.Pointer[Gate] // by port: the newest
+	lapses atomic.Pointer[func() coordinator.Lapses]
 }
 
 // NewMetrics returns metrics on a registry of their own.
 func NewMetrics(version string, simulation bool) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry()}
+	m := &Metrics{registry: prometheus.NewRegistry(), gates: map[string]*atomic.Pointer[Gate]{}}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "ashlar", Name: name, Help: help}, labels)
 		m.registry.MustRegister(v)
@@ -79,28 +85,40 @@ func (m *Metrics) Commits() func(time.Duration, error) {
 	}
 }
 
-// Watch publishes the connections of a port.
+// Watch publishes the connections of a port, from now on those of g.
 func (m *Metrics) Watch(port string, g *Gate) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if newest := m.gates[port]; newest != nil {
+		newest.Store(g)
+		return
+	}
+	newest := new(atomic.Pointer[Gate])
+	newest.Store(g)
+	m.gates[port] = newest
 	labels := prometheus.Labels{"port": port}
 	add := func(c prometheus.Collector) { m.registry.MustRegister(c) }
 	add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ashlar", Name: "connections", Help: "Open connections.", ConstLabels: labels},
-		func() float64 { n, _, _ := g.Counts(); return float64(n) }))
+		func() float64 { n, _, _ := newest.Load().Counts(); return float64(n) }))
 	add(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ashlar", Name: "connections_refused_total", Help: "Connections over a limit that were refused.", ConstLabels: labels},
-		func() float64 { _, n, _ := g.Counts(); return float64(n) }))
+		func() float64 { _, n, _ := newest.Load().Counts(); return float64(n) }))
 	add(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ashlar", Name: "connections_evicted_total", Help: "Idle connections that were closed to make room.", ConstLabels: labels},
-		func() float64 { _, _, n := g.Counts(); return float64(n) }))
+		func() float64 { _, _, n := newest.Load().Counts(); return float64(n) }))
 }
 
 // WatchLapses publishes how many instances are on the way to losing their
-// identity.
+// identity, from now on those that lapses counts.
 func (m *Metrics) WatchLapses(lapses func() coordinator.Lapses) {
+	if m.lapses.Swap(&lapses) != nil {
+		return
+	}
 	for stage, count := range map[string]func(coordinator.Lapses) int{
 		"degraded": func(l coordinator.Lapses) int { return l.Degraded },
 		"drained":  func(l coordinator.Lapses) int { return l.Drained },
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ashlar", Name: "instances_lapsing",
 			Help: "Instances whose renewal is overdue, by how far.", ConstLabels: prometheus.Labels{"stage": stage}},
-			func() float64 { return float64(count(lapses())) }))
+			func() float64 { return float64(count((*m.lapses.Load())())) }))
 	}
 }
 
