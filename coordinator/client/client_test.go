@@ -227,7 +227,7 @@ func TestDialRefusals(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			o := options()
-			if c.name == "silent" {
+			if c.name == "silent" || c.name == "closes" {
 				o.Timeout = 100 * time.Millisecond
 			}
 			if _, err := Dial(context.Background(), c.addr, o); problem.CodeOf(err) != c.code {

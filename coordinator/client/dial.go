@@ -53,7 +53,9 @@ type Options struct {
 	Witnessing Witnessing
 	// Certificate authenticates a user of the manifest; nil asks anonymously.
 	Certificate *tls.Certificate
-	// Timeout bounds each request and each connection attempt; 10 s if zero.
+	// Timeout bounds each request and each connection attempt; 10 s if zero. Within
+	// it, what a lost connection cut off is tried again: reads, and writes of which
+	// nothing was sent.
 	Timeout time.Duration
 	Now     func() time.Time // time.Now if nil
 	// DialContext opens the connections; a net.Dialer's if nil.
@@ -108,7 +110,7 @@ func Dial(ctx context.Context, addr string, o Options) (*Client, error) {
 		DisableCompression:     true,
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	conn, err := c.connect(ctx)
+	conn, err := c.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +154,20 @@ func (c *Client) takeFirst() net.Conn {
 	conn := c.first
 	c.first = nil
 	return conn
+}
+
+// reach is the first connect. One that is cut is tried again: something passes
+// connections on, and perhaps soon to a coordinator. Where nothing listens, it
+// is likelier that the address is wrong.
+func (c *Client) reach(ctx context.Context) (net.Conn, error) {
+	patience, cancel := context.WithTimeout(ctx, c.o.Timeout)
+	defer cancel()
+	for pauses := (rests{}); ; {
+		conn, err := c.connect(ctx)
+		if err == nil || !lost(err, underWay) || !pauses.rest(patience) {
+			return conn, err
+		}
+	}
 }
 
 // connect opens one connection and verifies the coordinator on it, unless the
@@ -303,7 +319,7 @@ func exchange(conn net.Conn, addr, path string, limit int64) ([]byte, error) {
 // for our advice.
 func unverified(err error) error {
 	var p *problem.Error
-	if !errors.As(err, &p) {
+	if !errors.As(err, &p) || p.Unwrap() != nil { // ours: a cause crosses no wire
 		return err
 	}
 	return problem.New(p.Code, "it gave no statement and said %q", clip(p.Detail, maxInstance))

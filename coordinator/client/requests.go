@@ -194,30 +194,50 @@ type call struct {
 	limit        int64 // of the answer, in bytes; maxAnswer if zero
 }
 
+// do makes a call. Where the network fails it is made again: any call of which
+// nothing was sent, and a read in any case. A write that was sent may have
+// been carried out.
 func (c *Client) do(ctx context.Context, r call) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
 	defer cancel()
+	for pauses := (rests{}); ; {
+		body, sent, err := c.once(ctx, r)
+		switch write := r.method != http.MethodGet; {
+		case err == nil || !lost(err, anywhere):
+			return body, err
+		case sent && write:
+			return nil, problem.From(err).WithNext("it may have been done: look before you send it again")
+		case !pauses.rest(ctx):
+			return nil, err
+		}
+	}
+}
+
+// once makes a call once. It reports whether anything of it may have been sent:
+// a connection that could not be opened or verified carries no request.
+func (c *Client) once(ctx context.Context, r call) (_ []byte, sent bool, _ error) {
 	target := "https://" + c.addr + r.path
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()
 	}
-	var body io.Reader
+	var sending io.Reader
 	if r.body != nil {
-		body = bytes.NewReader(r.body)
+		sending = bytes.NewReader(r.body)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
+	req, err := http.NewRequestWithContext(ctx, r.method, target, sending)
 	if err != nil {
-		return nil, problem.Because(err, "CRD-110", "address %q", c.addr)
+		return nil, false, problem.Because(err, "CRD-110", "address %q", c.addr)
 	}
 	for k, v := range r.header {
 		req.Header[k] = v
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.because(err)
+		return nil, problem.CodeOf(err) == "", c.because(err)
 	}
 	defer resp.Body.Close()
-	return readBody(resp, cmp.Or(r.limit, maxAnswer))
+	body, err := readBody(resp, cmp.Or(r.limit, maxAnswer))
+	return body, true, err
 }
 
 // because finds the refusal behind a failed request: where the request ran out
