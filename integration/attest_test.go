@@ -10,6 +10,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
@@ -71,7 +72,7 @@ func TestRefusedEvidence(t *testing.T) {
 	t.Run("revoked platform", func(t *testing.T) { misbehaving(t, d, `{"revokedPCK": true}`, attest.CodeRevoked) })
 	t.Run("platform out of date", func(t *testing.T) { misbehaving(t, d, `{"tcbStatus": "OutOfDate"}`, attest.CodeTCBStatus) })
 	t.Run("nobody got in", func(t *testing.T) {
-		eventually(t, 30*time.Second, func() string {
+		drive.Eventually(t, 30*time.Second, func() string {
 			c, err := d.Dial(t.Context(), false)
 			if err != nil { // until the platform's good endorsements are back
 				return err.Error()
@@ -132,7 +133,7 @@ func misbehaving(t *testing.T, d *deployment, how string, want problem.Code) {
 	defer os.Remove(file)
 	// The coordinator keeps endorsements for a while; what is new reaches it
 	// when it asks again.
-	eventually(t, 30*time.Second, func() string {
+	drive.Eventually(t, 30*time.Second, func() string {
 		_, err := d.dial(nil).Activate(t.Context(), probe.Attempt{Issuer: d.issuer(probeDigest), Instance: probeInstance()})
 		if got := codeOf(err); got != want {
 			return string(got) + " came, want " + string(want)

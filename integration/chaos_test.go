@@ -14,6 +14,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // crash kills the coordinator and returns when it is gone.
@@ -65,7 +66,7 @@ func uncalled(marble string) func(map[string]any) {
 // closed waits until a hop gives no page any more.
 func closed(t *testing.T, url string) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, 20*time.Second, func() string {
 		if status, body, err := get(t.Context(), url); err == nil && status == http.StatusOK {
 			return fmt.Sprintf("%s still answers %d %.100s", url, status, body)
 		}
@@ -76,7 +77,7 @@ func closed(t *testing.T, url string) {
 // open waits until a hop gives a page.
 func open(t *testing.T, url string) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, 20*time.Second, func() string {
 		status, body, err := get(t.Context(), url)
 		if err != nil {
 			return err.Error()
@@ -94,7 +95,7 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 	d := up(t, nil)
 	before := d.client()
 	d.awaitSettled(before)
-	log, leaves := audit(t, before), d.serials(before)
+	log, leaves := drive.Audit(t, before), d.serials(before)
 	if len(leaves) != len(d.Services) {
 		t.Fatalf("got leaves %v, want one of each service", leaves)
 	}
@@ -102,22 +103,22 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shop := drive(t, 6, gatewayToWeb+"/page")
+	shop := drive.Pages(t, 6, gatewayToWeb+"/page")
 	for range 3 {
-		shop.more(50)
+		shop.More(50)
 		d.crash()
-		shop.more(100)
+		shop.More(100)
 		d.start()
-		shop.more(50)
+		shop.More(50)
 	}
 	took := d.terminate()
-	shop.more(50)
+	shop.More(50)
 	d.start()
 	restarted := time.Now()
 	c := d.client()
 	d.awaitSettled(c)
 	t.Logf("an orderly end took %s; every marble and its Envoy were back %s after the coordinator", took.Round(time.Millisecond), time.Since(restarted).Round(10*time.Millisecond))
-	shop.flawless("the coordinator was killed three times and terminated once")
+	shop.Flawless("the coordinator was killed three times and terminated once")
 
 	t.Run("nothing is lost", func(t *testing.T) {
 		if now := d.serials(c); fmt.Sprint(now) != fmt.Sprint(leaves) {
@@ -127,7 +128,7 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 		if err != nil || m.Digest.String() != manifest.Digest.String() || m.Revision != manifest.Revision {
 			t.Errorf("got manifest %s revision %d, %v, want %s revision %d", m.Digest, m.Revision, err, manifest.Digest, manifest.Revision)
 		}
-		now := audit(t, c)
+		now := drive.Audit(t, c)
 		if len(now) < len(log)+4 {
 			t.Fatalf("the log has %d records, want the %d before and four starts", len(now), len(log))
 		}
@@ -176,8 +177,8 @@ func (d *deployment) envoyKilled(t *testing.T) {
 	if envoy == 0 {
 		t.Fatalf("web's agent has the children %v, want an envoy", children(t, agent))
 	}
-	others := drive(t, 4, cartToCatalog+"/catalog.json")
-	others.more(20)
+	others := drive.Pages(t, 4, cartToCatalog+"/catalog.json")
+	others.More(20)
 	if err := syscall.Kill(envoy, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -186,8 +187,8 @@ func (d *deployment) envoyKilled(t *testing.T) {
 	if again := children(t, agent)["envoy"]; again == 0 || again == envoy {
 		t.Errorf("got Envoy %d after %d was killed, want a new one", again, envoy)
 	}
-	others.more(20)
-	others.flawless("web's Envoy was killed and the hop cart → catalog went on")
+	others.More(20)
+	others.Flawless("web's Envoy was killed and the hop cart → catalog went on")
 }
 
 func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
@@ -204,8 +205,8 @@ func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
 		return m.Instances[0].ActivatedAt
 	}
 	first := activated()
-	others := drive(t, 4, cartToCatalog+"/catalog.json")
-	others.more(20)
+	others := drive.Pages(t, 4, cartToCatalog+"/catalog.json")
+	others.More(20)
 	if err := web.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +217,7 @@ func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
 	if status, body, err := get(t.Context(), gatewayToWeb+"/page"); err == nil && status == http.StatusOK {
 		t.Errorf("got %d %s from a killed marble", status, body)
 	}
-	eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, 5*time.Second, func() string {
 		m, err := c.Marble(t.Context(), "web")
 		if err != nil {
 			return err.Error()
@@ -226,7 +227,7 @@ func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
 		}
 		return ""
 	})
-	others.more(20)
+	others.More(20)
 	if err := d.StartMarble(d.service("web")); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +238,7 @@ func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
 	if again := activated(); !again.After(first) {
 		t.Errorf("web was activated at %s, want later than %s: attested again", again, first)
 	}
-	others.flawless("the marble web was killed and the hop cart → catalog went on")
+	others.Flawless("the marble web was killed and the hop cart → catalog went on")
 }
 
 // A program that ends takes its marble with it: its Envoy would answer for
@@ -275,16 +276,16 @@ func (d *deployment) marbleStalled(t *testing.T, c *client.Client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cart.Signal(syscall.SIGCONT) })
-	shop := drive(t, 4, gatewayToWeb+"/page")
-	shop.more(20) // through cart's Envoy, which has its configuration and its leaf
+	shop := drive.Pages(t, 4, gatewayToWeb+"/page")
+	shop.More(20) // through cart's Envoy, which has its configuration and its leaf
 	for range 20 {
 		d.join()
 		if _, err := c.Status(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	shop.more(20)
-	shop.flawless("cart's agent was stalled while 20 marbles were activated")
+	shop.More(20)
+	shop.Flawless("cart's agent was stalled while 20 marbles were activated")
 
 	calls := func(routes ...string) func(map[string]any) {
 		return func(doc map[string]any) {

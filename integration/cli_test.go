@@ -4,34 +4,22 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // operator is somebody at a shell: a working directory with a trust folder, and
 // the built command.
-type operator struct {
-	t   *testing.T
-	bin string
-	dir string
-	env []string
-}
-
-// outcome is what one command printed and ended with.
-type outcome struct {
-	stdout, stderr string
-	code           int
-}
+type operator struct{ *drive.Shell }
 
 func newOperator(t *testing.T) *operator {
 	bin, envoy := binaries(t)
@@ -39,88 +27,24 @@ func newOperator(t *testing.T) *operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &operator{t: t, bin: filepath.Join(abs, "ashlar"), dir: t.TempDir(), env: append(os.Environ(), "ASHLAR_ENVOY="+envoy)}
-}
-
-func (o *operator) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, o.bin, args...)
-	cmd.Dir, cmd.Env = o.dir, o.env
-	return cmd
-}
-
-// run runs a command line to its end.
-func (o *operator) run(args ...string) outcome {
-	o.t.Helper()
-	ctx, cancel := context.WithTimeout(o.t.Context(), 30*time.Second)
-	defer cancel()
-	var stdout, stderr bytes.Buffer
-	cmd := o.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		o.t.Fatalf("ashlar %s: %v", strings.Join(args, " "), err)
-	}
-	got := outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
-	if strings.Contains(got.stdout+got.stderr, "\x1b") {
-		o.t.Errorf("ashlar %s: an escape code in a pipe", strings.Join(args, " "))
-	}
-	return got
-}
-
-// must runs a command line that has to end with a code.
-func (o *operator) must(code int, args ...string) outcome {
-	o.t.Helper()
-	got := o.run(args...)
-	if got.code != code {
-		o.t.Fatalf("ashlar %s: got exit %d, want %d\n%s%s", strings.Join(args, " "), got.code, code, got.stdout, got.stderr)
-	}
-	return got
-}
-
-// folded is where a long line was broken.
-var folded = regexp.MustCompile(`\n(SIMULATION )? +`)
-
-// wants checks that a text has parts, wherever its lines were folded.
-func wants(t *testing.T, text string, parts ...string) {
-	t.Helper()
-	flat := folded.ReplaceAllString(text, " ")
-	for _, p := range parts {
-		if !strings.Contains(flat, p) {
-			t.Errorf("got %q, want %q in it", text, p)
-		}
-	}
-}
-
-// document runs a command with -o json, and with -o yaml to see that it has one.
-func document[T any](o *operator, args ...string) T {
-	o.t.Helper()
-	var v T
-	got := o.must(0, append(args, "-o", "json")...)
-	if err := json.Unmarshal([]byte(got.stdout), &v); err != nil {
-		o.t.Fatalf("ashlar %s -o json: %v\n%s", strings.Join(args, " "), err, got.stdout)
-	}
-	if y := o.must(0, append(args, "-o", "yaml")...); strings.HasPrefix(y.stdout, "{") || y.stdout == "" {
-		o.t.Errorf("ashlar %s -o yaml: got %.80q", strings.Join(args, " "), y.stdout)
-	}
-	return v
+	return &operator{&drive.Shell{T: t, Program: filepath.Join(abs, "ashlar"), Dir: t.TempDir(), Env: append(os.Environ(), "ASHLAR_ENVOY="+envoy)}}
 }
 
 // edit writes the manifest in force, changed, to a file.
 func (o *operator) edit(name string, change func(doc map[string]any)) string {
-	o.t.Helper()
+	o.T.Helper()
 	var doc map[string]any
-	if err := json.Unmarshal([]byte(o.must(0, "manifest", "get").stdout), &doc); err != nil {
-		o.t.Fatal(err)
+	if err := json.Unmarshal([]byte(o.Must(0, "manifest", "get").Stdout), &doc); err != nil {
+		o.T.Fatal(err)
 	}
 	change(doc)
 	raw, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
-	path := filepath.Join(o.dir, name)
+	path := filepath.Join(o.Dir, name)
 	if err := os.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
 	return path
 }
@@ -148,7 +72,7 @@ func TestCommands(t *testing.T) {
 // verifies: the wrong policy writes nothing, the right one a bundle that curl
 // takes.
 func (o *operator) verifies(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	policy, err := os.ReadFile(d.PolicyFile())
 	if err != nil {
 		t.Fatal(err)
@@ -162,29 +86,29 @@ func (o *operator) verifies(t *testing.T, d *deployment) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wrong := filepath.Join(o.dir, "wrong.json")
+	wrong := filepath.Join(o.Dir, "wrong.json")
 	if err := os.WriteFile(wrong, policy, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := o.must(3, "verify", d.Client, "--policy", wrong)
-	wants(t, got.stdout, "sim.program", "00000000…", "✗", "ATT-012")
-	if _, err := os.Stat(filepath.Join(o.dir, ".ashlar")); !os.IsNotExist(err) {
+	got := o.Must(3, "verify", d.Client, "--policy", wrong)
+	drive.Wants(t, got.Stdout, "sim.program", "00000000…", "✗", "ATT-012")
+	if _, err := os.Stat(filepath.Join(o.Dir, ".ashlar")); !os.IsNotExist(err) {
 		t.Errorf("a refused coordinator left files: %v", err)
 	}
-	o.must(3, "status")
+	o.Must(3, "status")
 
-	o.must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--dry-run")
-	if _, err := os.Stat(filepath.Join(o.dir, ".ashlar")); !os.IsNotExist(err) {
+	o.Must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--dry-run")
+	if _, err := os.Stat(filepath.Join(o.Dir, ".ashlar")); !os.IsNotExist(err) {
 		t.Errorf("a dry run left files: %v", err)
 	}
-	got = o.must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--manifest", d.ManifestFile())
-	wants(t, got.stdout, "byte for byte", "Verified. Wrote .ashlar/bundle.pem")
-	everyLineIsSimulation(t, got.stdout)
-	got = o.must(3, "verify", "--manifest", strings.Repeat("ab", 32))
-	wants(t, got.stderr, "CRD-102")
+	got = o.Must(0, "verify", d.Client, "--policy", d.PolicyFile(), "--manifest", d.ManifestFile())
+	drive.Wants(t, got.Stdout, "byte for byte", "Verified. Wrote .ashlar/bundle.pem")
+	everyLineIsSimulation(t, got.Stdout)
+	got = o.Must(3, "verify", "--manifest", strings.Repeat("ab", 32))
+	drive.Wants(t, got.Stderr, "CRD-102")
 
 	curl := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "5", "--cacert", ".ashlar/bundle.pem", "https://localhost:4433/v1/status")
-	curl.Dir = o.dir
+	curl.Dir = o.Dir
 	body, err := curl.CombinedOutput()
 	if err != nil || !strings.Contains(string(body), `"state":"serving"`) {
 		t.Errorf("curl with the bundle: got %s, %v", body, err)
@@ -202,29 +126,29 @@ func everyLineIsSimulation(t *testing.T, text string) {
 
 // looks: what shows the deployment, as text, tables and documents.
 func (o *operator) looks(t *testing.T) {
-	o.t = t
-	status := document[apiv1.Status](o, "status")
+	o.T = t
+	status := drive.Document[apiv1.Status](o.Shell, "status")
 	if status.State != "serving" || status.Marbles != 5 || !status.Simulation {
 		t.Errorf("got %+v, want five marbles serving in simulation", status)
 	}
-	everyLineIsSimulation(t, o.must(0, "status").stdout)
-	list := document[[]apiv1.Marble](o, "marble", "list")
-	rows := strings.Count(o.must(0, "marble", "list").stdout, "\n")
+	everyLineIsSimulation(t, o.Must(0, "status").Stdout)
+	list := drive.Document[[]apiv1.Marble](o.Shell, "marble", "list")
+	rows := strings.Count(o.Must(0, "marble", "list").Stdout, "\n")
 	if len(list) != 5 || rows != len(list)+1 {
 		t.Errorf("got %d marbles in JSON and %d lines in text, want the same rows and a header", len(list), rows)
 	}
-	wants(t, o.must(0, "marble", "list", "-o", "wide").stdout, "PACKAGE", "127.0.77.12", "connected")
-	web := document[apiv1.Marble](o, "marble", "show", "web")
+	drive.Wants(t, o.Must(0, "marble", "list", "-o", "wide").Stdout, "PACKAGE", "127.0.77.12", "connected")
+	web := drive.Document[apiv1.Marble](o.Shell, "marble", "show", "web")
 	if len(web.Instances) != 1 || web.Instances[0].SPIFFEID != "spiffe://shop.example/web" {
 		t.Errorf("got %+v, want one instance of web", web)
 	}
-	wants(t, o.must(0, "marble", "show", "web").stdout, "spiffe://shop.example/web", "listener applied")
-	wants(t, o.must(1, "marble", "show", "wbe").stderr, `did you mean "web"`, "CRD-030")
-	wants(t, o.must(0, "cert", "inspect", "127.0.0.1:4433").stdout, "CN=Ashlar coordinator", "localhost")
-	wants(t, o.must(0, "cert", "inspect", webInbound).stdout, "spiffe://shop.example/web", "sim:tdx evidence", "leaf hash")
-	wants(t, o.must(0, "check").stdout, "evidence meets the policy", "0 failed")
-	document[map[string]any](o, "check")
-	document[[]any](o, "cert", "inspect", webInbound)
+	drive.Wants(t, o.Must(0, "marble", "show", "web").Stdout, "spiffe://shop.example/web", "listener applied")
+	drive.Wants(t, o.Must(1, "marble", "show", "wbe").Stderr, `did you mean "web"`, "CRD-030")
+	drive.Wants(t, o.Must(0, "cert", "inspect", "127.0.0.1:4433").Stdout, "CN=Ashlar coordinator", "localhost")
+	drive.Wants(t, o.Must(0, "cert", "inspect", webInbound).Stdout, "spiffe://shop.example/web", "sim:tdx evidence", "leaf hash")
+	drive.Wants(t, o.Must(0, "check").Stdout, "evidence meets the policy", "0 failed")
+	drive.Document[map[string]any](o.Shell, "check")
+	drive.Document[[]any](o.Shell, "cert", "inspect", webInbound)
 	for _, args := range [][]string{{"status"}, {"marble", "list"}, {"marble", "show", "web"}, {"check"}, {"verify"}, {"cert", "inspect", webInbound}} {
 		o.fits80(args...)
 	}
@@ -232,68 +156,68 @@ func (o *operator) looks(t *testing.T) {
 
 // fits80 runs a command on a terminal of 80 columns.
 func (o *operator) fits80(args ...string) {
-	o.t.Helper()
+	o.T.Helper()
 	script, err := exec.LookPath("script")
 	if err != nil {
-		o.t.Skip("script(1) is not here: no terminal to try")
+		o.T.Skip("script(1) is not here: no terminal to try")
 	}
-	cmd := exec.CommandContext(o.t.Context(), script, "-qec", o.bin+" "+strings.Join(args, " ")+" 2>/dev/null", "/dev/null")
-	cmd.Dir, cmd.Env = o.dir, append(o.env, "NO_COLOR=1")
+	cmd := exec.CommandContext(o.T.Context(), script, "-qec", o.Program+" "+strings.Join(args, " ")+" 2>/dev/null", "/dev/null")
+	cmd.Dir, cmd.Env = o.Dir, append(o.Env, "NO_COLOR=1")
 	out, err := cmd.Output()
 	if err != nil {
-		o.t.Fatalf("ashlar %s on a terminal: %v\n%s", strings.Join(args, " "), err, out)
+		o.T.Fatalf("ashlar %s on a terminal: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	for line := range strings.Lines(string(out)) {
 		if line = strings.TrimRight(line, "\r\n"); len([]rune(line)) > 80 || strings.Contains(line, "\x1b") {
-			o.t.Errorf("ashlar %s: a line of %d columns, or an escape code under NO_COLOR: %q", strings.Join(args, " "), len([]rune(line)), line)
+			o.T.Errorf("ashlar %s: a line of %d columns, or an escape code under NO_COLOR: %q", strings.Join(args, " "), len([]rune(line)), line)
 		}
 	}
 }
 
 // explains: an accepted decision, and a refused one by the beginning of its id.
 func (o *operator) explains(t *testing.T, d *deployment) {
-	o.t = t
-	accepted := document[apiv1.Marble](o, "marble", "show", "web").Instances[0].Decision
-	wants(t, o.must(0, "explain", accepted).stdout, "was accepted", "sim.program", "audit record")
+	o.T = t
+	accepted := drive.Document[apiv1.Marble](o.Shell, "marble", "show", "web").Instances[0].Decision
+	drive.Wants(t, o.Must(0, "explain", accepted).Stdout, "was accepted", "sim.program", "audit record")
 	code, said, err := d.RunTampered(t.Context())
 	if err != nil || code != 3 {
 		t.Fatalf("got exit %d, %v; want the tampered gateway refused\n%s", code, err, said)
 	}
-	refusal := document[apiv1.Marble](o, "marble", "show", "gateway").LastRefusal
+	refusal := drive.Document[apiv1.Marble](o.Shell, "marble", "show", "gateway").LastRefusal
 	if refusal == nil {
 		t.Fatal("gateway shows no refusal")
 	}
 	for _, id := range []string{refusal.ID, refusal.ID[:len("gateway/")+4]} {
-		got := o.must(0, "explain", id, "--cert", d.CertFile(), "--key", d.KeyFile())
-		wants(t, got.stdout, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "nearest package: gateway")
-		got = o.must(0, "explain", id)
-		wants(t, got.stdout+got.stderr, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "not shown", "--cert")
+		got := o.Must(0, "explain", id, "--cert", d.CertFile(), "--key", d.KeyFile())
+		drive.Wants(t, got.Stdout, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "nearest package: gateway")
+		got = o.Must(0, "explain", id)
+		drive.Wants(t, got.Stdout+got.Stderr, refusal.ID, "was refused", "ATT-012", "sim.program", "✗", "not shown", "--cert")
 	}
-	if v := document[apiv1.Decision](o, "explain", refusal.ID); v.Accepted || v.Verdict.OK() {
+	if v := drive.Document[apiv1.Decision](o.Shell, "explain", refusal.ID); v.Accepted || v.Verdict.OK() {
 		t.Errorf("got an accepted decision %s, want refused", v.ID)
 	}
-	wants(t, o.must(0, "status").stdout, "ashlar explain "+refusal.ID)
+	drive.Wants(t, o.Must(0, "status").Stdout, "ashlar explain "+refusal.ID)
 	o.fits80("explain", refusal.ID)
 	o.fits80("status")
-	o.must(1, "explain", "gateway/ffffffff")
+	o.Must(1, "explain", "gateway/ffffffff")
 }
 
 // sets: who may, what it costs, what it changes.
 func (o *operator) sets(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	user := []string{"--cert", d.CertFile(), "--key", d.KeyFile()}
 	admin := o.edit("admin.json", gatewayRoutes("GET /page", "GET /admin"))
-	wants(t, o.must(0, "manifest", "diff", admin).stdout, `+ marbles.gateway.calls["web:http"].routes`, "effects")
-	o.must(20, "manifest", "diff", admin, "--exit-code")
-	wants(t, o.must(2, "manifest", "set", admin).stderr, "CLI-006", "--yes")
-	wants(t, o.must(5, "manifest", "set", admin, "--yes").stderr, "CRD-015")
-	o.must(0, append([]string{"manifest", "set", admin, "--dry-run"}, user...)...)
-	if s := document[apiv1.Status](o, "status"); s.Revision != 1 {
+	drive.Wants(t, o.Must(0, "manifest", "diff", admin).Stdout, `+ marbles.gateway.calls["web:http"].routes`, "effects")
+	o.Must(20, "manifest", "diff", admin, "--exit-code")
+	drive.Wants(t, o.Must(2, "manifest", "set", admin).Stderr, "CLI-006", "--yes")
+	drive.Wants(t, o.Must(5, "manifest", "set", admin, "--yes").Stderr, "CRD-015")
+	o.Must(0, append([]string{"manifest", "set", admin, "--dry-run"}, user...)...)
+	if s := drive.Document[apiv1.Status](o.Shell, "status"); s.Revision != 1 {
 		t.Fatalf("got revision %d after a dry run, want 1", s.Revision)
 	}
-	wants(t, o.must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).stdout, "revision 2 is in force")
-	wants(t, o.must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).stdout, "in force already")
-	eventually(t, 10*time.Second, func() string {
+	drive.Wants(t, o.Must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).Stdout, "revision 2 is in force")
+	drive.Wants(t, o.Must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).Stdout, "in force already")
+	drive.Eventually(t, 10*time.Second, func() string {
 		if status, body, err := get(t.Context(), shopURL+"/admin"); err != nil || status != 200 {
 			return "the new route is not open: " + body
 		}
@@ -304,15 +228,15 @@ func (o *operator) sets(t *testing.T, d *deployment) {
 		doc["secrets"] = map[string]any{}
 		doc["marbles"].(map[string]any)["cart"].(map[string]any)["parameters"].(map[string]any)["files"] = map[string]any{}
 	})
-	wants(t, o.must(2, append([]string{"manifest", "set", drop, "--yes"}, user...)...).stderr, "--accept=drop-secrets")
-	wants(t, o.must(2, append([]string{"manifest", "set", drop, "--yes", "--accept=drop-secret"}, user...)...).stderr, "did you mean --accept=drop-secrets?")
-	wants(t, o.must(0, append([]string{"manifest", "set", drop, "--yes", "--accept=drop-secrets"}, user...)...).stdout, "revision 3 is in force")
+	drive.Wants(t, o.Must(2, append([]string{"manifest", "set", drop, "--yes"}, user...)...).Stderr, "--accept=drop-secrets")
+	drive.Wants(t, o.Must(2, append([]string{"manifest", "set", drop, "--yes", "--accept=drop-secret"}, user...)...).Stderr, "did you mean --accept=drop-secrets?")
+	drive.Wants(t, o.Must(0, append([]string{"manifest", "set", drop, "--yes", "--accept=drop-secrets"}, user...)...).Stdout, "revision 3 is in force")
 }
 
 // races: two operators at their terminals compare with the same manifest, are
 // asked, and say yes. Exactly one gets exit 7 and the other's digest.
 func (o *operator) races(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	files := []string{o.edit("a.json", gatewayRoutes("GET /page", "GET /a")), o.edit("b.json", gatewayRoutes("GET /page", "GET /b"))}
 	var asked []*atTerminal
 	for _, f := range files {
@@ -330,7 +254,7 @@ func (o *operator) races(t *testing.T, d *deployment) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wants(t, a.out.String(), "CRD-013", manifest.DigestOf(raw).String()[:8])
+			drive.Wants(t, a.out.String(), "CRD-013", manifest.DigestOf(raw).String()[:8])
 		}
 	}
 	if codes[0] != 1 || codes[7] != 1 {
@@ -348,19 +272,19 @@ func (o *operator) races(t *testing.T, d *deployment) {
 func TestDevUp(t *testing.T) {
 	o := newOperator(t)
 	first := o.devUp()
-	got := o.must(7, "dev", "up")
-	wants(t, got.stderr, "CLI-012", "ashlar dev down")
-	o.must(0, "verify", "127.0.0.1:4433", "--policy", ".ashlar/dev/policy.json")
+	got := o.Must(7, "dev", "up")
+	drive.Wants(t, got.Stderr, "CLI-012", "ashlar dev down")
+	o.Must(0, "verify", "127.0.0.1:4433", "--policy", ".ashlar/dev/policy.json")
 	edited := o.edit("new.json", gatewayRoutes("GET /page", "GET /admin"))
-	o.must(0, "manifest", "set", edited, "--yes", "--cert", ".ashlar/dev/alice.pem", "--key", ".ashlar/dev/alice.key")
-	wants(t, o.must(0, "dev", "logs", "coordinator").stdout, "level=INFO")
-	wants(t, o.must(2, "dev", "logs", "wbe").stderr, "did you mean ashlar dev logs web?")
-	wants(t, o.must(0, "dev", "down").stdout, "down")
+	o.Must(0, "manifest", "set", edited, "--yes", "--cert", ".ashlar/dev/alice.pem", "--key", ".ashlar/dev/alice.key")
+	drive.Wants(t, o.Must(0, "dev", "logs", "coordinator").Stdout, "level=INFO")
+	drive.Wants(t, o.Must(2, "dev", "logs", "wbe").Stderr, "did you mean ashlar dev logs web?")
+	drive.Wants(t, o.Must(0, "dev", "down").Stdout, "down")
 	o.ended(first)
-	o.must(1, "dev", "down")
+	o.Must(1, "dev", "down")
 
 	second := o.devUp()
-	if s := document[apiv1.Status](o, "status"); s.Revision != 2 || s.Instances != 4 {
+	if s := drive.Document[apiv1.Status](o.Shell, "status"); s.Revision != 2 || s.Instances != 4 {
 		t.Errorf("got revision %d with %d instances, want the state of the first run: revision 2, four instances", s.Revision, s.Instances)
 	}
 	if status, body, err := get(t.Context(), shopURL+"/admin"); err != nil || status != 200 {
@@ -375,25 +299,25 @@ func TestDevUp(t *testing.T) {
 // devUp starts dev up in a process group of its own and waits until it says
 // that it is up.
 func (o *operator) devUp() *exec.Cmd {
-	o.t.Helper()
-	cmd := o.command(context.Background(), "dev", "up")
+	o.T.Helper()
+	cmd := o.Command(context.Background(), "dev", "up")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	log, err := os.Create(filepath.Join(o.dir, "up.log"))
+	log, err := os.Create(filepath.Join(o.Dir, "up.log"))
 	if err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
-	o.t.Cleanup(func() {
+	o.T.Cleanup(func() {
 		if cmd.ProcessState == nil {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 			_ = cmd.Wait()
 		}
 	})
-	eventually(o.t, 40*time.Second, func() string {
+	drive.Eventually(o.T, 40*time.Second, func() string {
 		b, err := os.ReadFile(log.Name())
 		if err != nil || !bytes.Contains(b, []byte("up. Ctrl-C ends it.")) {
 			return "dev up has said: " + string(b)
@@ -406,29 +330,29 @@ func (o *operator) devUp() *exec.Cmd {
 // ended waits for dev up and checks that no process and no file outside of its
 // folder is left.
 func (o *operator) ended(cmd *exec.Cmd) {
-	o.t.Helper()
+	o.T.Helper()
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	select {
 	case err := <-done:
 		if err != nil {
-			o.t.Errorf("dev up ended with %v, want exit 0", err)
+			o.T.Errorf("dev up ended with %v, want exit 0", err)
 		}
 	case <-time.After(30 * time.Second):
-		o.t.Fatal("dev up still runs after 30 s")
+		o.T.Fatal("dev up still runs after 30 s")
 	}
-	for _, left := range processesIn(o.t, o.dir) {
-		o.t.Errorf("left behind: %s", left)
+	for _, left := range processesIn(o.T, o.Dir) {
+		o.T.Errorf("left behind: %s", left)
 	}
 	for _, name := range []string{"dev.pid", "platform.sock", "cart.key"} {
-		if _, err := os.Stat(filepath.Join(o.dir, ".ashlar", "dev", name)); !os.IsNotExist(err) {
-			o.t.Errorf("left behind: %s (%v)", name, err)
+		if _, err := os.Stat(filepath.Join(o.Dir, ".ashlar", "dev", name)); !os.IsNotExist(err) {
+			o.T.Errorf("left behind: %s (%v)", name, err)
 		}
 	}
 }
 
 // processesIn returns the command lines that name a folder.
-func processesIn(t *testing.T, dir string) []string {
+func processesIn(t testing.TB, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

@@ -4,164 +4,30 @@ package integration
 
 import (
 	"bytes"
-	"context"
-	"crypto/x509"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/cli/dev"
-	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
 
-// perActivator is how many instances one activator activates in turn.
-const perActivator = 8
-
-// activators activate instances as fast as they are let, and remember what was
-// acknowledged: the promise that a crash must not break.
-type activators struct {
-	d      *deployment
-	cancel context.CancelFunc
-	work   sync.WaitGroup
-
-	mu     sync.Mutex // guards what follows
-	acked  map[string]ack
-	total  int
-	failed []error
-}
-
-// ack is the newest acknowledged activation of an instance.
-type ack struct {
-	serial, decision string
-	superseded       bool // another attempt was under way after it: its leaf may be the one that counts
-}
-
-func (d *deployment) activate(workers int) *activators { return d.activatePaced(workers, 0) }
+func (d *deployment) activate(workers int) *drive.Activators { return d.activatePaced(workers, 0) }
 
 // activatePaced pauses between two activations of one worker, by half of pause
 // to three halves.
-func (d *deployment) activatePaced(workers int, pause time.Duration) *activators {
+func (d *deployment) activatePaced(workers int, pause time.Duration) *drive.Activators {
 	d.t.Helper()
-	ctx, cancel := context.WithCancel(d.t.Context())
-	a := &activators{d: d, cancel: cancel, acked: map[string]ack{}}
-	d.t.Cleanup(a.halt)
-	for w := range workers {
-		a.work.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				a.one(ctx, fmt.Sprintf("10000000-0000-4000-8000-%012d", w*perActivator+n%perActivator))
-				time.Sleep(pause/2 + rand.N(pause+1))
-			}
-		})
-	}
-	return a
-}
-
-func (a *activators) one(ctx context.Context, id string) {
-	c, err := probe.Dial(ctx, dev.DefaultMesh, probe.Options{})
-	if err != nil {
-		time.Sleep(time.Millisecond) // nobody is there
-		return
-	}
-	defer c.Close()
-	nonce, err := c.Challenge(ctx)
-	if err != nil {
-		return // nothing was asked for yet
-	}
-	a.mu.Lock()
-	if known, ok := a.acked[id]; ok {
-		known.superseded = true
-		a.acked[id] = known
-	}
-	a.mu.Unlock()
-	got, err := c.Activate(ctx, probe.Attempt{Issuer: a.d.issuer(probeDigest), Nonce: nonce,
-		Instance: &marblepb.Instance{Marble: "probe", Id: id, Address: "10.77.0.1"}})
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if ctx.Err() != nil && err != nil {
-		return // given up by this test
-	}
-	if err != nil {
-		a.failed = append(a.failed, err)
-		return
-	}
-	a.total++
-	a.acked[id] = ack{serial: serial(got), decision: got.Response.GetDecision()}
-}
-
-// serial is a leaf's serial number as the API writes it.
-func serial(a probe.Activation) string {
-	leaf, err := x509.ParseCertificate(a.Response.GetLease().GetCertificates()[0])
-	if err != nil {
-		return err.Error()
-	}
-	return leaf.SerialNumber.Text(16)
-}
-
-func (a *activators) halt() {
-	a.cancel()
-	a.work.Wait()
-}
-
-// count returns how many activations were acknowledged.
-func (a *activators) count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.total
-}
-
-// more waits until n further activations were acknowledged.
-func (a *activators) more(n int) {
-	a.d.t.Helper()
-	a.await(n, 20*time.Second)
-}
-
-func (a *activators) await(n int, limit time.Duration) {
-	a.d.t.Helper()
-	began := a.count()
-	eventually(a.d.t, limit, func() string {
-		if got := a.count(); got < began+n {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return fmt.Sprintf("%d of %d activations were acknowledged; the last errors: %v", got, began+n, errors.Join(a.failed[max(0, len(a.failed)-3):]...))
-		}
-		return ""
-	})
-}
-
-// kept checks that the coordinator has all that was acknowledged.
-func (a *activators) kept(c *client.Client) {
-	t := a.d.t
-	t.Helper()
-	m, err := c.Marble(t.Context(), "probe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	has := map[string]string{}
-	for _, i := range m.Instances {
-		has[i.ID] = i.Serial
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for id, known := range a.acked {
-		if serial, ok := has[id]; !ok || serial != known.serial && !known.superseded {
-			t.Errorf("instance %s has leaf %q, want the acknowledged %s (another under way: %v)", id, serial, known.serial, known.superseded)
-		}
-		if d, err := c.Decision(t.Context(), known.decision); err != nil || !d.Accepted {
-			t.Errorf("the acknowledged decision %s: got %+v, %v", known.decision, d, err)
-		}
-	}
+	return drive.Activate(d.t, drive.Marbles{Mesh: dev.DefaultMesh, Marble: "probe", Issuer: d.issuer(probeDigest), Workers: workers, Pause: pause})
 }
 
 // kills is how often the coordinator is killed while it commits.
@@ -181,10 +47,10 @@ func TestKilledWhileActivating(t *testing.T) {
 	n := kills(t)
 	for i := range n {
 		a := d.activate(8)
-		a.more(1 + rand.IntN(40))
+		a.More(1 + rand.IntN(40))
 		time.Sleep(rand.N(20 * time.Millisecond)) // the kill may come at any point of a commit
 		d.crash()
-		a.halt()
+		a.Halt()
 		began := time.Now()
 		if err := d.StartCoordinator(t.Context()); err != nil {
 			t.Fatalf("restart %d needs a hand: %v", i, err)
@@ -194,19 +60,19 @@ func TestKilledWhileActivating(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.kept(c)
+		a.Kept(c)
 		st, err := c.Status(t.Context())
-		if err != nil || st.Checkpoint.Size < records+uint64(a.total) {
-			t.Errorf("kill %d: the log has %d records, %v, want the %d before and %d activations", i, st.Checkpoint.Size, err, records, a.total)
+		if err != nil || st.Checkpoint.Size < records+uint64(a.Count()) {
+			t.Errorf("kill %d: the log has %d records, %v, want the %d before and %d activations", i, st.Checkpoint.Size, err, records, a.Count())
 		}
-		records, total = st.Checkpoint.Size, total+a.total
+		records, total = st.Checkpoint.Size, total+a.Count()
 		c.Close()
 		if t.Failed() {
 			t.FailNow()
 		}
 	}
 	c := d.client()
-	if log := audit(t, c); uint64(len(log)) != records {
+	if log := drive.Audit(t, c); uint64(len(log)) != records {
 		t.Errorf("the log gives %d records, its checkpoint says %d", len(log), records)
 	}
 	t.Logf("%d kills, %d acknowledged activations, none lost; slowest restart until a client verified it: %s", n, total, slowest.Round(time.Millisecond))
@@ -217,11 +83,11 @@ func TestKilledWhileActivating(t *testing.T) {
 func TestTerminatedWhileActivating(t *testing.T) {
 	d := set(t, nil)
 	a := d.activate(16)
-	a.more(200)
+	a.More(200)
 	took := d.terminate()
-	a.halt()
+	a.Halt()
 	refused := 0
-	for _, err := range a.failed {
+	for _, err := range a.Failed() {
 		if strings.Contains(err.Error(), "while dialing") {
 			continue // GOAWAY came before it was sent, and this peer does not connect again
 		}
@@ -231,9 +97,9 @@ func TestTerminatedWhileActivating(t *testing.T) {
 			t.Errorf("an activation that was under way ended with %v, want a code that says to try again", err)
 		}
 	}
-	t.Logf("%d activations were acknowledged, %d refused with a code; the end took %s", a.total, refused, took.Round(time.Millisecond))
+	t.Logf("%d activations were acknowledged, %d refused with a code; the end took %s", a.Count(), refused, took.Round(time.Millisecond))
 	d.start()
-	a.kept(d.client())
+	a.Kept(d.client())
 }
 
 // smallVolume moves the state of a coordinator that is down onto a volume of
@@ -327,7 +193,7 @@ func TestFullDisk(t *testing.T) {
 	d.smallVolume("32m")
 	d.start()
 	a := d.activate(16)
-	a.more(50)
+	a.More(50)
 	free := fill(t, d.StateDir())
 	c := d.client()
 	attempt := func() (time.Duration, error) {
@@ -345,18 +211,18 @@ func TestFullDisk(t *testing.T) {
 	// What fits into the file as it is may still be written.
 	var took time.Duration
 	var err error
-	eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, 20*time.Second, func() string {
 		if took, err = attempt(); err == nil {
 			return "writes still succeed"
 		}
 		return ""
 	})
-	a.halt()
+	a.Halt()
 	if e, ok := marblepb.Problem(err); !ok || e.Code != "STO-007" {
 		t.Errorf("got %v, want STO-007", err)
 	}
 	t.Logf("a write was refused after %s: %v", took.Round(100*time.Microsecond), err)
-	for _, err := range a.failed {
+	for _, err := range a.Failed() {
 		if e, ok := marblepb.Problem(err); !ok || e.Code != "STO-007" {
 			t.Errorf("an activation on a full disk ended with %v, want STO-007", err)
 		}
@@ -367,7 +233,7 @@ func TestFullDisk(t *testing.T) {
 	if _, err := c.Audit(t.Context(), 0, 10); err != nil {
 		t.Errorf("the log on a full disk: %v", err)
 	}
-	a.kept(c)
+	a.Kept(c)
 	free()
 	if _, err := attempt(); err != nil {
 		t.Errorf("the first write after space was freed: %v", err)
@@ -375,7 +241,7 @@ func TestFullDisk(t *testing.T) {
 	d.answers(t)
 	d.Coordinator().Stop()
 	d.start()
-	a.kept(d.client())
+	a.Kept(d.client())
 }
 
 // A coordinator that may open only 256 files still serves and commits when more
@@ -398,7 +264,7 @@ func TestFewDescriptors(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	eventually(t, 15*time.Second, func() string {
+	drive.Eventually(t, 15*time.Second, func() string {
 		c, err := d.Dial(t.Context(), false)
 		if err != nil {
 			return err.Error()

@@ -15,6 +15,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/attest/sim/services"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -29,9 +30,9 @@ func TestEndorsements(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := newOperator(t)
-	o.must(0, "verify", d.Client, "--policy", d.PolicyFile())
-	wants(t, o.must(problem.NotPermitted.ExitCode(), "endorsements", "status").stderr, "CRD-040")
-	o.env = append(o.env, "ASHLAR_CERT="+d.CertFile(), "ASHLAR_KEY="+d.KeyFile())
+	o.Must(0, "verify", d.Client, "--policy", d.PolicyFile())
+	drive.Wants(t, o.Must(problem.NotPermitted.ExitCode(), "endorsements", "status").Stderr, "CRD-040")
+	o.Env = append(o.Env, "ASHLAR_CERT="+d.CertFile(), "ASHLAR_KEY="+d.KeyFile())
 	if got := joins(d); got != "" {
 		t.Fatalf("joining: %s", got)
 	}
@@ -48,8 +49,8 @@ func joins(d *deployment) problem.Code {
 }
 
 func (o *operator) seesEndorsements(t *testing.T) {
-	o.t = t
-	e := document[apiv1.Endorsements](o, "endorsements", "status")
+	o.T = t
+	e := drive.Document[apiv1.Endorsements](o.Shell, "endorsements", "status")
 	if len(e.Sets) != 1 || e.Sets[0].Need.TEE != attest.SimSGX || len(e.Sets[0].Documents) != 4 || len(e.Ending) != 0 {
 		t.Fatalf("got %+v, want the simulated set, and nothing that ends", e)
 	}
@@ -58,32 +59,32 @@ func (o *operator) seesEndorsements(t *testing.T) {
 			t.Errorf("mark of %s: got %+v, want the document that was relied on", d.Identity, m)
 		}
 	}
-	got := o.must(0, "endorsements", "status")
-	wants(t, got.stdout, "sim/tcbInfo/sgx/", "✓")
-	everyLineIsSimulation(t, got.stdout)
+	got := o.Must(0, "endorsements", "status")
+	drive.Wants(t, got.Stdout, "sim/tcbInfo/sgx/", "✓")
+	everyLineIsSimulation(t, got.Stdout)
 	r, err := http.Get("http://127.0.0.1:9944/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
-	if err != nil || !bytes.Contains(body, []byte(`ashlar_endorsements_expire_seconds{kind="tcbInfo"}`)) || !bytes.Contains(body, []byte(`ashlar_endorsements_fetches_total{outcome="renewed"} 1`)) {
+	if err != nil || !bytes.Contains(body, []byte(`ashlar_endorsements_expire_seconds{kind="tcbInfo"}`)) || !bytes.Contains(body, []byte(`ashlar_endorsements_fetches_total{drive.Outcome="renewed"} 1`)) {
 		t.Errorf("metrics: %v, or no line about endorsements", err)
 	}
 }
 
 func (o *operator) carriesEndorsements(t *testing.T, d *deployment) {
-	o.t = t
-	wants(t, o.must(0, "endorsements", "export", "all.json").stderr, "all.json: 1 sets")
-	wants(t, o.must(0, "endorsements", "import", "all.json").stdout, "nothing newer")
+	o.T = t
+	drive.Wants(t, o.Must(0, "endorsements", "export", "all.json").Stderr, "all.json: 1 sets")
+	drive.Wants(t, o.Must(0, "endorsements", "import", "all.json").Stdout, "nothing newer")
 	url, err := os.ReadFile(filepath.Join(d.Dir, "pccs.url"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.must(0, "endorsements", "fetch", d.Client, "--pccs", strings.TrimSpace(string(url)), "--root", filepath.Join(d.Dir, "sim_root.pem"), "--out", "fetched.json")
-	wants(t, o.must(0, "endorsements", "import", "fetched.json").stdout, "✓ sim:sgx/")
+	o.Must(0, "endorsements", "fetch", d.Client, "--pccs", strings.TrimSpace(string(url)), "--root", filepath.Join(d.Dir, "sim_root.pem"), "--out", "fetched.json")
+	drive.Wants(t, o.Must(0, "endorsements", "import", "fetched.json").Stdout, "✓ sim:sgx/")
 
-	raw, err := os.ReadFile(filepath.Join(o.dir, "all.json"))
+	raw, err := os.ReadFile(filepath.Join(o.Dir, "all.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,24 +106,24 @@ func (o *operator) carriesEndorsements(t *testing.T, d *deployment) {
 	if raw, err = b.Export(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(o.dir, "forged.json"), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Dir, "forged.json"), raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := o.must(problem.Refused.ExitCode(), "endorsements", "import", "forged.json")
-	wants(t, got.stdout+got.stderr, "tcb_info.json: the signature does not hold", "CLI-031")
+	got := o.Must(problem.Refused.ExitCode(), "endorsements", "import", "forged.json")
+	drive.Wants(t, got.Stdout+got.Stderr, "tcb_info.json: the signature does not hold", "CLI-031")
 }
 
 // serviceDown: what is at hand goes on being used, and the status says why it
 // was not renewed.
 func (o *operator) serviceDown(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	d.misbehave(platform.Misbehaviour{Services: []services.Fault{{Status: http.StatusInternalServerError}}})
 	defer d.misbehave(platform.Misbehaviour{})
-	eventually(t, 40*time.Second, func() string {
+	drive.Eventually(t, 40*time.Second, func() string {
 		if got := joins(d); got != "" {
 			t.Fatalf("while the service is down: %s", got)
 		}
-		for _, s := range document[apiv1.Endorsements](o, "endorsements", "status").Sets {
+		for _, s := range drive.Document[apiv1.Endorsements](o.Shell, "endorsements", "status").Sets {
 			if strings.Contains(s.Error, "ATT-064") {
 				return ""
 			}
@@ -136,7 +137,7 @@ func (o *operator) serviceDown(t *testing.T, d *deployment) {
 func neverBack(t *testing.T, d *deployment) {
 	d.misbehave(platform.Misbehaviour{EvaluationNumber: 25})
 	defer d.misbehave(platform.Misbehaviour{})
-	eventually(t, 60*time.Second, func() string {
+	drive.Eventually(t, 60*time.Second, func() string {
 		if got := joins(d); got != "" {
 			return string(got)
 		}

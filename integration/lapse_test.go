@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
 )
 
@@ -42,7 +43,7 @@ func (d *deployment) walk(t *testing.T, limit time.Duration, names []string, ent
 	for _, name := range names {
 		all[name] = walked{}
 	}
-	eventually(t, limit, func() string {
+	drive.Eventually(t, limit, func() string {
 		left := ""
 		for _, name := range names {
 			s, ready := d.stageOf(t, name)
@@ -73,7 +74,7 @@ func (d *deployment) walk(t *testing.T, limit time.Duration, names []string, ent
 // where somebody looks.
 func (d *deployment) shown(t *testing.T, c *client.Client, name, in, code string) {
 	t.Helper()
-	eventually(t, 2*time.Second, func() string {
+	drive.Eventually(t, 2*time.Second, func() string {
 		m, err := c.Marble(t.Context(), name)
 		if err != nil {
 			return err.Error()
@@ -141,14 +142,14 @@ func (d *deployment) refuse(t *testing.T, c *client.Client, name string) (heal f
 // lapseHTTP: an HTTP hop ends by the steps of the lease, no request before them.
 func (d *deployment) lapseHTTP(t *testing.T, c *client.Client) {
 	open(t, webToCart+"/items")
-	items := drive(t, 4, webToCart+"/items")
-	items.more(100)
+	items := drive.Pages(t, 4, webToCart+"/items")
+	items.More(100)
 	heal := d.refuse(t, c, "cart")
 	at := d.walk(t, 3*shortLease, []string{"cart"}, func(name string, s stage.Status) {
 		switch s.Stage {
 		case stage.Degraded:
 			d.shown(t, c, name, "degraded", "CRD-090")
-			if failed := items.failures(); len(failed) > 0 {
+			if failed := items.Failures(); len(failed) > 0 {
 				t.Errorf("requests failed while cart was degraded: %q", failed)
 			}
 		case stage.Drained:
@@ -161,7 +162,7 @@ func (d *deployment) lapseHTTP(t *testing.T, c *client.Client) {
 			d.shown(t, c, name, "cut", "CRD-092")
 		}
 	})
-	for _, f := range items.failures() {
+	for _, f := range items.Failures() {
 		when, err := time.ParseInLocation("15:04:05.000", f[:12], time.Local)
 		if err != nil {
 			t.Fatal(err)
@@ -171,11 +172,11 @@ func (d *deployment) lapseHTTP(t *testing.T, c *client.Client) {
 			t.Errorf("a request failed before cart was drained at %s: %s", drained.Format("15:04:05.000"), f)
 		}
 	}
-	items.halt()
+	items.Halt()
 	heal()
-	after := drive(t, 4, webToCart+"/items")
+	after := drive.Pages(t, 4, webToCart+"/items")
 	time.Sleep(shortLease) // through another renewal
-	after.flawless("the shop after it healed")
+	after.Flawless("the shop after it healed")
 }
 
 // lapseTCP: a connection lives on while its marble is drained, new ones find
@@ -200,22 +201,22 @@ func (d *deployment) lapseTCP(t *testing.T, c *client.Client) {
 // same way by themselves, serve until they are cut, and heal when it goes on.
 func (d *deployment) lapseStalled(t *testing.T, c *client.Client) {
 	d.awaitSettled(c)
-	items := drive(t, 4, webToCart+"/items")
-	items.more(100)
+	items := drive.Pages(t, 4, webToCart+"/items")
+	items.More(100)
 	if err := d.Coordinator().Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	failedAt := -1
 	d.walk(t, 3*shortLease, []string{"cart", "catalog"}, func(name string, s stage.Status) {
 		if s.Stage == stage.Drained && name == "cart" {
-			failedAt = len(items.failures())
+			failedAt = len(items.Failures())
 		}
 	})
 	if failedAt != 0 {
-		t.Errorf("%d requests failed before cart was drained: %q", failedAt, items.failures())
+		t.Errorf("%d requests failed before cart was drained: %q", failedAt, items.Failures())
 	}
 	closed(t, webToCart+"/items")
-	items.halt()
+	items.Halt()
 	if err := d.Coordinator().Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // shortLease is the shortest that a manifest may ask for.
@@ -54,10 +55,10 @@ func TestLeases(t *testing.T) {
 }
 
 func (d *deployment) renewed(t *testing.T, c *client.Client) {
-	shop := drive(t, 6, gatewayToWeb+"/page")
+	shop := drive.Pages(t, 6, gatewayToWeb+"/page")
 	seen := map[string]map[string]bool{}
 	start := time.Now()
-	eventually(t, 60*time.Second, func() string {
+	drive.Eventually(t, 60*time.Second, func() string {
 		for name, serial := range d.serials(c) {
 			if seen[name] == nil {
 				seen[name] = map[string]bool{}
@@ -78,7 +79,7 @@ func (d *deployment) renewed(t *testing.T, c *client.Client) {
 	for _, of := range seen {
 		leaves += len(of)
 	}
-	shop.flawless(fmt.Sprintf("%d leaves of four marbles in %s", leaves, time.Since(start).Round(time.Second)))
+	shop.Flawless(fmt.Sprintf("%d leaves of four marbles in %s", leaves, time.Since(start).Round(time.Second)))
 	for _, s := range d.Services {
 		ds, err := c.Decisions(t.Context(), s.Name, 50)
 		if err != nil {
@@ -102,7 +103,7 @@ func (d *deployment) renewed(t *testing.T, c *client.Client) {
 // which connect anew refuse it before it can refuse them.
 func (d *deployment) refused(t *testing.T, c *client.Client, code string) (who string, refusal apiv1.Decision) {
 	t.Helper()
-	eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, 2*shortLease, func() string {
 		page, err := c.Marbles(t.Context(), "", 0)
 		if err != nil {
 			return err.Error()
@@ -145,7 +146,7 @@ func (d *deployment) outOfDate(t *testing.T, c *client.Client) {
 	}
 	closed(t, gatewayToWeb+"/page")
 	t.Logf("the hop ended %s after the platform went out of date, leases are of %s", time.Since(began).Round(100*time.Millisecond), shortLease)
-	eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, 2*shortLease, func() string {
 		status, body, err := get(t.Context(), "http://"+d.service("web").Ready+"/ready")
 		if err != nil || status != http.StatusServiceUnavailable {
 			return fmt.Sprintf("web's probe says %d %s, %v after the end of its lease", status, body, err)
@@ -170,7 +171,7 @@ func (d *deployment) revoked(t *testing.T, c *client.Client) {
 func (d *deployment) healed(t *testing.T, c *client.Client) {
 	t.Helper()
 	began := time.Now()
-	eventually(t, 45*time.Second, func() string {
+	drive.Eventually(t, 45*time.Second, func() string {
 		if status, body, err := get(t.Context(), gatewayToWeb+"/page"); err != nil || status != http.StatusOK {
 			return fmt.Sprintf("the shop answers %d %.200s, %v", status, body, err)
 		}
@@ -178,7 +179,7 @@ func (d *deployment) healed(t *testing.T, c *client.Client) {
 	})
 	t.Logf("the shop answered again after %s", time.Since(began).Round(100*time.Millisecond))
 	d.awaitSettled(c)
-	eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, 2*shortLease, func() string {
 		st, err := c.Status(t.Context())
 		if err != nil {
 			return err.Error()

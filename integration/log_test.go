@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/cli/dev"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/transparency"
@@ -22,7 +23,7 @@ import (
 func TestLog(t *testing.T) {
 	d := up(t, nil)
 	o := newOperator(t)
-	o.must(0, "verify", d.Client, "--policy", d.PolicyFile())
+	o.Must(0, "verify", d.Client, "--policy", d.PolicyFile())
 	t.Run("list", func(t *testing.T) { o.lists(t, d) })
 	t.Run("prove", func(t *testing.T) { o.proves(t, d) })
 	t.Run("export", func(t *testing.T) { o.exports(t, d) })
@@ -35,7 +36,7 @@ func (d *deployment) as(args ...string) []string {
 }
 
 func (o *operator) lists(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	type entries struct {
 		Size    uint64 `json:"size"`
 		Entries []struct {
@@ -43,32 +44,32 @@ func (o *operator) lists(t *testing.T, d *deployment) {
 			Private json.RawMessage    `json:"private"`
 		} `json:"entries"`
 	}
-	set := document[entries](o, "audit", "list", "--kind", "manifestSet")
+	set := drive.Document[entries](o.Shell, "audit", "list", "--kind", "manifestSet")
 	if len(set.Entries) != 1 || set.Entries[0].Entry.Kind != "manifestSet" || set.Entries[0].Private != nil {
 		t.Errorf("got %+v, want the one manifest that was set", set)
 	}
-	mine := document[entries](o, d.as("audit", "list", "--kind", "activationAccepted", "--subject", "web")...)
+	mine := drive.Document[entries](o.Shell, d.as("audit", "list", "--kind", "activationAccepted", "--subject", "web")...)
 	if len(mine.Entries) != 1 || mine.Entries[0].Private == nil {
 		t.Errorf("got %+v, want web's activation with its private part", mine)
 	}
-	if first := document[entries](o, "audit", "list", "--from", "0", "--limit", "2"); len(first.Entries) != 2 || first.Entries[1].Entry.Seq != 1 {
+	if first := drive.Document[entries](o.Shell, "audit", "list", "--from", "0", "--limit", "2"); len(first.Entries) != 2 || first.Entries[1].Entry.Seq != 1 {
 		t.Errorf("got %+v, want entries 0 and 1", first)
 	}
-	if future := document[entries](o, "audit", "list", "--since", "2100-01-01"); len(future.Entries) != 0 || future.Size == 0 {
+	if future := drive.Document[entries](o.Shell, "audit", "list", "--since", "2100-01-01"); len(future.Entries) != 0 || future.Size == 0 {
 		t.Errorf("got %+v, want nothing of the year 2100", future)
 	}
-	wants(t, o.must(0, "audit", "list").stdout, "manifestSet", "activationAccepted")
-	o.must(2, "audit", "list", "--since", "yesterday")
+	drive.Wants(t, o.Must(0, "audit", "list").Stdout, "manifestSet", "activationAccepted")
+	o.Must(2, "audit", "list", "--since", "yesterday")
 }
 
 func (o *operator) proves(t *testing.T, d *deployment) {
-	o.t = t
-	shown := o.must(0, "audit", "prove", "2", "--out", "entry.tlog-proof")
-	wants(t, shown.stdout, "manifestSet", "lead to the root over", "attested by the coordinator")
-	wants(t, o.must(0, "audit", "prove", "entry.tlog-proof").stdout, "manifestSet", "the log key of .ashlar")
-	o.must(0, "audit", "verify", "entry.tlog-proof")
-	wants(t, o.must(3, "audit", "prove", "entry.tlog-proof", "--trust", "nowhere").stderr, "CLI-076")
-	raw, err := os.ReadFile(filepath.Join(o.dir, "entry.tlog-proof"))
+	o.T = t
+	shown := o.Must(0, "audit", "prove", "2", "--out", "entry.tlog-proof")
+	drive.Wants(t, shown.Stdout, "manifestSet", "lead to the root over", "attested by the coordinator")
+	drive.Wants(t, o.Must(0, "audit", "prove", "entry.tlog-proof").Stdout, "manifestSet", "the log key of .ashlar")
+	o.Must(0, "audit", "verify", "entry.tlog-proof")
+	drive.Wants(t, o.Must(3, "audit", "prove", "entry.tlog-proof", "--trust", "nowhere").Stderr, "CLI-076")
+	raw, err := os.ReadFile(filepath.Join(o.Dir, "entry.tlog-proof"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,11 +81,11 @@ func (o *operator) proves(t *testing.T, d *deployment) {
 	if raw, err = p.Encode(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(o.dir, "bad.tlog-proof"), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Dir, "bad.tlog-proof"), raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, o.must(3, "audit", "prove", "bad.tlog-proof").stderr, "LOG-004")
-	o.must(2, "audit", "prove", "100000")
+	drive.Wants(t, o.Must(3, "audit", "prove", "bad.tlog-proof").Stderr, "LOG-004")
+	o.Must(2, "audit", "prove", "100000")
 
 	// Of a decision, and of the certificate that was issued on it.
 	c := d.client()
@@ -92,7 +93,7 @@ func (o *operator) proves(t *testing.T, d *deployment) {
 	if err != nil || len(decisions) != 1 {
 		t.Fatalf("got %+v, %v", decisions, err)
 	}
-	wants(t, o.must(0, "audit", "prove", decisions[0].ID).stdout, "activationAccepted", decisions[0].ID)
+	drive.Wants(t, o.Must(0, "audit", "prove", decisions[0].ID).Stdout, "activationAccepted", decisions[0].ID)
 	o.provesLeaf(t, d)
 }
 
@@ -114,12 +115,12 @@ func (o *operator) provesLeaf(t *testing.T, d *deployment) {
 	}
 	der := got.Response.GetLease().GetCertificates()[0]
 	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(filepath.Join(o.dir, "leaf.pem"), leaf, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Dir, "leaf.pem"), leaf, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, o.must(0, "audit", "prove", "leaf.pem", "--out", "leaf.tlog-proof").stdout, "kept the promise", "probe")
-	wants(t, o.must(0, "audit", "prove", "leaf.tlog-proof").stdout, "kept the promise")
-	raw, err := os.ReadFile(filepath.Join(o.dir, "leaf.tlog-proof"))
+	drive.Wants(t, o.Must(0, "audit", "prove", "leaf.pem", "--out", "leaf.tlog-proof").Stdout, "kept the promise", "probe")
+	drive.Wants(t, o.Must(0, "audit", "prove", "leaf.tlog-proof").Stdout, "kept the promise")
+	raw, err := os.ReadFile(filepath.Join(o.Dir, "leaf.tlog-proof"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +129,7 @@ func (o *operator) provesLeaf(t *testing.T, d *deployment) {
 		t.Fatal(err)
 	}
 	// The same certificate beside the entry of another decision.
-	other, err := os.ReadFile(filepath.Join(o.dir, "entry.tlog-proof"))
+	other, err := os.ReadFile(filepath.Join(o.Dir, "entry.tlog-proof"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,20 +141,20 @@ func (o *operator) provesLeaf(t *testing.T, d *deployment) {
 	if raw, err = q.Encode(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(o.dir, "broken.tlog-proof"), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.Dir, "broken.tlog-proof"), raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, o.must(3, "audit", "prove", "broken.tlog-proof").stderr, "LOG-072")
+	drive.Wants(t, o.Must(3, "audit", "prove", "broken.tlog-proof").Stderr, "LOG-072")
 }
 
 func (o *operator) exports(t *testing.T, d *deployment) {
-	o.t = t
-	wants(t, o.must(0, "audit", "verify").stdout, "give the root", "Verified")
-	wants(t, o.must(0, d.as("audit", "export", "log.jsonl")...).stdout, "Wrote log.jsonl")
-	wants(t, o.must(0, "audit", "verify", "log.jsonl").stdout, "the log key of .ashlar", "the log of the remembered checkpoint", "Verified")
-	wants(t, o.must(0, "audit", "verify", "log.jsonl", "--online").stdout, "are those of the coordinator's log")
-	wants(t, o.must(3, "audit", "verify", "log.jsonl", "--trust", "nowhere").stderr, "CLI-076")
-	raw, err := os.ReadFile(filepath.Join(o.dir, "log.jsonl"))
+	o.T = t
+	drive.Wants(t, o.Must(0, "audit", "verify").Stdout, "give the root", "Verified")
+	drive.Wants(t, o.Must(0, d.as("audit", "export", "log.jsonl")...).Stdout, "Wrote log.jsonl")
+	drive.Wants(t, o.Must(0, "audit", "verify", "log.jsonl").Stdout, "the log key of .ashlar", "the log of the remembered checkpoint", "Verified")
+	drive.Wants(t, o.Must(0, "audit", "verify", "log.jsonl", "--online").Stdout, "are those of the coordinator's log")
+	drive.Wants(t, o.Must(3, "audit", "verify", "log.jsonl", "--trust", "nowhere").Stderr, "CLI-076")
+	raw, err := os.ReadFile(filepath.Join(o.Dir, "log.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,38 +169,38 @@ func (o *operator) exports(t *testing.T, d *deployment) {
 		"cut":       {string(raw[:len(raw)/2]), "LOG-060", ""},
 	} {
 		file := name + ".jsonl"
-		if err := os.WriteFile(filepath.Join(o.dir, file), []byte(c.file), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(o.Dir, file), []byte(c.file), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		code := 3
 		if c.code == "LOG-060" {
 			code = 6
 		}
-		got := o.must(code, "audit", "verify", file)
-		wants(t, got.stdout+got.stderr, c.code, c.text)
+		got := o.Must(code, "audit", "verify", file)
+		drive.Wants(t, got.Stdout+got.Stderr, c.code, c.text)
 	}
-	o.must(3, "audit", "verify", "altered.jsonl", "--online")
+	o.Must(3, "audit", "verify", "altered.jsonl", "--online")
 }
 
 // tails follows the log while a manifest is set, as lines of JSON, until it is
 // interrupted.
 func (o *operator) tails(t *testing.T, d *deployment) {
-	o.t = t
+	o.T = t
 	var out syncBuffer
-	cmd := o.command(t.Context(), "audit", "tail", "-n", "1", "--every", "100ms", "--kind", "manifestSet", "-o", "json")
+	cmd := o.Command(t.Context(), "audit", "tail", "-n", "1", "--every", "100ms", "--kind", "manifestSet", "-o", "json")
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, 10*time.Second, func() string {
 		if strings.Count(out.String(), "\n") < 1 {
 			return "the tail has not begun"
 		}
 		return ""
 	})
 	file := o.edit("next.json", gatewayRoutes("GET /"))
-	o.must(0, d.as("manifest", "set", file, "--yes")...)
-	eventually(t, 10*time.Second, func() string {
+	o.Must(0, d.as("manifest", "set", file, "--yes")...)
+	drive.Eventually(t, 10*time.Second, func() string {
 		if strings.Count(out.String(), "\n") < 2 {
 			return "the new manifest is not in the tail"
 		}
@@ -219,7 +220,7 @@ func (o *operator) tails(t *testing.T, d *deployment) {
 			t.Errorf("got %q, %v, want an entry of a manifest", line, err)
 		}
 	}
-	wants(t, o.must(0, "verify").stdout, "begins with the", "revision 2")
+	drive.Wants(t, o.Must(0, "verify").Stdout, "begins with the", "revision 2")
 }
 
 // TestRollbackAtTheCommandLine copies the state, lets the coordinator go on, and
@@ -244,10 +245,10 @@ func TestRollbackAtTheCommandLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	o.must(0, "verify", d.Client, "--policy", d.PolicyFile())
-	o.must(0, d.as("manifest", "set", o.edit("next.json", gatewayRoutes("GET /")), "--yes")...)
-	o.must(0, "verify")
-	before, err := os.ReadFile(filepath.Join(o.dir, ".ashlar", "trust.json"))
+	o.Must(0, "verify", d.Client, "--policy", d.PolicyFile())
+	o.Must(0, d.as("manifest", "set", o.edit("next.json", gatewayRoutes("GET /")), "--yes")...)
+	o.Must(0, "verify")
+	before, err := os.ReadFile(filepath.Join(o.Dir, ".ashlar", "trust.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,12 +261,12 @@ func TestRollbackAtTheCommandLine(t *testing.T) {
 		}
 	})
 	for _, line := range [][]string{{"verify"}, {"status"}, {"manifest", "get"}, {"audit", "list"}, d.as("manifest", "set", "next.json", "--yes")} {
-		got := o.must(3, line...)
-		if !strings.Contains(got.stderr, "LOG-050") && !strings.Contains(got.stderr, "LOG-051") {
-			t.Errorf("ashlar %s: got %q, want LOG-050 or LOG-051", strings.Join(line, " "), got.stderr)
+		got := o.Must(3, line...)
+		if !strings.Contains(got.Stderr, "LOG-050") && !strings.Contains(got.Stderr, "LOG-051") {
+			t.Errorf("ashlar %s: got %q, want LOG-050 or LOG-051", strings.Join(line, " "), got.Stderr)
 		}
 	}
-	if after, _ := os.ReadFile(filepath.Join(o.dir, ".ashlar", "trust.json")); !bytes.Equal(before, after) {
+	if after, _ := os.ReadFile(filepath.Join(o.Dir, ".ashlar", "trust.json")); !bytes.Equal(before, after) {
 		t.Error("a refused command changed what is remembered")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // deployment is a running shop with one more marble, "probe", which this
@@ -129,25 +130,9 @@ func get(ctx context.Context, url string) (int, string, error) {
 	return resp.StatusCode, string(b), err
 }
 
-// eventually polls until f returns "" or time is up; f says what is not so yet.
-func eventually(t *testing.T, limit time.Duration, f func() string) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
-		missing := f()
-		if missing == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s: %s", limit, missing)
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-}
-
 func (d *deployment) awaitShop(limit time.Duration) {
 	d.t.Helper()
-	eventually(d.t, limit, func() string {
+	drive.Eventually(d.t, limit, func() string {
 		status, body, err := page(d.t.Context())
 		if err != nil {
 			return err.Error()

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // process is what /proc says of a running process.
@@ -116,7 +118,7 @@ func memoryOf(t *testing.T, pid int) memory {
 // awaitEnd waits until a process is gone.
 func awaitEnd(t *testing.T, what string, pid int, limit time.Duration) {
 	t.Helper()
-	eventually(t, limit, func() string {
+	drive.Eventually(t, limit, func() string {
 		if alive(pid) {
 			return fmt.Sprintf("%s (process %d) still runs", what, pid)
 		}

@@ -31,22 +31,22 @@ func TestReadmeTour(t *testing.T) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(o.dir, "build", "tools"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(o.Dir, "build", "tools"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for link, target := range map[string]string{"build/bin": bin, "build/tools/envoy": envoy} {
-		if err := os.Symlink(target, filepath.Join(o.dir, link)); err != nil {
+		if err := os.Symlink(target, filepath.Join(o.Dir, link)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	o.env = append(o.env, "PATH="+filepath.Join(o.dir, "build", "bin")+":"+os.Getenv("PATH"))
+	o.Env = append(o.Env, "PATH="+filepath.Join(o.Dir, "build", "bin")+":"+os.Getenv("PATH"))
 	up := o.devUp()
 	want := []string{"Verified. Wrote .ashlar/bundle.pem", "plaintext is refused", "4 lose it", "revision 2 is in force", "was refused", "plumb bob", "down"}
 	exports := "" // the reader's terminal remembers them
 	for i, b := range blocks {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", exports+string(b[1]))
-		cmd.Dir, cmd.Env = o.dir, o.env
+		cmd.Dir, cmd.Env = o.Dir, o.Env
 		out, err := cmd.CombinedOutput()
 		cancel()
 		if err != nil {

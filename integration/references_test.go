@@ -11,6 +11,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/cli/dev"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // TestReferences has a program get a secret whose place holds a reference, as an
@@ -33,23 +34,23 @@ func TestReferences(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := newOperator(t)
-	o.must(0, "verify", "127.0.0.1:4433", "--policy", d.PolicyFile())
-	value := filepath.Join(o.dir, "value")
+	o.Must(0, "verify", "127.0.0.1:4433", "--policy", d.PolicyFile())
+	value := filepath.Join(o.Dir, "value")
 	if err := os.WriteFile(value, []byte("hunter2"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o.must(0, "secret", "set", "dbPassword", "--file", value, "--cert", d.CertFile(), "--key", d.KeyFile())
+	o.Must(0, "secret", "set", "dbPassword", "--file", value, "--cert", d.CertFile(), "--key", d.KeyFile())
 
-	ref := o.must(0, "secret", "ref", "dbPassword", "--as", "hex", "--path", file)
-	wants(t, ref.stderr, "marbles.job.parameters lists the place already")
-	folder := filepath.Join(o.dir, "references")
+	ref := o.Must(0, "secret", "ref", "dbPassword", "--as", "hex", "--path", file)
+	drive.Wants(t, ref.Stderr, "marbles.job.parameters lists the place already")
+	folder := filepath.Join(o.Dir, "references")
 	if err := os.MkdirAll(filepath.Dir(filepath.Join(folder, file)), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(folder, file), []byte(ref.stdout), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, file), []byte(ref.Stdout), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	variable := "DB_PASSWORD=" + strings.TrimSpace(o.must(0, "secret", "ref", "dbPassword").stdout)
+	variable := "DB_PASSWORD=" + strings.TrimSpace(o.Must(0, "secret", "ref", "dbPassword").Stdout)
 
 	run := func(environ ...string) (stdout, stderr string, code int) {
 		t.Helper()

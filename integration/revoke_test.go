@@ -20,6 +20,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/envoytest"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
@@ -161,7 +162,7 @@ func TestRevocation(t *testing.T) {
 func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject) {
 	cert := d.join().Certificate()
 	var lines []line
-	eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, 10*time.Second, func() string {
 		lines = openLines(t, cert)
 		for _, l := range lines {
 			if err := l.ask(); err != nil {
@@ -170,12 +171,12 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 		}
 		return ""
 	})
-	shop, hop := drive(t, 4, gatewayToWeb+"/page"), drive(t, 4, cartToCatalog+"/catalog.json")
-	shop.more(50)
+	shop, hop := drive.Pages(t, 4, gatewayToWeb+"/page"), drive.Pages(t, 4, cartToCatalog+"/catalog.json")
+	shop.More(50)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	all := press(ctx, lines, done)
-	eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, 10*time.Second, func() string {
 		for _, p := range all {
 			if p.n.Load() < 20 {
 				return p.name + " is not under load"
@@ -184,7 +185,7 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 		return ""
 	})
 	r, last := d.timedRevocation(t, c, s, all)
-	shop.more(100)
+	shop.More(100)
 	cancel()
 	<-done
 	for name, took := range last {
@@ -203,8 +204,8 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 	} else if !strings.Contains(err.Error(), "INC-0") || !strings.Contains(err.Error(), "a test") {
 		t.Errorf("the refusal %q does not say why", err)
 	}
-	shop.flawless("web during the revocation")
-	hop.flawless("catalog during the revocation")
+	shop.Flawless("web during the revocation")
+	hop.Flawless("catalog during the revocation")
 	if _, err := c.Lift(t.Context(), apiv1.Revocation, r.Incident.ID, "test over"); err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func (d *deployment) timedRevocation(t *testing.T, c *client.Client, s apiv1.Sub
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, 10*time.Second, func() string {
 		for _, p := range all {
 			if time.Since(time.Unix(0, p.last.Load())) < time.Second {
 				return p.name + " is still answered"
@@ -275,7 +276,7 @@ func TestRevocationTimes(t *testing.T) {
 	if soak() {
 		runs = 30
 	}
-	shop := drive(t, 4, gatewayToWeb+"/page")
+	shop := drive.Pages(t, 4, gatewayToWeb+"/page")
 	times := map[string][]time.Duration{}
 	for n := range runs {
 		s := apiv1.Subject{Kind: "marble", Name: "probe"}
@@ -284,7 +285,7 @@ func TestRevocationTimes(t *testing.T) {
 		}
 		cert := d.join().Certificate()
 		var lines []line
-		eventually(t, 10*time.Second, func() string {
+		drive.Eventually(t, 10*time.Second, func() string {
 			lines = openLines(t, cert)
 			for _, l := range lines {
 				if err := l.ask(); err != nil {
@@ -296,7 +297,7 @@ func TestRevocationTimes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		all := press(ctx, lines, done)
-		eventually(t, 10*time.Second, func() string {
+		drive.Eventually(t, 10*time.Second, func() string {
 			for _, p := range all {
 				if p.n.Load() < 10 {
 					return p.name + " is not under load"
@@ -314,7 +315,7 @@ func TestRevocationTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	shop.flawless("web during the revocations")
+	shop.Flawless("web during the revocations")
 	for name, all := range times {
 		slices.Sort(all)
 		t.Logf("%s: last answer after the command, of %d runs among 100 marbles: min %s, median %s, max %s", name, len(all),
@@ -332,7 +333,7 @@ func (d *deployment) quarantined(t *testing.T, c *client.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, 5*time.Second, func() string {
 		if status, _, err := get(t.Context(), shopURL+"/"); err == nil && status == http.StatusOK {
 			return "the shop still gets pages from web"
 		}
@@ -359,7 +360,7 @@ func (d *deployment) revokedMarble(t *testing.T, c *client.Client) {
 	if _, err := c.Revoke(t.Context(), apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "marble", Name: "cart"}, Reason: "sold"}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, 5*time.Second, func() string {
 		if status, _, err := get(t.Context(), webToCart+"/items"); err == nil && status == http.StatusOK {
 			return "web still reaches cart"
 		}
@@ -379,51 +380,51 @@ func (d *deployment) revokedMarble(t *testing.T, c *client.Client) {
 func TestIncidentCommands(t *testing.T) {
 	d := up(t, revocable)
 	o := newOperator(t)
-	o.must(0, "verify", d.Client, "--policy", d.PolicyFile())
+	o.Must(0, "verify", d.Client, "--policy", d.PolicyFile())
 	cert, key := d.CertFile(), d.KeyFile()
 	as := func(args ...string) []string { return append(args, "--cert", cert, "--key", key, "--yes") }
 
-	wants(t, o.must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into", "--dry-run")...).stderr, "hop closed: web → cart", "cartKey")
-	o.must(0, "status")
-	got := o.must(0, as("quarantine", "marble", "cart", "--reason", "a look at it")...)
-	wants(t, got.stdout, "quarantine of marble cart stands", "incident 1")
-	wants(t, o.must(0, "status").stdout, "a look at it")
-	wants(t, o.must(0, "explain", "cart").stderr, "is quarantined", "a look at it")
-	wants(t, o.must(0, "quarantine", "list", "--cert", cert, "--key", key).stdout, "marble cart", "alice")
-	wants(t, o.must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into")...).stdout, "revocation of marble cart stands", "incident 2")
-	wants(t, o.must(0, "status").stdout, "INC-001", "its host was broken into")
-	wants(t, o.must(0, "explain", "INC-001").stdout, "the marble is revoked")
-	radius := o.must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key)
-	wants(t, radius.stdout, "cartKey v1", "lease", "rotate", "leaf ")
-	wants(t, o.must(0, as("rotate", "--touched-by", "marble", "cart", "--dry-run")...).stdout, "would rotate cartKey")
-	wants(t, o.must(0, as("rotate", "--touched-by", "marble", "cart")...).stdout, "cartKey has version 2")
-	if after := o.must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key).stdout; strings.Contains(after, "cartKey") {
+	drive.Wants(t, o.Must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into", "--dry-run")...).Stderr, "hop closed: web → cart", "cartKey")
+	o.Must(0, "status")
+	got := o.Must(0, as("quarantine", "marble", "cart", "--reason", "a look at it")...)
+	drive.Wants(t, got.Stdout, "quarantine of marble cart stands", "incident 1")
+	drive.Wants(t, o.Must(0, "status").Stdout, "a look at it")
+	drive.Wants(t, o.Must(0, "explain", "cart").Stderr, "is quarantined", "a look at it")
+	drive.Wants(t, o.Must(0, "quarantine", "list", "--cert", cert, "--key", key).Stdout, "marble cart", "alice")
+	drive.Wants(t, o.Must(0, as("revoke", "marble", "cart", "--reason", "its host was broken into")...).Stdout, "revocation of marble cart stands", "incident 2")
+	drive.Wants(t, o.Must(0, "status").Stdout, "INC-001", "its host was broken into")
+	drive.Wants(t, o.Must(0, "explain", "INC-001").Stdout, "the marble is revoked")
+	radius := o.Must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key)
+	drive.Wants(t, radius.Stdout, "cartKey v1", "lease", "rotate", "leaf ")
+	drive.Wants(t, o.Must(0, as("rotate", "--touched-by", "marble", "cart", "--dry-run")...).Stdout, "would rotate cartKey")
+	drive.Wants(t, o.Must(0, as("rotate", "--touched-by", "marble", "cart")...).Stdout, "cartKey has version 2")
+	if after := o.Must(0, "blast-radius", "marble", "cart", "--cert", cert, "--key", key).Stdout; strings.Contains(after, "cartKey") {
 		t.Errorf("after the rotation cartKey still counts:\n%s", after)
 	}
-	wants(t, o.must(0, as("revoke", "--lift", "2", "--reason", "the host was replaced")...).stdout, "incident 2 is over")
-	o.must(0, as("quarantine", "--lift", "1", "--reason", "the host was replaced")...)
-	wants(t, o.must(0, "revoke", "list", "--cert", cert, "--key", key).stdout, "no revocation stands")
+	drive.Wants(t, o.Must(0, as("revoke", "--lift", "2", "--reason", "the host was replaced")...).Stdout, "incident 2 is over")
+	o.Must(0, as("quarantine", "--lift", "1", "--reason", "the host was replaced")...)
+	drive.Wants(t, o.Must(0, "revoke", "list", "--cert", cert, "--key", key).Stdout, "no revocation stands")
 
-	wants(t, o.must(1, as("revoke", "marble", "carts", "--reason", "x")...).stderr, "INC-010", `did you mean "cart"`)
-	wants(t, o.must(7, as("revoke", "user", "alice", "--reason", "x")...).stderr, "INC-013", "--accept=lock-out")
-	wants(t, o.must(2, as("revoke", "secret", "x", "--reason", "x")...).stderr, "secret")
+	drive.Wants(t, o.Must(1, as("revoke", "marble", "carts", "--reason", "x")...).Stderr, "INC-010", `did you mean "cart"`)
+	drive.Wants(t, o.Must(7, as("revoke", "user", "alice", "--reason", "x")...).Stderr, "INC-013", "--accept=lock-out")
+	drive.Wants(t, o.Must(2, as("revoke", "secret", "x", "--reason", "x")...).Stderr, "secret")
 
-	wants(t, o.must(0, as("break-glass", "--allow", "gateway:catalog/items", "--listen", "19183", "--for", "30m", "--reason", "repair")...).stdout, "breakGlass of hop gateway:catalog/items stands", "ends by itself")
-	refused := o.must(3, "verify", "--dry-run")
-	wants(t, refused.stderr, "BREAK-GLASS hop gateway:catalog/items", "INC-022", "repair")
-	wants(t, o.must(0, "verify", "--dry-run", "--allow-break-glass").stdout, "Verified")
-	wants(t, o.must(0, "status").stdout, "BREAK-GLASS")
-	eventually(t, 5*time.Second, func() string {
+	drive.Wants(t, o.Must(0, as("break-glass", "--allow", "gateway:catalog/items", "--listen", "19183", "--for", "30m", "--reason", "repair")...).Stdout, "breakGlass of hop gateway:catalog/items stands", "ends by itself")
+	refused := o.Must(3, "verify", "--dry-run")
+	drive.Wants(t, refused.Stderr, "BREAK-GLASS hop gateway:catalog/items", "INC-022", "repair")
+	drive.Wants(t, o.Must(0, "verify", "--dry-run", "--allow-break-glass").Stdout, "Verified")
+	drive.Wants(t, o.Must(0, "status").Stdout, "BREAK-GLASS")
+	drive.Eventually(t, 5*time.Second, func() string {
 		status, body, err := get(t.Context(), "http://127.0.0.1:19183/catalog.json")
 		if err != nil || status != http.StatusOK {
 			return fmt.Sprintf("gateway does not reach catalog: %d %.80s %v", status, body, err)
 		}
 		return ""
 	})
-	list := document[apiv1.Incidents](o, "break-glass", "list")
+	list := drive.Document[apiv1.Incidents](o.Shell, "break-glass", "list")
 	if len(list.Incidents) != 1 {
 		t.Fatalf("got %+v", list)
 	}
-	o.must(0, as("break-glass", "--end", fmt.Sprint(list.Incidents[0].ID), "--reason", "done")...)
-	o.must(0, "verify", "--dry-run")
+	o.Must(0, as("break-glass", "--end", fmt.Sprint(list.Incidents[0].ID), "--reason", "done")...)
+	o.Must(0, "verify", "--dry-run")
 }

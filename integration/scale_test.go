@@ -16,6 +16,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -68,7 +69,7 @@ func TestStatusDuringActivations(t *testing.T) {
 	during := func(pause time.Duration) latencies {
 		stop := d.load(t, pause)
 		before := checkpoint(t, c)
-		eventually(t, 20*time.Second, func() string {
+		drive.Eventually(t, 20*time.Second, func() string {
 			if checkpoint(t, c) < before+20 {
 				return "no activations are recorded"
 			}
@@ -150,8 +151,8 @@ func TestLoad(t *testing.T) {
 	}
 	a := (&deployment{t: t, tee: tee}).activatePaced(16, pause)
 	_, _ = io.Copy(io.Discard, os.Stdin) // until it is closed
-	a.halt()
-	for _, err := range a.failed {
+	a.Halt()
+	for _, err := range a.Failed() {
 		t.Error(err)
 	}
 }
@@ -225,11 +226,11 @@ func TestActivationsLeaveNothing(t *testing.T) {
 	}
 	d := set(t, nil)
 	a := d.activate(16)
-	a.await(n/5, 10*time.Minute) // caches and pools are filled
+	a.Await(n/5, 10*time.Minute) // caches and pools are filled
 	pid := d.Coordinator().Pid()
 	before := memoryOf(t, pid)
-	a.await(n, 10*time.Minute)
-	a.halt()
+	a.Await(n, 10*time.Minute)
+	a.Halt()
 	after := memoryOf(t, pid)
 	t.Logf("the coordinator held %s before %d activations and %s after", before, n, after)
 	if soak() && after.own > before.own+16 {
@@ -237,11 +238,11 @@ func TestActivationsLeaveNothing(t *testing.T) {
 	}
 	c := d.client()
 	m, err := c.Marble(t.Context(), "probe")
-	if err != nil || len(m.Instances) != 16*perActivator {
-		t.Errorf("got %d instances, %v, want %d", len(m.Instances), err, 16*perActivator)
+	if err != nil || len(m.Instances) != 16*drive.PerWorker {
+		t.Errorf("got %d instances, %v, want %d", len(m.Instances), err, 16*drive.PerWorker)
 	}
-	a.kept(c)
-	eventually(t, 10*time.Second, func() string {
+	a.Kept(c)
+	drive.Eventually(t, 10*time.Second, func() string {
 		if open := descriptorsOf(t, pid); open > 40 {
 			return fmt.Sprintf("%d descriptors are open after all peers have gone", open)
 		}

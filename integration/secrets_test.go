@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // TestSecretCommands supplies, looks at and rotates secrets of a running shop as
@@ -25,41 +26,41 @@ func TestSecretCommands(t *testing.T) {
 		doc["roles"].(map[string]any)["operator"] = map[string]any{"actions": []string{"updateManifest", "writeSecret:token", "rotateSecret:*", "readSecret:token", "readSecret:signer"}}
 	})
 	o := newOperator(t)
-	o.must(0, "verify", "127.0.0.1:4433", "--policy", d.PolicyFile())
+	o.Must(0, "verify", "127.0.0.1:4433", "--policy", d.PolicyFile())
 	user := []string{"--cert", d.CertFile(), "--key", d.KeyFile()}
 	as := func(args ...string) []string { return append(args, user...) }
-	file := filepath.Join(o.dir, "token.txt")
+	file := filepath.Join(o.Dir, "token.txt")
 	if err := os.WriteFile(file, []byte("hunter2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 
-	if got := o.must(0, as("secret", "list")...); !strings.Contains(got.stdout, "token was not supplied yet") {
-		t.Errorf("got %s", got.stdout)
+	if got := o.Must(0, as("secret", "list")...); !strings.Contains(got.Stdout, "token was not supplied yet") {
+		t.Errorf("got %s", got.Stdout)
 	}
-	if got := o.must(0, as("status")[0]); !strings.Contains(got.stdout, "secret token") {
-		t.Errorf("status does not name the missing secret: %s", got.stdout)
+	if got := o.Must(0, as("status")[0]); !strings.Contains(got.Stdout, "secret token") {
+		t.Errorf("status does not name the missing secret: %s", got.Stdout)
 	}
-	wants(t, o.must(0, as("secret", "set", "token", "--file", file)...).stdout, "secret token has version 1")
-	if got := o.must(0, as("secret", "get", "token")...); got.stdout != "hunter2\n" {
-		t.Errorf("got %q", got.stdout)
+	drive.Wants(t, o.Must(0, as("secret", "set", "token", "--file", file)...).Stdout, "secret token has version 1")
+	if got := o.Must(0, as("secret", "get", "token")...); got.Stdout != "hunter2\n" {
+		t.Errorf("got %q", got.Stdout)
 	}
-	if got := o.must(7, as("secret", "set", "token", "--file", file, "--follows", "0")...); !strings.Contains(got.stderr, "SEC-011") {
-		t.Errorf("got %s", got.stderr)
+	if got := o.Must(7, as("secret", "set", "token", "--file", file, "--follows", "0")...); !strings.Contains(got.Stderr, "SEC-011") {
+		t.Errorf("got %s", got.Stderr)
 	}
-	if v := document[apiv1.SecretVersion](o, as("secret", "set", "token", "--file", file)...); v.Version != 2 || v.OverlapEnds.Before(time.Now()) {
+	if v := drive.Document[apiv1.SecretVersion](o.Shell, as("secret", "set", "token", "--file", file)...); v.Version != 2 || v.OverlapEnds.Before(time.Now()) {
 		t.Errorf("got %+v", v)
 	}
-	v := document[struct {
+	v := drive.Document[struct {
 		Version uint64 `json:"version"`
 		Value   []byte `json:"value"`
-	}](o, as("secret", "get", "token")...)
+	}](o.Shell, as("secret", "get", "token")...)
 	if v.Version < 2 || string(v.Value) != "hunter2\n" {
 		t.Errorf("got version %d", v.Version)
 	}
-	if r := document[apiv1.RotatedSecret](o, as("secret", "rotate", "shared")...); r.Version < 2 || r.Values != 1 {
+	if r := drive.Document[apiv1.RotatedSecret](o.Shell, as("secret", "rotate", "shared")...); r.Version < 2 || r.Values != 1 {
 		t.Errorf("got %+v", r)
 	}
-	list := document[apiv1.Secrets](o, as("secret", "list")...)
+	list := drive.Document[apiv1.Secrets](o.Shell, as("secret", "list")...)
 	versions := map[string]uint64{}
 	for _, s := range list.Secrets {
 		versions[s.Name] = s.Version
@@ -67,8 +68,8 @@ func TestSecretCommands(t *testing.T) {
 	if versions["token"] < 3 || versions["shared"] < 3 || versions["signer"] != 0 {
 		t.Errorf("got %v", versions)
 	}
-	out := filepath.Join(o.dir, "out.txt")
-	o.must(0, as("secret", "get", "token", "--out", out)...)
+	out := filepath.Join(o.Dir, "out.txt")
+	o.Must(0, as("secret", "get", "token", "--out", out)...)
 	if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%s: %v, %v: only its owner may read it", out, info, err)
 	}
@@ -76,12 +77,12 @@ func TestSecretCommands(t *testing.T) {
 		"SEC-010": {"secret", "get", "shared"}, "SEC-004": {"secret", "get", "signer"}, "SEC-001": {"secret", "rotate", "nothing"},
 		"SEC-014": {"secret", "rotate", "token"}, "SEC-017": {"secret", "rotate", "signer"},
 	} {
-		if got := o.run(as(args...)...); got.code == 0 || !strings.Contains(got.stderr, code) {
-			t.Errorf("%v: got exit %d and %s, want %s", args, got.code, got.stderr, code)
+		if got := o.Run(as(args...)...); got.Code == 0 || !strings.Contains(got.Stderr, code) {
+			t.Errorf("%v: got exit %d and %s, want %s", args, got.Code, got.Stderr, code)
 		}
 	}
-	if got := o.run("secret", "list"); got.code == 0 || !strings.Contains(got.stderr, "CRD-015") {
-		t.Errorf("nobody: got exit %d, %s", got.code, got.stderr)
+	if got := o.Run("secret", "list"); got.Code == 0 || !strings.Contains(got.Stderr, "CRD-015") {
+		t.Errorf("nobody: got exit %d, %s", got.Code, got.Stderr)
 	}
 	for _, file := range []string{"coordinator.log", "web.log"} {
 		b, err := os.ReadFile(filepath.Join(d.LogDir(), file))

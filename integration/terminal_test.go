@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // atTerminal is a command on a terminal of its own.
@@ -37,26 +39,26 @@ func (s *syncBuffer) String() string {
 
 // terminal starts a command under script(1).
 func (o *operator) terminal(args ...string) *atTerminal {
-	o.t.Helper()
+	o.T.Helper()
 	script, err := exec.LookPath("script")
 	if err != nil {
-		o.t.Skip("script(1) is not here: no terminal to try")
+		o.T.Skip("script(1) is not here: no terminal to try")
 	}
-	a := &atTerminal{o: o, cmd: exec.CommandContext(o.t.Context(), script, "-qec", o.bin+" "+strings.Join(args, " "), "/dev/null")}
-	a.cmd.Dir, a.cmd.Env = o.dir, append(o.env, "NO_COLOR=1")
+	a := &atTerminal{o: o, cmd: exec.CommandContext(o.T.Context(), script, "-qec", o.Program+" "+strings.Join(args, " "), "/dev/null")}
+	a.cmd.Dir, a.cmd.Env = o.Dir, append(o.Env, "NO_COLOR=1")
 	a.cmd.Stdout = &a.out
 	if a.stdin, err = a.cmd.StdinPipe(); err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
 	if err := a.cmd.Start(); err != nil {
-		o.t.Fatal(err)
+		o.T.Fatal(err)
 	}
 	return a
 }
 
 func (a *atTerminal) await(text string) {
-	a.o.t.Helper()
-	eventually(a.o.t, 10*time.Second, func() string {
+	a.o.T.Helper()
+	drive.Eventually(a.o.T, 10*time.Second, func() string {
 		if !strings.Contains(a.out.String(), text) {
 			return "on the terminal: " + a.out.String()
 		}
@@ -66,9 +68,9 @@ func (a *atTerminal) await(text string) {
 
 // answer types a line and returns the exit code.
 func (a *atTerminal) answer(line string) int {
-	a.o.t.Helper()
+	a.o.T.Helper()
 	if _, err := io.WriteString(a.stdin, line); err != nil {
-		a.o.t.Fatal(err)
+		a.o.T.Fatal(err)
 	}
 	_ = a.cmd.Wait() // the exit code is what matters
 	return a.cmd.ProcessState.ExitCode()
