@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,28 +198,33 @@ func claimRows(c attest.Claims) [][]string {
 	if err != nil || json.Unmarshal(raw, &tree) != nil {
 		return nil
 	}
-	var rows [][]string
-	var walk func(prefix string, v any)
-	walk = func(prefix string, v any) {
-		switch v := v.(type) {
-		case map[string]any:
-			for key, value := range v {
-				walk(prefix+"."+key, value)
-			}
-		case string:
-			if strings.Trim(v, "0") != "" {
-				rows = append(rows, []string{"  " + prefix, v})
-			}
-		case float64:
-			rows = append(rows, []string{"  " + prefix, fmt.Sprint(v)})
-		}
-	}
+	parts := make(map[string]any)
 	for _, part := range []string{"sgx", "tdx", "snp", "tpm", "gpu", "registers"} {
-		if tree[part] != nil {
-			walk(part, tree[part])
-		}
+		parts[part] = tree[part]
 	}
-	sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
+	return leaves("", parts)
+}
+
+// leaves lists the values of a JSON document that say something, each with its
+// path, sorted. Of a list, each value has a row.
+func leaves(path string, v any) [][]string {
+	var rows [][]string
+	switch v := v.(type) {
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			rows = append(rows, leaves(strings.TrimPrefix(path+"."+key, "."), v[key])...)
+		}
+	case []any:
+		for _, one := range v {
+			rows = append(rows, leaves(path, one)...)
+		}
+	case string:
+		if strings.Trim(v, "0") != "" {
+			rows = append(rows, []string{"  " + path, v})
+		}
+	case float64:
+		rows = append(rows, []string{"  " + path, fmt.Sprint(v)})
+	}
 	return rows
 }
 

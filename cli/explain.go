@@ -47,7 +47,8 @@ FILE is one of these alone (a quote, a report, a certificate), with endorsements
 beside it, or evidence.json of a trust folder that verify has written.
 
 DECISION is an id such as pay/7f2c19ab or its beginning; MARBLE stands for the
-newest refusal of that marble, or else its newest decision.
+newest refusal of that marble, or else its newest decision. coordinators stands
+for those that asked for the key of the state: coordinators/7f2c19ab.
 
 pod NAME says why a pod is as it is: refused at admission, not injected, without
 a node, waiting or refused; and where the trust folder has a coordinator, what
@@ -75,6 +76,10 @@ Deployment, StatefulSet, DaemonSet or Job.`,
 	})
 	return c
 }
+
+// coordinators stands for the manifest's section of that name where decisions are
+// about a marble.
+const coordinators = "coordinators"
 
 var marbleArg = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 
@@ -106,7 +111,7 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 // otherDecision adds to an unknown decision which marble or decision was meant.
 func (a *app) otherDecision(ctx context.Context, cl *client.Client, id string, err error) error {
 	marble, _, _ := strings.Cut(id, "/")
-	if _, err := cl.Marble(ctx, marble); err != nil {
+	if _, err := cl.Marble(ctx, marble); err != nil && marble != coordinators {
 		return err
 	}
 	decisions, listErr := cl.Decisions(ctx, marble, listed)
@@ -124,7 +129,7 @@ func (a *app) otherDecision(ctx context.Context, cl *client.Client, id string, e
 // decision.
 func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble string, f explainFlags) error {
 	m, err := cl.Marble(ctx, marble)
-	if err != nil {
+	if err != nil && marble != coordinators {
 		return err // with what was meant, if it is no marble
 	}
 	for _, i := range m.Instances {
@@ -245,7 +250,7 @@ func (a *app) decisionChanges(ctx context.Context, cl *client.Client, d apiv1.De
 
 // decisionSentence says how a decision ended, and what was asked when.
 func (a *app) decisionSentence(d apiv1.Decision) {
-	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease"}[d.Purpose]
+	verb := map[string]string{"activate": "asked to join", "renew": "asked to renew its lease", "replica": "asked for the key of the state, as a further coordinator,"}[d.Purpose]
 	if verb == "" {
 		verb = "asked for " + d.Purpose
 	}

@@ -30,7 +30,7 @@ func (a *app) settle(ctx context.Context, cluster *kube.Cluster, s settling) err
 }
 
 // settled waits and verifies. It returns nil where that was not asked for.
-func (a *app) settled(ctx context.Context, cluster *kube.Cluster, s settling) (*client.Verified, error) {
+func (a *app) settled(ctx context.Context, cluster *kube.Cluster, s settling) (*established, error) {
 	if s.flags.wait == 0 {
 		return nil, nil
 	}
@@ -74,27 +74,27 @@ const retryEvery = 2 * time.Second
 
 // verifyRelease judges the coordinator of a release by the policy that marbles
 // judge it by.
-func (a *app) verifyRelease(ctx context.Context, cluster *kube.Cluster, s settling) (client.Verified, error) {
+func (a *app) verifyRelease(ctx context.Context, cluster *kube.Cluster, s settling) (established, error) {
 	in, err := a.parsePolicy([]byte(s.plan.Policy), "the value policy")
 	if err != nil {
-		return client.Verified{}, err
+		return established{}, err
 	}
 	o, err := a.demands(in, verifyFlags{})
 	if err != nil {
-		return client.Verified{}, err
+		return established{}, err
 	}
 	trust, err := client.LoadTrust(a.trust)
 	switch {
 	case err == nil:
 		o.Remembered = &trust.Remembered
 	case !errors.Is(err, fs.ErrNotExist):
-		return client.Verified{}, err
+		return established{}, err
 	}
 	addr := a.address
 	if addr == "" {
 		way, err := cluster.Forward(s.plan)
 		if err != nil {
-			return client.Verified{}, err
+			return established{}, err
 		}
 		addr, o.DialContext = way.Address(), way.DialContext
 	}
@@ -127,7 +127,7 @@ func unverifiedRelease(err error, s settling) error {
 }
 
 // showSettled says what is there now, and what to do with it.
-func (a *app) showSettled(s settling, v *client.Verified) error {
+func (a *app) showSettled(s settling, v *established) error {
 	doc := struct {
 		Release  kube.Release      `json:"release"`
 		Changes  []kube.Change     `json:"changes"`

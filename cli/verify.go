@@ -109,18 +109,19 @@ func (a *app) verify(ctx context.Context, args []string, f verifyFlags) error {
 }
 
 // attested judges the coordinator at an address, and keeps what it showed.
-func (a *app) attested(ctx context.Context, addr string, in trustInput, o client.Options, f verifyFlags) (client.Verified, error) {
+func (a *app) attested(ctx context.Context, addr string, in trustInput, o client.Options, f verifyFlags) (established, error) {
 	o.Entries = entriesToRead(o.Remembered)
 	cl, err := client.Dial(ctx, addr, o)
 	if err != nil {
-		return client.Verified{}, a.refusedCoordinator(err)
+		return established{}, a.refusedCoordinator(err)
 	}
 	defer cl.Close()
-	v := cl.Verified()
-	if err := a.lifted(v, f); err != nil || f.dryRun {
+	v := established{Verified: cl.Verified()}
+	v.inForce, v.unread = a.active(ctx, cl)
+	if err := a.lifted(v.Verified, f); err != nil || f.dryRun {
 		return v, err
 	}
-	if err := client.WriteTrust(a.trust, v); err != nil {
+	if err := client.WriteTrust(a.trust, v.Verified); err != nil {
 		return v, err
 	}
 	if err := a.keepPolicy(in.raw); err != nil {
@@ -185,17 +186,20 @@ type verifiedDocument struct {
 	Revision   int              `json:"revision"`
 	Floors     apiv1.Floors     `json:"floors,omitzero"`
 	BreakGlass []apiv1.Incident `json:"breakGlass,omitempty"`
-	Log        logDocument      `json:"log"`
-	Trust      string           `json:"trust"`
-	Simulation bool             `json:"simulation"`
+	// Coordinators may hold the state too: as the manifest in force says, where it
+	// could be read.
+	Coordinators *manifest.Coordinators `json:"coordinators,omitempty"`
+	Log          logDocument            `json:"log"`
+	Trust        string                 `json:"trust"`
+	Simulation   bool                   `json:"simulation"`
 }
 
-func (a *app) documentOf(v client.Verified) verifiedDocument {
+func (a *app) documentOf(v established) verifiedDocument {
 	s := v.Statement
-	return verifiedDocument{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, v.BreakGlass, logOf(v), a.trust, s.Evidence.TEE.Simulated()}
+	return verifiedDocument{v.Address, v.Verdict, s.Manifest, s.Revision, v.Floors, v.BreakGlass, v.coordinators(), logOf(v.Verified), a.trust, s.Evidence.TEE.Simulated()}
 }
 
-func (a *app) verified(v client.Verified, f verifyFlags) error {
+func (a *app) verified(v established, f verifyFlags) error {
 	if done, err := a.p.Structured(a.documentOf(v)); done {
 		return err
 	}
@@ -211,7 +215,7 @@ func (a *app) verified(v client.Verified, f verifyFlags) error {
 }
 
 // showVerified is what a verification establishes, for people.
-func (a *app) showVerified(v client.Verified, f verifyFlags) {
+func (a *app) showVerified(v established, f verifyFlags) {
 	s := v.Statement
 	p, ok := a.p, a.p.Green(term.OK)
 	p.Printf("evidence      %s quote, %d bytes, fresh (our nonce)\n", s.Evidence.TEE, len(s.Evidence.Raw))
@@ -227,7 +231,8 @@ func (a *app) showVerified(v client.Verified, f verifyFlags) {
 	default:
 		p.Printf("manifest      %s, revision %d, not compared (--manifest FILE)\n", p.Digest(s.Manifest.String()), s.Revision)
 	}
-	a.logLines(v)
+	a.coordinatorLines(v)
+	a.logLines(v.Verified)
 	a.epochLine(v.Epoch)
 	a.floorLines(v.Floors)
 	if f.dryRun {
