@@ -27,4 +27,7 @@ var storeCodes = []Entry{
 	{"STO-024", Unavailable, "this state's engine makes no backups", "stop the coordinator and copy its folder"},
 	{"STO-030", Usage, "that is no place for a state", "etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE, or tls=off in place of the files"},
 	{"STO-031", Unavailable, "the etcd cluster does not answer", "see that most of its members run and can be reached from here"},
+	{"STO-032", Unavailable, "the etcd cluster has no space left", "compact and defragment it, or raise --quota-backend-bytes; then etcdctl alarm disarm"},
+	{"STO-033", NotPermitted, "the etcd cluster refuses this client", "give it a certificate or a role that may read and write all keys below the prefix"},
+	{"STO-034", Unavailable, "the etcd cluster takes only smaller requests", "start its members with --max-txn-ops=128 and --max-request-bytes=1572864, the defaults, or more"},
 }
