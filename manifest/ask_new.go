@@ -135,17 +135,12 @@ func (a *asker) newRights() {
 	}
 }
 
-// newSoftware tells what can run as a marble that could not before.
+// newSoftware tells what can run as a marble or hold the state that could not
+// before.
 func (a *asker) newSoftware() {
 	type pair struct{ old, now string }
 	packages, platforms := make(map[pair][]looser), make(map[pair][]looser)
-	for _, name := range sortedKeys(a.m.Marbles) {
-		now, _ := a.m.PolicyFor(name)
-		old, was := a.before.m.PolicyFor(name)
-		if !was {
-			a.software([]string{name})
-			continue
-		}
+	tell := func(name string, old, now attest.Policy) {
 		key := pair{old.PackageName, now.PackageName}
 		if _, known := packages[key]; !known {
 			packages[key] = loosened(asTree(old.Package), asTree(now.Package))
@@ -159,6 +154,21 @@ func (a *asker) newSoftware() {
 		}
 		for _, l := range platforms[key] {
 			a.fact(Fact{Kind: FactNew, Subject: name, Object: now.PlatformName, Text: l.text}, append(place{"platforms", now.PlatformName}, l.at...))
+		}
+	}
+	for _, name := range sortedKeys(a.m.Marbles) {
+		now, _ := a.m.PolicyFor(name)
+		if old, was := a.before.m.PolicyFor(name); was {
+			tell(name, old, now)
+		} else {
+			a.software([]string{name})
+		}
+	}
+	if now, is := a.m.CoordinatorPolicy(); is {
+		if old, was := a.before.m.CoordinatorPolicy(); was {
+			tell(coordinator, old, now)
+		} else {
+			a.stateHolders(nil)
 		}
 	}
 }

@@ -192,21 +192,26 @@ func (a *alliance) entries(section string, known any) []string {
 
 // levers are the paths by which whoever may change one gets a secret to others:
 // its readers, and for each reader what it runs, on what, and with which
-// parameters; and recovery, by which the state itself is opened.
+// parameters; and who may hold the state itself, or open it.
 func (a *asker) levers(secret string) []string {
 	all := []string{"secrets/" + secret + "/readers"}
 	seen := make(map[string]bool)
-	for _, marble := range a.m.Secrets[secret].Readers {
-		mb := a.m.Marbles[marble]
-		for _, path := range []string{"marbles/" + marble + "/package", "marbles/" + marble + "/parameters", "marbles/" + marble + "/platform",
-			"packages/" + mb.Package, "platforms/" + platformOf(mb)} {
+	add := func(paths ...string) {
+		for _, path := range paths {
 			if !seen[path] {
 				seen[path] = true
 				all = append(all, path)
 			}
 		}
 	}
-	return append(all, "recovery")
+	for _, marble := range a.m.Secrets[secret].Readers {
+		mb := a.m.Marbles[marble]
+		add("marbles/"+marble+"/package", "marbles/"+marble+"/parameters", "marbles/"+marble+"/platform", "packages/"+mb.Package, "platforms/"+platformOf(mb))
+	}
+	if p, ok := a.m.CoordinatorPolicy(); ok {
+		add("packages/"+p.PackageName, "platforms/"+p.PlatformName)
+	}
+	return append(all, "coordinators", "recovery")
 }
 
 // release tells by which right users could get a secret to others, and how; ""

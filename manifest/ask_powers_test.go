@@ -19,7 +19,7 @@ type campaign struct {
 // try puts a revision in force if they settle it, and reports it.
 func (c *campaign) try(change func(m *Manifest)) bool {
 	next := &Manifest{Packages: c.m.Packages, Platforms: maps.Clone(c.m.Platforms), Marbles: maps.Clone(c.m.Marbles), Secrets: maps.Clone(c.m.Secrets),
-		Users: maps.Clone(c.m.Users), Roles: maps.Clone(c.m.Roles), Approvals: maps.Clone(c.m.Approvals), Recovery: c.m.Recovery}
+		Users: maps.Clone(c.m.Users), Roles: maps.Clone(c.m.Roles), Approvals: maps.Clone(c.m.Approvals), Recovery: c.m.Recovery, Coordinators: c.m.Coordinators}
 	change(next)
 	demands := Demands(c.m, next)
 	if len(demands) == 0 || Settled(c.m, demands, c.agreed) != nil {
@@ -39,7 +39,7 @@ func (c *campaign) could(change func(m *Manifest)) bool {
 
 // run gets all rights that can be got.
 func run(t *testing.T, m *Manifest, users ...string) *campaign {
-	small := &Manifest{Packages: m.Packages, Platforms: m.Platforms, Marbles: m.Marbles, Secrets: m.Secrets, Users: m.Users, Roles: m.Roles, Approvals: m.Approvals, Recovery: m.Recovery}
+	small := &Manifest{Packages: m.Packages, Platforms: m.Platforms, Marbles: m.Marbles, Secrets: m.Secrets, Users: m.Users, Roles: m.Roles, Approvals: m.Approvals, Recovery: m.Recovery, Coordinators: m.Coordinators}
 	c := &campaign{t: t, m: small, agreed: slices.Clone(users), changed: true}
 	for c.changed {
 		c.changed = false
@@ -92,6 +92,22 @@ func (c *campaign) releases(secret string, original *Manifest, users []string) b
 			m.Secrets[secret] = s
 		},
 		func(m *Manifest) { m.Recovery = &Recovery{Keys: map[string]string{"x": "of theirs"}, Threshold: 1} },
+		func(m *Manifest) { m.Coordinators = &Coordinators{Package: "theirs"} },
+	}
+	accepted := func(pkg, platform string) {
+		changes = append(changes, func(m *Manifest) {
+			p := m.Packages[pkg]
+			p.AllowDebug = !p.AllowDebug
+			m.Packages = maps.Clone(m.Packages)
+			m.Packages[pkg] = p
+		}, func(m *Manifest) {
+			p := m.Platforms[platform]
+			p.Endorsements.MaxAge++
+			m.Platforms[platform] = p
+		})
+	}
+	if c := original.Coordinators; c != nil {
+		accepted(c.Package, c.Platform)
 	}
 	for _, reader := range s.Readers {
 		mb := c.m.Marbles[reader]
@@ -105,16 +121,7 @@ func (c *campaign) releases(secret string, original *Manifest, users []string) b
 		alter(func(mb *Marble) { mb.Package = "theirs" })
 		alter(func(mb *Marble) { mb.Platform = "theirs" })
 		alter(func(mb *Marble) { mb.Parameters.Argv = []string{"theirs"} })
-		changes = append(changes, func(m *Manifest) {
-			pkg := m.Packages[mb.Package]
-			pkg.AllowDebug = !pkg.AllowDebug
-			m.Packages = maps.Clone(m.Packages)
-			m.Packages[mb.Package] = pkg
-		}, func(m *Manifest) {
-			p := m.Platforms[mb.Platform]
-			p.Endorsements.MaxAge++
-			m.Platforms[mb.Platform] = p
-		})
+		accepted(mb.Package, mb.Platform)
 	}
 	return slices.ContainsFunc(changes, c.could) || c.holders(BreakGlass) || c.holders(ReadSecret+secret) && s.Type != Counter && s.Operations == nil
 }
@@ -124,7 +131,7 @@ func (c *campaign) releases(secret string, original *Manifest, users []string) b
 func TestPowersAreWhatRevisionsDo(t *testing.T) {
 	w := newWorld(t, 6)
 	released, together, refused := 0, 0, 0
-	for range 150 {
+	for range 350 {
 		m := w.manifest(t)
 		users := slices.Sorted(maps.Keys(m.Users))
 		campaigns := make(map[string]*campaign)
@@ -167,7 +174,7 @@ func TestPowersAreWhatRevisionsDo(t *testing.T) {
 // changersOf decides for each path whether a user settles it alone.
 func changersOf(t *testing.T, m *Manifest, users []string) {
 	t.Helper()
-	paths := []string{"tests", "approvals", "recovery", "seal", "ca", "proposalLifetime", "witnesses/x"}
+	paths := []string{"tests", "approvals", "recovery", "coordinators", "seal", "ca", "proposalLifetime", "witnesses/x"}
 	for _, name := range append([]string{"p", "q", "strict", "default", "one", "k1", "dave", "other"}, append(worldMarbles, worldUsers...)...) {
 		for _, section := range []string{"packages", "platforms", "users", "roles"} {
 			paths = append(paths, section+"/"+name)

@@ -25,7 +25,16 @@ func cases(n int) int {
 // accepts is what the coordinator decides of a marble's evidence.
 func accepts(m *Manifest, marble string, c attest.Claims) bool {
 	p, ok := m.PolicyFor(marble)
-	return ok && !slices.ContainsFunc(p.Check(c), func(s attest.Step) bool { return !s.OK })
+	return ok && meets(p, c)
+}
+
+// admitsCoordinator is what the coordinator decides of another one's evidence.
+func admitsCoordinator(m *Manifest, c attest.Claims) bool {
+	return m.Coordinators != nil && meets(attest.Policy{Package: m.Packages[m.Coordinators.Package], Platform: m.Platforms[m.Coordinators.Platform]}, c)
+}
+
+func meets(p attest.Policy, c attest.Claims) bool {
+	return !slices.ContainsFunc(p.Check(c), func(s attest.Step) bool { return !s.OK })
 }
 
 // paths enumerates the lengths of all chains from one marble to another that
@@ -284,6 +293,10 @@ func readersOf(t *testing.T, m *Manifest, secret string) {
 			gives = append(gives, user)
 		}
 	}
+	if c := m.Coordinators; c != nil { // it has the whole state
+		reads = append(reads, "a coordinator")
+		open = open || m.Packages[c.Package].AllowDebug
+	}
 	slices.Sort(reads)
 	slices.Sort(gives)
 	answer := mustAsk(t, m, nil, "who can ever read %s", secret)
@@ -328,6 +341,11 @@ func TestNewlyAllowedIsAllThatIsNew(t *testing.T) {
 				if c := w.claims(); accepts(now, marble, c) && !accepts(old, marble, c) && !told[marble] {
 					t.Fatalf("%s newly accepts %+v, which is not told\n%s\nbefore\n%s", marble, c, now.raw, old.raw)
 				}
+			}
+		}
+		for range 30 {
+			if c := w.claims(); admitsCoordinator(now, c) && !admitsCoordinator(old, c) && !told["a coordinator"] {
+				t.Fatalf("coordinators: %+v is newly accepted, which is not told\n%s\nbefore\n%s", c, now.raw, old.raw)
 			}
 		}
 		for user := range now.Users {
@@ -379,9 +397,6 @@ func TestLooserRulesAreSeen(t *testing.T) {
 		}
 		return p
 	}
-	accepted := func(p attest.Policy, c attest.Claims) bool {
-		return !slices.ContainsFunc(p.Check(c), func(s attest.Step) bool { return !s.OK })
-	}
 	found := 0
 	for range 5000 {
 		pkg, platform := w.pkg(), w.platform()
@@ -395,7 +410,7 @@ func TestLooserRulesAreSeen(t *testing.T) {
 		seen := len(loosened(asTree(old.Package), asTree(now.Package)))+len(loosened(full(old.Platform), full(now.Platform))) > 0
 		for range 30 {
 			c := w.claims()
-			if accepted(now, c) && !accepted(old, c) {
+			if meets(now, c) && !meets(old, c) {
 				found++
 				if !seen {
 					t.Fatalf("%+v is newly accepted, which is not seen\nbefore %s\nnow    %s", c, rewritten(asTree(old)), rewritten(asTree(now)))

@@ -38,6 +38,7 @@ var forms = []form{
 	{words: "what can MARBLE call", about: true, tell: (*asker).callees},
 	{words: "what can MARBLE read", about: true, tell: (*asker).readBy},
 	{words: "what can run as MARBLE", about: true, tell: (*asker).software},
+	{words: "what can hold the state", tell: (*asker).stateHolders},
 	{words: "may MARBLE reach MARBLE", judge: (*asker).reaches},
 	{words: "may MARBLE reach MARBLE directly", judge: (*asker).reachesDirectly},
 	{words: "may MARBLE reach MARBLE through others", judge: (*asker).reachesThrough},

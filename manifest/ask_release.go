@@ -47,7 +47,7 @@ func (a *asker) releasing(secret string) []string {
 // releasers tells which single person could release a secret.
 func (a *asker) releasers(names []string) string {
 	secret := names[0]
-	open := a.posers(a.readersOf(secret))
+	open := a.posing(secret)
 	users := a.releasing(secret)
 	switch {
 	case open:

@@ -152,8 +152,9 @@ func (a *asker) readers(names []string) string {
 		}
 	}
 	who = append(who, a.seeing(secret)...)
+	who = append(who, a.holding(secret)...)
 	givers := a.giving(secret)
-	open := a.posers(a.readersOf(secret))
+	open := a.posing(secret)
 	users := a.releasing(secret)
 	text := fmt.Sprintf("%s can read %s", some(who), secret)
 	if len(givers) > 0 {
@@ -168,17 +169,27 @@ func (a *asker) readers(names []string) string {
 	return text
 }
 
-// posers adds what lets anybody be one of these marbles, and reports whether
-// anything does.
-func (a *asker) posers(marbles []string) bool {
+// posing adds what lets anybody be one of those who get a secret, and reports
+// whether anything does.
+func (a *asker) posing(secret string) bool {
 	found := false
-	for _, marble := range marbles {
-		for _, o := range openings(a.m.Packages[a.m.Marbles[marble].Package]) {
-			found = true
-			a.fact(Fact{Kind: FactAnybody, Subject: anybody, Object: marble, Text: o.text}, append(place{"packages", a.m.Marbles[marble].Package}, o.at...))
-		}
+	for _, marble := range a.readersOf(secret) {
+		found = a.posers(marble, a.m.Marbles[marble].Package) || found
+	}
+	if c := a.m.Coordinators; c != nil {
+		found = a.posers(coordinator, c.Package) || found
 	}
 	return found
+}
+
+// posers adds what lets anybody be who runs a package, and reports whether
+// anything does.
+func (a *asker) posers(who, pkg string) bool {
+	all := openings(a.m.Packages[pkg])
+	for _, o := range all {
+		a.fact(Fact{Kind: FactAnybody, Subject: anybody, Object: who, Text: o.text}, append(place{"packages", pkg}, o.at...))
+	}
+	return len(all) > 0
 }
 
 // anyMeasurement is the field by which reference values hold nothing fast.
@@ -252,26 +263,30 @@ func (a *asker) readBy(names []string) string {
 	return fmt.Sprintf("%s can read %s", names[0], some(sent))
 }
 
-// software tells what may run as a marble: its package under each TEE, and what
-// the machine must be.
+// software tells what may run as a marble.
 func (a *asker) software(names []string) string {
-	mb := a.m.Marbles[names[0]]
 	p, _ := a.m.PolicyFor(names[0])
+	return a.running(names[0], p, place{"marbles", names[0], "package"})
+}
+
+// running tells what meets a policy, which a package named at a place makes: the
+// package under each TEE, and what the machine must be.
+func (a *asker) running(who string, p attest.Policy, at place) string {
 	var tees []string
 	for _, part := range parts(asTree(p.Package)) {
 		tees = append(tees, part.name())
-		a.fact(Fact{Kind: FactRuns, Subject: names[0], Object: mb.Package, Text: part.name() + ": " + inWords(part.node)},
-			place{"marbles", names[0], "package"}, append(place{"packages", mb.Package}, part.at...))
+		a.fact(Fact{Kind: FactRuns, Subject: who, Object: p.PackageName, Text: part.name() + ": " + inWords(part.node)},
+			at, append(place{"packages", p.PackageName}, part.at...))
 	}
 	for _, part := range parts(asTree(p.Platform)) {
 		if part.name() != "endorsements" && !slices.Contains(tees, part.name()) && !slices.Contains(tees, "azure") {
 			continue
 		}
-		a.fact(Fact{Kind: FactOn, Subject: names[0], Object: p.PlatformName, Text: part.name() + ": " + inWords(part.node)},
+		a.fact(Fact{Kind: FactOn, Subject: who, Object: p.PlatformName, Text: part.name() + ": " + inWords(part.node)},
 			append(place{"platforms", p.PlatformName}, part.at...))
 	}
-	text := fmt.Sprintf("package %s under %s on platform %s can run as %s", mb.Package, some(tees), p.PlatformName, names[0])
-	if a.posers(names) {
+	text := fmt.Sprintf("package %s under %s on platform %s can run as %s", p.PackageName, some(tees), p.PlatformName, who)
+	if a.posers(who, p.PackageName) {
 		text += "; so can anybody who poses as it"
 	}
 	return text

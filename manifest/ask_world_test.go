@@ -37,7 +37,7 @@ var (
 	worldRights = []string{UpdateManifest, ManageEndorsements, RaiseFloor + "*", RaiseFloor + "default", RaiseFloor + "strict", BreakGlass, Backup, RotateCA,
 		"updateManifest:packages/*", "updateManifest:packages/p", "updateManifest:platforms/strict", "updateManifest:platforms/*", "updateManifest:marbles/*/package", "updateManifest:marbles/a/parameters",
 		"updateManifest:marbles/*/calls", "updateManifest:marbles/b", "updateManifest:secrets/*/readers", "updateManifest:secrets/k1", "updateManifest:users/*", "updateManifest:users/alice", "updateManifest:users/dave",
-		"updateManifest:roles/one", "updateManifest:roles/*", "updateManifest:approvals", "updateManifest:recovery", "updateManifest:tests", "readSecret:*", "writeSecret:*", "rotateSecret:*", "revoke:*", "revoke:users/*",
+		"updateManifest:roles/one", "updateManifest:roles/*", "updateManifest:approvals", "updateManifest:recovery", "updateManifest:coordinators", "updateManifest:tests", "readSecret:*", "writeSecret:*", "rotateSecret:*", "revoke:*", "revoke:users/*",
 		"raiseSecurityVersion:*", "raiseSecurityVersion:p"}
 )
 
@@ -121,6 +121,9 @@ func (w *world) manifest(t testing.TB) *Manifest {
 	}
 	if len(keys) > 0 {
 		m["recovery"] = doc{"keys": keys, "threshold": 1 + w.IntN(len(keys))}
+	}
+	if w.IntN(3) == 0 {
+		m["coordinators"] = doc{"package": w.atLeastOne("p", "q")[0], "platform": w.atLeastOne("default", "strict")[0]}
 	}
 	return w.approved(t, m)
 }

@@ -317,6 +317,7 @@ func TestDemandsAreWhatDiffers(t *testing.T) {
 		entries(old.Roles, now.Roles, func(name string, a, b any) { compare("roles/"+name, a, b) })
 		compare("approvals", old.Approvals, now.Approvals)
 		compare("recovery", old.Recovery, now.Recovery)
+		compare("coordinators", old.Coordinators, now.Coordinators)
 		inner := func(section string) func(name string, a, b any) {
 			return func(name string, a, b any) {
 				va, vb := reflect.ValueOf(a), reflect.ValueOf(b)

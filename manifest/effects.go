@@ -12,19 +12,20 @@ import (
 
 // Risks that a change can have; somebody has to accept each by its name.
 const (
-	RiskDropSecrets    = "drop-secrets"    // values are destroyed and can't be recovered
-	RiskDropMarbles    = "drop-marbles"    // running instances lose their identity
-	RiskLockOut        = "lock-out"        // a part of the manifest can be changed by nobody any more
-	RiskNewIdentities  = "new-identities"  // every marble gets another SPIFFE ID
-	RiskLowerApprovals = "lower-approvals" // fewer people suffice for what took more
-	RiskLowerFloors    = "lower-floors"    // older firmware or software is accepted again
-	RiskWeakenRecovery = "weaken-recovery" // fewer shares open the state, or none does
-	RiskDropWitnesses  = "drop-witnesses"  // the log is co-signed by fewer
+	RiskDropSecrets       = "drop-secrets"       // values are destroyed and can't be recovered
+	RiskDropMarbles       = "drop-marbles"       // running instances lose their identity
+	RiskLockOut           = "lock-out"           // a part of the manifest can be changed by nobody any more
+	RiskNewIdentities     = "new-identities"     // every marble gets another SPIFFE ID
+	RiskLowerApprovals    = "lower-approvals"    // fewer people suffice for what took more
+	RiskLowerFloors       = "lower-floors"       // older firmware or software is accepted again
+	RiskWeakenRecovery    = "weaken-recovery"    // fewer shares open the state, or none does
+	RiskDropWitnesses     = "drop-witnesses"     // the log is co-signed by fewer
+	RiskAdmitCoordinators = "admit-coordinators" // more software or hardware gets every key and secret
 )
 
 // AllRisks are the names of all risks, sorted.
 func AllRisks() []string {
-	return []string{RiskDropMarbles, RiskDropSecrets, RiskDropWitnesses, RiskLockOut, RiskLowerApprovals, RiskLowerFloors, RiskNewIdentities, RiskWeakenRecovery}
+	return []string{RiskAdmitCoordinators, RiskDropMarbles, RiskDropSecrets, RiskDropWitnesses, RiskLockOut, RiskLowerApprovals, RiskLowerFloors, RiskNewIdentities, RiskWeakenRecovery}
 }
 
 // Effect is what a change does to a running deployment.
@@ -41,6 +42,9 @@ func (d *Diff) effect(subject, risk, format string, args ...any) {
 // first sums a first manifest up.
 func (d *Diff) first(b *Manifest) {
 	d.effect("mesh", "", "first manifest: trust domain %s, %s, %s", b.TrustDomain, plural(len(b.Marbles), "marble"), plural(len(Edges(b)), "allowed call"))
+	if b.Coordinators != nil {
+		d.effect("coordinators", "", "%s", admitted(b))
+	}
 	if who := owners(b); who != "" {
 		d.effect("mesh", "", "%s", who)
 	} else {

@@ -23,6 +23,7 @@ func (d *Diff) governanceEffects(a, b *Manifest) {
 		d.effect("approvals", "", "new proposals wait %s for their approvals", short(time.Duration(b.ProposalLifetime)))
 	}
 	d.recoveryEffects(a.Recovery, b.Recovery)
+	d.coordinatorEffects(a, b)
 	for _, name := range union(a.Witnesses, b.Witnesses) {
 		old, was := a.Witnesses[name]
 		now, is := b.Witnesses[name]
