@@ -210,6 +210,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	for _, claim := range p.Kept {
 		a.p.Notef("  %s volume claim %s of an earlier release is there: its state is used\n", a.p.Yellow(term.Warn), claim)
 	}
+	a.showNotes(p)
 	if f.dryRun {
 		return a.rehearsed(p)
 	}
@@ -228,6 +229,13 @@ func (a *app) rehearsed(p *kube.Plan) error {
 	a.showChanges(p.Changes)
 	a.p.Printf("dry run: nothing was changed\n")
 	return nil
+}
+
+// showNotes says what is to be known of a change before it is made.
+func (a *app) showNotes(p *kube.Plan) {
+	for _, n := range p.Notes {
+		a.p.Notef("  %s %s\n", a.p.Yellow(term.Warn), n)
+	}
 }
 
 func verbing(verb string) string {

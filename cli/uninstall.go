@@ -84,9 +84,17 @@ func (a *app) announceRemoval(r *kube.Removal, f uninstallFlags) {
 	}
 	for _, claim := range r.Claims {
 		if f.deleteState != "" {
-			a.p.Notef("  %s volume claim %s is deleted with CA keys, secrets and log; nothing brings it back but a backup\n", a.p.Red(term.Bad), claim)
+			a.p.Notef("  %s volume claim %s is deleted with %s\n", a.p.Red(term.Bad), claim, contents(r))
 		}
 	}
+}
+
+// contents is what is lost with a release's volume.
+func contents(r *kube.Removal) string {
+	if r.Shared != "" {
+		return "a coordinator's sealed key: without them holders of recovery shares have to open what stays in etcd"
+	}
+	return "CA keys, secrets and log; nothing brings it back but a backup"
 }
 
 func (a *app) showRemoved(r *kube.Removal, f uninstallFlags) error {
@@ -98,16 +106,22 @@ func (a *app) showRemoved(r *kube.Removal, f uninstallFlags) error {
 		Release kube.Release `json:"release"`
 		Removed []string     `json:"removed"`
 		Kept    []string     `json:"keptState"`
+		Shared  string       `json:"keptShared,omitempty"`
 		Deleted []string     `json:"deletedState"`
-	}{r.Release, r.Objects, kept, deleted}); done {
+	}{r.Release, r.Objects, kept, r.Shared, deleted}); done {
 		return err
 	}
 	a.p.Printf("%s release %s is removed\n", a.p.Green(term.OK), r.Release.Name)
+	what := "the state"
+	if r.Shared != "" {
+		what = "a coordinator's sealed key"
+		a.p.Printf("kept          the state in etcd below %s\n", r.Shared)
+	}
 	for _, claim := range kept {
-		a.p.Printf("kept          volume claim %s with the state; ashlar install uses it again\n", claim)
+		a.p.Printf("kept          volume claim %s with %s; ashlar install uses it again\n", claim, what)
 	}
 	for _, claim := range deleted {
-		a.p.Printf("deleted       volume claim %s with the state\n", claim)
+		a.p.Printf("deleted       volume claim %s with %s\n", claim, what)
 	}
 	if len(kept) > 0 {
 		a.p.Notef("to delete it too: kubectl -n %s delete pvc", r.Release.Namespace)

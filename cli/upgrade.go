@@ -121,6 +121,7 @@ func (a *app) change(ctx context.Context, cluster *kube.Cluster, p *kube.Plan, f
 	}
 	a.p.Notef("%s %s in namespace %s of %s: revision %d (%s, chart %s, ashlar %s) → chart %s, ashlar %s\n", verbing(p.Verb), p.Name, p.Namespace,
 		cluster.Server, p.From.Revision, p.From.Status, p.From.Chart, p.From.App, p.Chart, p.App)
+	a.showNotes(p)
 	if f.dryRun {
 		return a.rehearsed(p)
 	}

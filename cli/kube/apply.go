@@ -90,9 +90,10 @@ func (p *Plan) current(all []*release.Release) error {
 // Removal is what an uninstallation would take away, and what it would leave.
 type Removal struct {
 	Release Release  `json:"release"`
-	Objects []string `json:"objects"` // that go
-	Claims  []string `json:"claims"`  // of volumes with state
-	Pods    int      `json:"pods"`    // marbles that run in the cluster; -1 if that may not be asked
+	Objects []string `json:"objects"`          // that go
+	Claims  []string `json:"claims"`           // of volumes with state
+	Shared  string   `json:"shared,omitempty"` // where the state is in etcd, which stays
+	Pods    int      `json:"pods"`             // marbles that run in the cluster; -1 if that may not be asked
 
 	objects []object
 }
@@ -112,6 +113,7 @@ func (c *Cluster) PlanRemoval(ctx context.Context, t Target) (*Removal, error) {
 	if r.objects, err = objects(last.Manifest); err != nil {
 		return nil, err
 	}
+	r.Shared = sharedState(r.objects)
 	for _, o := range r.objects {
 		r.Objects = append(r.Objects, o.String())
 	}

@@ -69,7 +69,12 @@ func (c *Cluster) checkRelease(ctx context.Context, o *CheckOptions) []check.Fin
 	if err != nil {
 		return []check.Finding{check.FromError(err)}
 	}
-	return releaseFindings(parts, c.Namespace, o.App)
+	found := releaseFindings(parts, c.Namespace, o.App)
+	pods, err := c.client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: ours + ",app.kubernetes.io/component=" + coordinatorName, Limit: pageSize})
+	if err != nil {
+		return append(found, check.FromError(c.failure(err, "listing coordinators")))
+	}
+	return append(found, versionsFinding(pods.Items)...)
 }
 
 // parts lists the programs of a release in the namespace.

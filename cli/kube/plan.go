@@ -26,6 +26,7 @@ type Plan struct {
 	To      int      `json:"to,omitempty"`  // the revision that a rollback goes back to
 	Changes []Change `json:"changes"`       // by object
 	Risks   []Risk   `json:"risks"`         // to be accepted by name
+	Notes   []string `json:"notes"`         // to be known
 	Kept    []string `json:"kept"`          // claims of an earlier release that it takes up
 	Create  bool     `json:"makeNamespace"` // the namespace is not there yet
 	Policy  string   `json:"-"`             // the text of the policy that it gives to marbles
@@ -146,7 +147,8 @@ func (c *Cluster) missing(ctx context.Context, namespace string) (bool, error) {
 
 // PlanUpgrade looks at what an upgrade would change. Values of the release stay,
 // and v comes on top of them; with reset they do not. Besides the refusals of
-// PlanInstall it refuses what would part a workload from its state (KUB-009).
+// PlanInstall it refuses what would part a workload from its state (KUB-009,
+// KUB-096).
 func (c *Cluster) PlanUpgrade(ctx context.Context, ch *Chart, t Target, v Values, reset bool) (*Plan, error) {
 	given, err := v.merged()
 	if err != nil {
@@ -244,7 +246,7 @@ func (p *Plan) render(rel, now *release.Release) error {
 	if p.objects, err = objects(rel.Manifest); err != nil {
 		return err
 	}
-	p.Changes = compare(p.old, p.objects)
+	p.Changes, p.Notes = compare(p.old, p.objects), notes(p.old, p.objects)
 	all, err := chartutil.CoalesceValues(p.chart.chart, p.values)
 	if err != nil {
 		return problem.Because(err, "KUB-005", "values")
@@ -260,6 +262,9 @@ func (p *Plan) judge(last, now *release.Release) error {
 	p.From = &from
 	if lost := losses(p.old, p.objects); len(lost) > 0 {
 		return problem.New("KUB-009", "%s", strings.Join(lost, "; "))
+	}
+	if moved := moves(p.old, p.objects); len(moved) > 0 {
+		return problem.New("KUB-096", "%s", strings.Join(moved, "; "))
 	}
 	for _, v := range []struct{ what, from, to string }{{"chart", was.Chart, p.Chart}, {"programs", was.App, p.App}} {
 		if older(v.to, v.from) {

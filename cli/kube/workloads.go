@@ -173,7 +173,9 @@ func podReason(p corev1.Pod, events []corev1.Event) (reason, next string) {
 	about := func(e corev1.Event) bool {
 		return e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == p.Name && e.InvolvedObject.UID == p.UID
 	}
-	if w := warning(events, about); w != "" {
+	if w := warning(events, about); strings.HasPrefix(w, "Readiness probe failed") {
+		return "running: " + w, "kubectl -n " + p.Namespace + " logs " + p.Name
+	} else if w != "" {
 		return strings.ToLower(string(p.Status.Phase)) + ": " + w, "kubectl -n " + p.Namespace + " describe pod " + p.Name
 	}
 	switch {

@@ -86,6 +86,8 @@ func TestWorkloadsSayWhyTheyAreNotReady(t *testing.T) {
 		{"mount fails", []runtime.Object{coordinatorPod(func(*corev1.Pod) {}), event("Pod", "c-0", "hostPath type check failed")}, "pending: hostPath type check failed", "describe"},
 		{"an event of a pod before", []runtime.Object{coordinatorPod(func(p *corev1.Pod) { p.UID = "new" }), event("Pod", "c-0", "old complaint")}, "starting on one", ""},
 		{"starting", []runtime.Object{coordinatorPod(func(*corev1.Pod) {})}, "starting on one", ""},
+		{"refuses to be ready", []runtime.Object{coordinatorPod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), event("Pod", "c-0", "Readiness probe failed: HTTP probe failed with statuscode: 503")},
+			"running: Readiness probe failed", "kubectl -n shop logs c-0"},
 		{"running", []runtime.Object{coordinatorPod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning })}, "running, not ready yet", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -75,4 +75,6 @@ var kubeCodes = []Entry{
 	{"KUB-093", Usage, "no marble and no image has this name", "name a marble as the report does, or an image as the YAML does"},
 	{"KUB-094", Invalid, "a NetworkPolicy cannot be evaluated", "correct it: kubectl apply --dry-run=server -f FILE"},
 	{"KUB-095", Invalid, "the author of the manifest has to decide", "see the place in the manifest that is named"},
+	{"KUB-096", Conflict, "the change would have the coordinator look for its state elsewhere", "leave the store as it is; ashlar backup and ashlar-coordinator restore --store move a state, see \"Several coordinators\" in docs/guides/kubernetes.md"},
+	{"KUB-097", Unavailable, "coordinators of one release run different programs", "while a change is on its way: wait; if it stopped, see why the new one is not ready (kubectl logs), such as that the manifest does not name it under coordinators"},
 }
