@@ -17,7 +17,7 @@ type Entry struct {
 // tables lists the entries by the part of Ashlar that raises them; each part's
 // codes live in a file of their own.
 var tables = [][]Entry{attestCodes, manifestCodes, coordinatorCodes, edgeCodes,
-	governanceCodes, secretCodes, incidentCodes, logCodes, recoveryCodes, storeCodes, meshCodes, marbleCodes, cliCodes, kubeCodes}
+	governanceCodes, secretCodes, incidentCodes, logCodes, recoveryCodes, storeCodes, meshCodes, marbleCodes, cliCodes, kubeCodes, replicaCodes}
 
 var byCode = func() map[Code]Entry {
 	m := make(map[Code]Entry)

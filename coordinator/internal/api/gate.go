@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/internal/caller"
 )
 
 // Gate bounds the connections of one port, in all and for each remote address.
@@ -114,7 +116,7 @@ type gated struct {
 }
 
 func (g *Gate) admit(c net.Conn) net.Conn {
-	in := &gated{Conn: c, gate: g, name: c.RemoteAddr().String(), host: hostOf(c.RemoteAddr())}
+	in := &gated{Conn: c, gate: g, name: c.RemoteAddr().String(), host: caller.Of(c.RemoteAddr())}
 	g.mu.Lock()
 	victim, full := g.room(in.host)
 	if victim != nil {
@@ -182,7 +184,7 @@ func (g *Gate) wake(c *gated) {
 // abort closes at once: without lingering, the descriptor and the kernel's
 // buffers are free when it returns.
 func abort(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		_ = t.SetLinger(0) // best effort: closing follows either way
 	}
 	_ = c.Close() // the peer is not waited for
@@ -233,19 +235,4 @@ func (g *Gate) find(remote string) *gated {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.conns[remote]
-}
-
-// hostOf returns what connections are counted by.
-func hostOf(a net.Addr) netip.Addr {
-	p, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr := p.Addr().Unmap().WithZone("")
-	if addr.Is6() {
-		if prefix, err := addr.Prefix(64); err == nil {
-			return prefix.Addr()
-		}
-	}
-	return addr
 }

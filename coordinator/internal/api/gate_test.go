@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/internal/caller"
 )
 
 // Over the limit of a port, whoever was idle longest gives way; whoever has a
@@ -116,7 +118,7 @@ func TestBudget(t *testing.T) {
 func TestRateForgetsAddresses(t *testing.T) {
 	now := time.Unix(0, 0)
 	r := newRate(1, 2, func() time.Time { return now })
-	a := hostOf(&net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 1})
+	a := caller.Of(&net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 1})
 	for i, want := range []bool{true, true, false} {
 		if got, _ := r.take(a); got != want {
 			t.Errorf("take %d: got %t, want %t", i, got, want)
@@ -127,13 +129,13 @@ func TestRateForgetsAddresses(t *testing.T) {
 		t.Error("no token after a second")
 	}
 	for i := range 2 * maxBuckets {
-		r.take(hostOf(&net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)), Port: 1}))
+		r.take(caller.Of(&net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)), Port: 1}))
 	}
 	if n := len(r.buckets); n > maxBuckets {
 		t.Errorf("got %d buckets, want at most %d", n, maxBuckets)
 	}
-	six := hostOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1})
-	if other := hostOf(&net.TCPAddr{IP: net.ParseIP("2001:db8::ffff"), Port: 2}); six != other {
+	six := caller.Of(&net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1})
+	if other := caller.Of(&net.TCPAddr{IP: net.ParseIP("2001:db8::ffff"), Port: 2}); six != other {
 		t.Errorf("got %s and %s, want one /64", six, other)
 	}
 }
