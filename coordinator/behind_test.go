@@ -35,7 +35,7 @@ func (d *deployment) keeping() {
 	if err != nil {
 		d.Fatal(err)
 	}
-	d.config.Keeper, err = recovery.Open(recovery.Config{Dir: dir, SealPath: path, Key: key, Random: rand.Reader, Now: d.clock.Now,
+	d.config.Keeper, err = recovery.Open(d.Context(), recovery.Config{Files: recovery.Folder(dir), SealPath: path, Key: key, Random: rand.Reader, Now: d.clock.Now,
 		Source: func(manifest.SealMode) seal.Source { return source }}, recovery.Mark{})
 	if err != nil {
 		d.Fatal(err)

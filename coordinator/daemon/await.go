@@ -26,12 +26,12 @@ const maxSessionQuotes = 4
 // recoverable reports whether a state that did not open could be opened by
 // shares: nothing here has its key, and a document names holders. A state that is
 // missing or damaged is not, nor one that is in use.
-func (s *settings) recoverable(err error) bool {
+func (s *settings) recoverable(ctx context.Context, err error) bool {
 	code := string(problem.CodeOf(err))
 	if code != "STO-013" && code != "STO-015" && code != "STO-021" && !strings.HasPrefix(code, "REC-04") {
 		return false
 	}
-	d, err := recovery.Read(s.State)
+	d, err := recovery.Read(ctx, s.files())
 	return err == nil && d != nil
 }
 
@@ -48,7 +48,7 @@ type waiting struct {
 // await serves what recovery needs until enough shares open the state, or ctx
 // ends. The ports are then free again.
 func (d *daemon) await(ctx context.Context, why error) (*openedState, error) {
-	document, err := recovery.Read(d.s.State)
+	document, err := recovery.Read(ctx, d.s.files())
 	if err != nil {
 		return nil, err
 	}

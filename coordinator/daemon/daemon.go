@@ -106,7 +106,7 @@ func (d *daemon) alone(ctx context.Context) error {
 		return err
 	}
 	o, err := d.openState(ctx, seal.Key{})
-	if err != nil && d.s.recoverable(err) {
+	if err != nil && d.s.recoverable(ctx, err) {
 		o, err = d.await(ctx, err)
 	}
 	var v *service

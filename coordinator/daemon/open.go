@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
-	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -71,18 +69,21 @@ func (s *settings) sources() []seal.Source {
 	return all
 }
 
+// files holds the documents beside the state.
+func (s *settings) files() recovery.Files { return recovery.Folder(s.State) }
+
 // openedState is a state with what keeps it open.
 type openedState struct {
 	store   *store.Store
 	keeper  *recovery.Keeper
 	opening coordinator.Opening
-	dir     string
+	files   recovery.Files
 }
 
 // openState opens the state with a key, or with the zero key by what it is sealed
 // by.
 func (d *daemon) openState(ctx context.Context, key seal.Key) (*openedState, error) {
-	o := &openedState{dir: d.s.State}
+	o := &openedState{files: d.s.files()}
 	unlock := func(ctx context.Context, path string) (_ seal.Key, err error) {
 		if !key.Valid() {
 			key, err = seal.Open(ctx, path, d.s.sources()...)
@@ -105,12 +106,12 @@ func (d *daemon) keep(ctx context.Context, o *openedState, key seal.Key) error {
 	if err != nil {
 		return err
 	}
-	o.keeper, err = recovery.Open(recovery.Config{Dir: d.s.State, SealPath: filepath.Join(d.s.State, bolt.SealFile), Key: key,
+	o.keeper, err = recovery.Open(ctx, recovery.Config{Files: o.files, SealPath: filepath.Join(d.s.State, bolt.SealFile), Key: key,
 		Source: d.s.source, Random: rand.Reader, Now: d.s.Now}, mark)
 	if err != nil {
 		return err
 	}
-	restored, err := os.ReadFile(filepath.Join(d.s.State, backup.MarkFile))
+	restored, err := o.files.Read(ctx, backup.MarkFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -122,15 +123,11 @@ func (d *daemon) keep(ctx context.Context, o *openedState, key seal.Key) error {
 }
 
 // finish removes the mark of a restore, once the state has its epoch.
-func (o *openedState) finish() error {
+func (o *openedState) finish(ctx context.Context) error {
 	if o.opening.Restored == "" {
 		return nil
 	}
-	err := os.Remove(filepath.Join(o.dir, backup.MarkFile))
-	if err == nil {
-		err = durable.SyncDir(o.dir)
-	}
-	if err != nil {
+	if err := o.files.Remove(ctx, backup.MarkFile); err != nil {
 		return problem.Because(err, "STO-007", "removing the mark of a restore")
 	}
 	return nil

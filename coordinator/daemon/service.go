@@ -73,7 +73,7 @@ func (d *daemon) newService(ctx context.Context, o *openedState) (*service, erro
 		return nil, errors.Join(err, o.store.Close())
 	}
 	v.witnesses.core = v.core
-	if err := o.finish(); err != nil {
+	if err := o.finish(ctx); err != nil {
 		return nil, errors.Join(err, v.close())
 	}
 	v.mesh = mesh.NewDistributor(mesh.Config{View: v.core.View, Identify: v.core.Identify, Now: d.s.Now,

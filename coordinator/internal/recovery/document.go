@@ -9,6 +9,7 @@ package recovery
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -21,13 +22,11 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/shares"
-	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -41,7 +40,6 @@ const (
 
 const (
 	formatVersion = 1
-	maxFile       = 512 << 10 // bytes: 16 certificates, keys and shares
 	nonceSize     = 12
 	wrappedSize   = nonceSize + seal.KeySize + 16
 )
@@ -190,17 +188,12 @@ func digest(d *apiv1.RecoveryDocument) []byte {
 	return sum[:]
 }
 
-// readFile reads a document; nil where there is none. REC-002 for a damaged one.
-func readFile(path string) (*apiv1.RecoveryDocument, error) {
-	f, err := os.Open(path)
+// read reads a document; nil where there is none. REC-002 for a damaged one.
+func read(ctx context.Context, files Files, name string) (*apiv1.RecoveryDocument, error) {
+	text, err := files.Read(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, problem.Because(err, "STO-007", "reading the recovery document")
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, problem.Because(err, "STO-007", "reading the recovery document")
 	}
@@ -209,8 +202,8 @@ func readFile(path string) (*apiv1.RecoveryDocument, error) {
 
 // parse reads a document strictly: it is the host's to change.
 func parse(text []byte) (*apiv1.RecoveryDocument, error) {
-	if len(text) > maxFile {
-		return nil, problem.New("REC-002", "it has more than %d bytes", maxFile)
+	if len(text) > MaxFile {
+		return nil, problem.New("REC-002", "it has more than %d bytes", MaxFile)
 	}
 	d := new(apiv1.RecoveryDocument)
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -237,14 +230,7 @@ func parse(text []byte) (*apiv1.RecoveryDocument, error) {
 	return d, nil
 }
 
-func writeFile(path string, d *apiv1.RecoveryDocument) error {
-	if err := durable.WriteFile(path, append(encode(d), '\n'), 0o600); err != nil {
-		return problem.Because(err, "STO-007", "storing the recovery document")
-	}
-	return nil
-}
-
-// Read returns the document in a folder; nil where there is none.
-func Read(dir string) (*apiv1.RecoveryDocument, error) {
-	return readFile(dir + string(os.PathSeparator) + File)
+// Read returns the document beside a state; nil where there is none.
+func Read(ctx context.Context, files Files) (*apiv1.RecoveryDocument, error) {
+	return read(ctx, files, File)
 }

@@ -17,14 +17,13 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/backup"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
-	"github.com/ashlar-mesh/ashlar/internal/durable"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // Config is what a Keeper keeps.
 type Config struct {
-	Dir      string   // the state's folder
+	Files    Files    // beside the state
 	SealPath string   // seal.json
 	Key      seal.Key // the data key of the open state
 	// Source returns the source that a mode seals by; "" is the mode that the
@@ -53,22 +52,22 @@ type Keeper struct {
 // finishes what a crash interrupted. The errors are REC-002 to REC-004. A state that
 // shares have opened is checked alike: those of a document that was replaced open
 // nothing, unless the next one stands beside it and the state names that.
-func Open(c Config, mark Mark) (*Keeper, error) {
+func Open(ctx context.Context, c Config, mark Mark) (*Keeper, error) {
 	k := &Keeper{Config: c}
-	next, err := readFile(k.path(nextFile))
+	next, err := read(ctx, c.Files, nextFile)
 	if err == nil && next != nil && mark.Digest != nil && string(digest(next)) == string(mark.Digest) {
-		if err := durable.Rename(k.path(nextFile), k.path(File)); err != nil {
+		if err := c.Files.Rename(ctx, nextFile, File); err != nil {
 			return nil, problem.Because(err, "STO-007", "finishing a change of the recovery document")
 		}
-	} else if err := k.discard(); err != nil {
+	} else if err := k.discard(ctx); err != nil {
 		return nil, err
 	}
-	d, err := readFile(k.path(File))
+	d, err := Read(ctx, c.Files)
 	if err != nil {
 		return nil, err
 	}
 	if mark.Digest == nil {
-		if err := k.remove(File); err != nil {
+		if err := k.remove(ctx, File); err != nil {
 			return nil, err
 		}
 		d = nil
@@ -93,13 +92,11 @@ func (k *Keeper) judge(d *apiv1.RecoveryDocument, mark Mark) error {
 	return nil
 }
 
-func (k *Keeper) path(name string) string { return filepath.Join(k.Dir, name) }
-
 // discard removes a next document that the state never named.
-func (k *Keeper) discard() error { return k.remove(nextFile) }
+func (k *Keeper) discard(ctx context.Context) error { return k.remove(ctx, nextFile) }
 
-func (k *Keeper) remove(name string) error {
-	if err := os.Remove(k.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (k *Keeper) remove(ctx context.Context, name string) error {
+	if err := k.Files.Remove(ctx, name); err != nil {
 		return problem.Because(err, "STO-007", "removing %s", name)
 	}
 	return nil
@@ -162,7 +159,10 @@ func (k *Keeper) prepare(ctx context.Context, m *manifest.Manifest, mark Mark) (
 		return nil, err
 	}
 	c.Mark.Digest = digest(c.next)
-	return c, writeFile(k.path(nextFile), c.next)
+	if err := k.Files.Write(ctx, nextFile, append(encode(c.next), '\n')); err != nil {
+		return nil, problem.Because(err, "STO-007", "storing the recovery document")
+	}
+	return c, nil
 }
 
 // Abort forgets a change whose manifest was not put in force.
@@ -171,7 +171,7 @@ func (c *Change) Abort() {
 		return
 	}
 	defer c.k.mu.Unlock()
-	_ = c.k.discard() // what stays is removed at the next start
+	_ = c.k.discard(context.Background()) // what stays is removed at the next start
 }
 
 // Commit follows a manifest that is in force: the next document takes its place,
@@ -182,7 +182,7 @@ func (c *Change) Commit(ctx context.Context) (*apiv1.RecoveryDocument, error) {
 	defer k.mu.Unlock()
 	switch {
 	case c.next != nil:
-		if err := durable.Rename(k.path(nextFile), k.path(File)); err != nil {
+		if err := k.Files.Rename(ctx, nextFile, File); err != nil {
 			return nil, problem.Because(err, "STO-007", "replacing the recovery document")
 		}
 		k.Replace(c.next)
@@ -192,7 +192,7 @@ func (c *Change) Commit(ctx context.Context) (*apiv1.RecoveryDocument, error) {
 	_, err := seal.Rewrap(ctx, k.SealPath, k.Key, k.Source(c.mode), k.Random)
 	if err == nil && c.drop {
 		// Last: until the key is sealed, the shares are what opens the state.
-		err = k.remove(File)
+		err = k.remove(ctx, File)
 	}
 	return c.next, err
 }
@@ -212,14 +212,17 @@ func (k *Keeper) Backup(ctx context.Context, s *store.Store, w *backup.Writer) e
 	defer taken()
 	err := s.Snapshot(ctx, func(size int64, write func(io.Writer) error) error {
 		files := map[string][]byte{}
-		for _, path := range []string{k.SealPath, k.path(File)} {
-			b, err := os.ReadFile(path)
-			if err != nil && (!errors.Is(err, fs.ErrNotExist) || path == k.SealPath) {
-				return problem.Because(err, "STO-007", "reading %s", filepath.Base(path))
-			}
-			if err == nil {
-				files[filepath.Base(path)] = b
-			}
+		sealed, err := os.ReadFile(k.SealPath)
+		if err != nil {
+			return problem.Because(err, "STO-007", "reading %s", filepath.Base(k.SealPath))
+		}
+		files[filepath.Base(k.SealPath)] = sealed
+		document, err := k.Files.Read(ctx, File)
+		switch {
+		case err == nil:
+			files[File] = document
+		case !errors.Is(err, fs.ErrNotExist):
+			return problem.Because(err, "STO-007", "reading %s", File)
 		}
 		taken()
 		for _, name := range slices.Backward(slices.Sorted(maps.Keys(files))) { // seal.json first

@@ -12,6 +12,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -69,6 +71,7 @@ func (c *clock) now() time.Time { return c.at }
 // place is a folder with a sealed key.
 type place struct {
 	Config
+	dir   string
 	clock *clock
 	fail  *error // of the source
 }
@@ -85,8 +88,9 @@ func newPlace(t testing.TB) place {
 			return []byte("0123456789abcdef"), nil, fail
 		})
 	}
-	p := place{Config{Dir: t.TempDir(), Source: source, Random: rand.Reader, Now: c.now}, c, &fail}
-	p.SealPath = filepath.Join(p.Dir, "seal.json")
+	dir := t.TempDir()
+	p := place{Config{Files: Folder(dir), Source: source, Random: rand.Reader, Now: c.now}, dir, c, &fail}
+	p.SealPath = filepath.Join(dir, "seal.json")
 	var err error
 	if p.Key, err = seal.Create(t.Context(), p.SealPath, source("product"), rand.Reader); err != nil {
 		t.Fatal(err)
@@ -96,7 +100,7 @@ func newPlace(t testing.TB) place {
 
 func (p place) open(t testing.TB, mark Mark) *Keeper {
 	t.Helper()
-	k, err := Open(p.Config, mark)
+	k, err := Open(t.Context(), p.Config, mark)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +142,7 @@ func TestCrashes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.renamed {
-				if err := os.Rename(k.path(nextFile), k.path(File)); err != nil {
+				if err := k.Files.Rename(t.Context(), nextFile, File); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -150,7 +154,7 @@ func TestCrashes(t *testing.T) {
 			if got := len(again.Document().Holders); got != c.holders {
 				t.Errorf("got %d holders, want %d", got, c.holders)
 			}
-			if _, err := os.Stat(again.path(nextFile)); err == nil {
+			if _, err := again.Files.Read(t.Context(), nextFile); !errors.Is(err, fs.ErrNotExist) {
 				t.Error("the next document is still there")
 			}
 		})
@@ -192,7 +196,7 @@ func TestKeeperFollowsTheManifest(t *testing.T) {
 	if _, err := k.Prepare(t.Context(), &manifest.Manifest{Seal: manifest.SealNone}, mark); problem.CodeOf(err) != "REC-032" {
 		t.Errorf("nothing opens it: got %v, want REC-032", err)
 	}
-	if d, err := Read(p.Dir); err != nil || d != nil {
+	if d, err := Read(t.Context(), p.Files); err != nil || d != nil {
 		t.Errorf("the document is still there: %v", err)
 	}
 }
@@ -201,12 +205,12 @@ func TestDocumentsOfOthersAreRefused(t *testing.T) {
 	p, other, team1 := newPlace(t), newPlace(t), newTeam(t, 1, "alice")
 	mark := follow(t, p.open(t, Mark{}), team1.m, Mark{})
 	foreign := follow(t, other.open(t, Mark{}), team1.m, Mark{})
-	path := filepath.Join(p.Dir, File)
+	path := filepath.Join(p.dir, File)
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := os.ReadFile(filepath.Join(other.Dir, File))
+	theirs, err := os.ReadFile(filepath.Join(other.dir, File))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +245,7 @@ func TestDocumentsOfOthersAreRefused(t *testing.T) {
 		} else if err := os.WriteFile(path, c.file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(p.Config, c.mark); problem.CodeOf(err) != c.want {
+		if _, err := Open(t.Context(), p.Config, c.mark); problem.CodeOf(err) != c.want {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
