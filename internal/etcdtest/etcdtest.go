@@ -4,6 +4,7 @@
 package etcdtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -126,6 +127,70 @@ func (c *Cluster) Restart(i int) {
 	c.t.Helper()
 	c.run(c.members[i])
 	c.await(c.members[i])
+}
+
+// KillAll kills every member.
+func (c *Cluster) KillAll() {
+	for i := range c.members {
+		c.Kill(i)
+	}
+}
+
+// Leader is the member that leads at present. It waits until there is one.
+func (c *Cluster) Leader() int {
+	c.t.Helper()
+	client := http.Client{Timeout: time.Second}
+	for end := time.Now().Add(startTime); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for i, m := range c.members {
+			resp, err := client.Post("http://"+m.client+"/v3/maintenance/status", "application/json", strings.NewReader("{}"))
+			if err != nil {
+				continue // it is dead
+			}
+			var st struct {
+				Header struct {
+					Member string `json:"member_id"`
+				} `json:"header"`
+				Leader string `json:"leader"`
+			}
+			err = json.NewDecoder(resp.Body).Decode(&st)
+			_ = resp.Body.Close()
+			if err == nil && st.Leader != "" && st.Leader == st.Header.Member {
+				return i
+			}
+		}
+	}
+	c.t.Fatalf("etcd has had no leader for %s", startTime)
+	return -1
+}
+
+// Save copies what the members have on disk, all of which were killed. Load puts
+// it back: the cluster is then what it was.
+func (c *Cluster) Save() (saved string) {
+	c.t.Helper()
+	saved = c.t.TempDir()
+	for _, m := range c.members {
+		if err := os.CopyFS(filepath.Join(saved, m.name), os.DirFS(m.dir)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return saved
+}
+
+// Load has members that were killed hold what was saved.
+func (c *Cluster) Load(saved string) {
+	c.t.Helper()
+	for _, m := range c.members {
+		err := os.RemoveAll(m.dir)
+		if err == nil {
+			err = os.CopyFS(m.dir, os.DirFS(filepath.Join(saved, m.name)))
+		}
+		if err == nil {
+			err = os.Chmod(m.dir, 0o700)
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
 }
 
 // RestartAll starts all members again that were killed, and waits for them.
