@@ -76,7 +76,7 @@ func TestCommandLinesInDocumentsParse(t *testing.T) {
 	}
 }
 
-var anyCode = regexp.MustCompile(`\b(?:ATT|MAN|CRD|STO|MSH|MRB|CLI)-\d{3}\b`)
+var anyCode = regexp.MustCompile(`\b(?:ATT|MAN|CRD|STO|MSH|MRB|CLI|REP)-\d{3}\b`)
 
 func TestCodesInDocumentsExist(t *testing.T) {
 	for path, text := range documents(t) {

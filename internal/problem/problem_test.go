@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	codeForm    = regexp.MustCompile(`^(ATT|MAN|CRD|GOV|SEC|INC|LOG|REC|STO|MSH|MRB|CLI|KUB)-\d{3}$`)
-	codeLiteral = regexp.MustCompile(`"((?:ATT|MAN|CRD|GOV|SEC|INC|LOG|REC|STO|MSH|MRB|CLI|KUB)-\d{3})"`)
+	codeForm    = regexp.MustCompile(`^(ATT|MAN|CRD|GOV|SEC|INC|LOG|REC|STO|MSH|MRB|CLI|KUB|REP)-\d{3}$`)
+	codeLiteral = regexp.MustCompile(`"((?:ATT|MAN|CRD|GOV|SEC|INC|LOG|REC|STO|MSH|MRB|CLI|KUB|REP)-\d{3})"`)
 )
 
 func TestTableIsWellFormed(t *testing.T) {
