@@ -271,12 +271,21 @@ func floorEffects(f floorsRecord, old, next *revision) []string {
 			lines = append(lines, fmt.Sprintf("platform %s: the floor in force demands more: %s", name, line))
 		}
 	}
+	leaves := func(who string, was, now attest.Policy) {
+		_, covered := f.Platforms[was.PlatformName]
+		if _, covers := f.Platforms[now.PlatformName]; covered && !covers {
+			lines = append(lines, fmt.Sprintf("%s: leaves platform %s, which has a floor, for %s, which has none", who, was.PlatformName, now.PlatformName))
+		}
+	}
 	for _, marble := range next.marbles {
 		now, _ := next.policyFor(marble)
-		was, ok := old.policyFor(marble)
-		_, covered := f.Platforms[was.PlatformName]
-		if _, covers := f.Platforms[now.PlatformName]; ok && covered && !covers {
-			lines = append(lines, fmt.Sprintf("%s: leaves platform %s, which has a floor, for %s, which has none", marble, was.PlatformName, now.PlatformName))
+		if was, ok := old.policyFor(marble); ok {
+			leaves(marble, was, now)
+		}
+	}
+	if now, is := next.m.CoordinatorPolicy(); is && old.m != nil {
+		if was, ok := old.m.CoordinatorPolicy(); ok {
+			leaves("coordinators", was, now)
 		}
 	}
 	return lines

@@ -37,7 +37,7 @@ func (d *deployment) raise(name string, f attest.Floor) (apiv1.RaiseResult, erro
 
 func TestFloorIsRaisedAndStays(t *testing.T) {
 	d := newDeployment(t)
-	d.mustSet(shop(t, mayRaiseFloor))
+	d.mustSet(shop(t, mayRaiseFloor, func(m object) { m["coordinators"] = object{"package": "db"} }))
 	act := d.mustActivate("web", "one")
 	if _, err := d.raise("default", evaluation(1)); err != nil {
 		t.Fatal(err)
@@ -63,12 +63,13 @@ func TestFloorIsRaisedAndStays(t *testing.T) {
 	result, err := d.SetManifest(t.Context(), SetManifestRequest{Raw: shop(t, mayRaiseFloor, func(m object) {
 		m["platforms"] = object{"default": object{"sim": object{"minTCBEvaluation": 5}}, "lax": object{}}
 		m["marbles"].(object)["job"].(object)["platform"] = "lax"
+		m["coordinators"] = object{"package": "db", "platform": "lax"}
 	}), IfMatch: m.Digest.String(), Principal: &Principal{Name: "alice"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := strings.Join(result.Effects, "\n")
-	for _, want := range []string{"platform default: the floor in force demands more: sim.minTCBEvaluation: 5 → 9999", "job: leaves platform default"} {
+	for _, want := range []string{"platform default: the floor in force demands more: sim.minTCBEvaluation: 5 → 9999", "job: leaves platform default", "coordinators: leaves platform default"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("the effects do not say %q:\n%s", want, shown)
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // held is a package that nothing is wrong with.
@@ -80,6 +81,18 @@ func TestCoordinators(t *testing.T) {
 				t.Errorf("got a manifest: %t", m != nil)
 			}
 		})
+	}
+}
+
+// TestNoMarbleIsNamedCoordinators checks that the name is free where it means
+// something, and can be had elsewhere.
+func TestNoMarbleIsNamedCoordinators(t *testing.T) {
+	for section, want := range map[string]int{`{"package":"pair"}`: 1, "": 0} {
+		raw := strings.Replace(string(admitting(held, section)), `"a":`, `"coordinators":`, 1)
+		_, ds := Parse([]byte(raw))
+		if ds.Errors() != want || want > 0 && problem.CodeOf(ds.Err()) != "MAN-113" {
+			t.Errorf("%s: got %v", raw, ds)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,8 +82,11 @@ func TestReplyTooLarge(t *testing.T) {
 func TestWalkAgreesWithSchema(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	refused := 0
-	for range 3000 {
+	for i := range 3000 {
 		raw := mutate(rng, sample(t))
+		if i%10 == 0 {
+			raw = mutate(rng, admitting(held, `{"package":"pair","platform":"rack"}`))
+		}
 		var doc any
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.UseNumber()
@@ -234,6 +238,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(sample(f))
 	f.Add([]byte(`{"version":1,"VERSION":1,"version":2,"marbles":{"a":{"calls":[null,{"marble":""}]}}}`))
 	f.Add([]byte(`{"version":1,"trustDomain":"t","packages":{"p":{"sim":{"allowAnyMeasurement":true}}},"marbles":{"a":{"package":"p","parameters":{"argv":["{{ hex .Secrets.x }}"]}}}}`))
+	f.Add(admitting(held, `{"package":"pair","platform":"rack"}`))
+	f.Add(admitting(held, `{"package":"pair","platform":"rack","package":"p"}`))
+	f.Add(admitting(`"pair":{"sim":{"allowAnyMeasurement":true}}`, `{"package":"\u0070air"}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m, ds := Parse(raw)
 		if (m == nil) != ds.HasErrors() {
@@ -253,6 +260,9 @@ func FuzzParse(f *testing.F) {
 		}
 		if again, ds := Parse(formatted); again == nil || !Compare(m, again).Empty() {
 			t.Fatalf("formatting changed the meaning: %v", ds)
+		}
+		if p, ok := m.CoordinatorPolicy(); ok != (m.Coordinators != nil) || slices.ContainsFunc(openings(p.Package), func(o opening) bool { return o.at[len(o.at)-1] == anyMeasurement }) {
+			t.Fatalf("coordinators %+v are judged by %+v", m.Coordinators, p)
 		}
 		for _, format := range GraphFormats {
 			if _, err := Graph(m, format); err != nil {

@@ -18,6 +18,9 @@ func (c *checker) coordinators() {
 	}
 	who, p := c.m.Coordinators, (*path)(nil).member("coordinators")
 	c.software(m, p, who.Package, &who.Platform)
+	if _, taken := c.m.Marbles[m.Key]; taken {
+		c.report(p, keySpan(m), finding{code: "MAN-113", message: "a marble has the name coordinators, so decisions about its instances and about coordinators could not be told apart", suggest: "give the marble another name"})
+	}
 	pkg, known := c.m.Packages[who.Package]
 	if !known {
 		return

@@ -87,4 +87,5 @@ var manifestCodes = []Entry{
 	{"MAN-110", Invalid, "any software would get the state", "name a package with the measurements of the coordinator's release"},
 	{"MAN-111", Invalid, "hosts could read the memory of coordinators", "remove allowDebug from the package before anybody relies on it"},
 	{"MAN-112", Invalid, "a marble meets the package of coordinators", "give coordinators a package of their own"},
+	{"MAN-113", Invalid, "a marble is named as coordinators are", "give the marble another name"},
 }
