@@ -129,35 +129,45 @@ func (c *Coordinator) answer(ctx context.Context, q question, use string, peer *
 	if err := spent.redeem(q.nonce, use, q.session, c.config.Now()); err != nil {
 		return grant{}, err
 	}
+	var g grant
+	err = c.decideOn(ctx, q, func(r *ruling) (err error) {
+		g, err = c.admit(ctx, r, peer)
+		return err
+	})
+	if err != nil {
+		return grant{}, err
+	}
+	return g, nil
+}
+
+// decideOn judges a question, records a refusal, and has what is accepted
+// admitted: anew for as long as admit says that what it rests on has changed.
+func (c *Coordinator) decideOn(ctx context.Context, q question, admit func(*ruling) error) error {
 	for range maxTries {
-		rev := c.current.Load()
-		if rev.m == nil {
-			return grant{}, problem.New("CRD-011", "no manifest was set yet")
-		}
-		r, err := c.judge(ctx, rev, q)
+		r, err := c.judge(ctx, c.current.Load(), q)
 		if err != nil {
-			return grant{}, err
+			return err
 		}
 		if !r.verdict.OK() {
-			return grant{}, c.refuse(ctx, r, nil)
+			return c.refuse(ctx, r, nil)
 		}
 		if bar := r.bar(); bar != nil {
-			return grant{}, c.refuse(ctx, r, bar)
+			return c.refuse(ctx, r, bar)
 		}
-		g, err := c.admit(ctx, r, peer)
+		err = admit(r)
 		var denial *problem.Error
 		if errors.As(err, &denial) && denial.Kind() == problem.Refused {
-			return grant{}, c.refuse(ctx, r, denial)
+			return c.refuse(ctx, r, denial)
 		}
 		if !errors.Is(err, errAgain) {
-			return g, err
+			return err
 		}
 		c.awaitManifest()
 		if err := errors.Join(c.loadFloors(ctx), c.syncIncidents(ctx)); err != nil {
-			return grant{}, err
+			return err
 		}
 	}
-	return grant{}, problem.New("CRD-018", "it changed %d times", maxTries)
+	return problem.New("CRD-018", "it changed %d times", maxTries)
 }
 
 // admit records an accepted question in one Update and then issues. The leaf is
@@ -301,10 +311,7 @@ func (c *Coordinator) makeSecrets(ctx context.Context, a *authority.Authority, s
 // settle makes all changes of an accepted question. It may run on a state that
 // is newer than what was judged, and returns errAgain then.
 func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
-	head, _ := heads.Get(tx, keyCurrent)
-	floors, _ := floorsTable.Get(tx, keyCurrent)
-	happened, _ := incidentHeads.Get(tx, keyCurrent)
-	if head.Number != s.rev.record.Number || floors.Version != s.floors.Version || happened.Version != s.incidents.head.Version {
+	if s.overtaken(tx) {
 		return errAgain
 	}
 	old, exists := instances.Get(tx, s.key())
@@ -357,6 +364,14 @@ func (c *Coordinator) settle(tx *store.Tx, s *settlement) error {
 	entry, err := c.log.Append(tx, s.ruling.record(details))
 	s.entry = entry
 	return err
+}
+
+// overtaken reports whether what a ruling rests on has changed since.
+func (r *ruling) overtaken(tx *store.Tx) bool {
+	head, _ := heads.Get(tx, keyCurrent)
+	floors, _ := floorsTable.Get(tx, keyCurrent)
+	happened, _ := incidentHeads.Get(tx, keyCurrent)
+	return head.Number != r.rev.record.Number || floors.Version != r.floors.Version || happened.Version != r.incidents.head.Version
 }
 
 // count counts a further instance. At the limit it first makes room by removing

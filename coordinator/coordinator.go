@@ -164,6 +164,10 @@ type Config struct {
 	// nothing. Opening says how the state came to be open.
 	Keeper  *recovery.Keeper
 	Opening Opening
+	// Replica is the name of this one among several coordinators; empty if it is
+	// alone. Replicas are those that there are; nil for none. It must not block.
+	Replica  string
+	Replicas func() []apiv1.Replica
 	// Warnings are what else needs attention; nil for nothing. It must not block.
 	Warnings func() []apiv1.Attention
 }

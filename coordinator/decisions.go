@@ -18,7 +18,7 @@ const maxDecisions = 1000
 // decisionID is the length of what follows the marble in a full id.
 const decisionID = 8
 
-var decisionKinds = []audit.Kind{audit.ActivationAccepted, audit.ActivationRefused, audit.RenewalAccepted, audit.RenewalRefused}
+var decisionKinds = []audit.Kind{audit.ActivationAccepted, audit.ActivationRefused, audit.RenewalAccepted, audit.RenewalRefused, audit.ReplicaAccepted, audit.ReplicaRefused}
 
 // Decisions returns up to limit (at most 1,000, 100 if 0) decisions, newest
 // first, of one marble or, for "", of all. It looks at the last 10,000 audit
@@ -85,11 +85,14 @@ func (c *Coordinator) decisionLike(ctx context.Context, marble, id string) (apiv
 func decision(e audit.Entry) (apiv1.Decision, error) {
 	d := apiv1.Decision{
 		ID: e.Decision, Seq: e.Seq, Time: e.Time, Marble: e.Subject, Instance: e.Details["instance"],
-		Purpose: "activate", Accepted: e.Kind == audit.ActivationAccepted || e.Kind == audit.RenewalAccepted,
 		Code: e.Code, Reason: e.Text, Nearest: e.Details["nearest"], Record: e.Hash,
 	}
-	if e.Kind == audit.RenewalAccepted || e.Kind == audit.RenewalRefused {
-		d.Purpose = "renew"
+	for purpose, outcomes := range kinds {
+		for accepted, kind := range outcomes {
+			if kind == e.Kind {
+				d.Purpose, d.Accepted = string(purpose), accepted
+			}
+		}
 	}
 	if err := d.Endorsements.UnmarshalText([]byte(e.Details["endorsements"])); err != nil {
 		return d, problem.Because(err, "STO-017", "endorsement set of audit record %d", e.Seq)
@@ -112,7 +115,7 @@ func (c *Coordinator) loadRefusals(ctx context.Context) error {
 		return err
 	}
 	for _, d := range slices.Backward(newestFirst) {
-		if _, ok := rev.m.Marbles[d.Marble]; !ok {
+		if !rev.judges(d.Marble) {
 			continue
 		}
 		if d.Accepted {

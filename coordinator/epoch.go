@@ -60,6 +60,19 @@ func (r epochRecord) document() ([]byte, error) {
 type Opening struct {
 	Recovered *recovery.Outcome // by the holders' shares
 	Restored  string            // by the restore command: the mark that it left
+	Seen      *Standing         // the newest that this replica has seen of it: Open refuses a state that does not follow
+}
+
+// follows refuses a state that does not follow what was seen of it.
+func (o Opening) follows(ctx context.Context, s *store.Store) error {
+	if o.Seen == nil {
+		return nil
+	}
+	now, err := Inspect(ctx, s)
+	if err != nil {
+		return err
+	}
+	return now.Follows(ctx, s, o.Seen)
 }
 
 // epoch returns the epoch that the state is in.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
@@ -52,11 +53,19 @@ func (f floorsRecord) policyFor(rev *revision, marble string) (attest.Policy, bo
 // statuses than the manifest does; floors count all the same.
 func (f floorsRecord) policyWith(rev *revision, marble string, more []attest.TCBStatus) (attest.Policy, bool) {
 	p, ok := rev.policyFor(marble)
+	if !ok {
+		return p, false
+	}
+	return f.raise(p, more), true
+}
+
+// raise is a policy under the floors in force, with more TCB statuses accepted.
+func (f floorsRecord) raise(p attest.Policy, more []attest.TCBStatus) attest.Policy {
 	p.Platform = accepting(p.Platform, more)
-	if floor, raised := f.Platforms[p.PlatformName]; ok && raised {
+	if floor, raised := f.Platforms[p.PlatformName]; raised {
 		p.Platform, _ = p.Platform.Raise(floor.Floor)
 	}
-	return p, ok
+	return p
 }
 
 // policyFor is false where there is no manifest or no such marble.
@@ -65,6 +74,18 @@ func (r *revision) policyFor(marble string) (attest.Policy, bool) {
 		return attest.Policy{}, false
 	}
 	return r.m.PolicyFor(marble)
+}
+
+// policyAs is policyFor of a marble, or for the purpose replica that of further
+// coordinators.
+func (r *revision) policyAs(purpose binding.Purpose, marble string) (attest.Policy, bool) {
+	if purpose != binding.Replica {
+		return r.policyFor(marble)
+	}
+	if r.m == nil {
+		return attest.Policy{}, false
+	}
+	return r.m.CoordinatorPolicy()
 }
 
 // document is the floors as the client API shows them, and as a statement's

@@ -243,7 +243,10 @@ func (r *revision) suspect(key string) suspect {
 
 // suspect is the one who asks in a ruling.
 func (r *ruling) suspect() suspect {
-	s := r.rev.suspect(r.key())
+	s := suspect{packageName: r.matter.policy.PackageName, platform: r.matter.policy.PlatformName}
+	if !r.asked.joins() {
+		s.marble, s.instance = r.asked.info.Marble, r.asked.info.ID
+	}
 	s.add(provenanceOf(r.verdict.Claims, time.Time{}))
 	return s
 }
@@ -252,25 +255,29 @@ func (r *ruling) key() string { return instanceKey(r.asked.info.Marble, r.asked.
 
 // loadIncidents takes in what the store holds, and tells who waits for a change.
 func (c *Coordinator) loadIncidents(ctx context.Context) error {
-	var head incidentHead
-	var all []apiv1.Incident
+	var next *incidents
 	err := c.store.View(ctx, func(tx *store.Tx) error {
-		head, _ = incidentHeads.Get(tx, keyCurrent)
-		for _, in := range incidentsTable.All(tx) {
-			all = append(all, in)
-		}
+		next = readIncidents(tx)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(all, func(a, b apiv1.Incident) int { return a.ID - b.ID })
-	next := newIncidents(head, all)
 	c.outlaw(next)
 	if old := c.incidents.Swap(next); old != nil {
 		close(old.changed)
 	}
 	return nil
+}
+
+func readIncidents(tx *store.Tx) *incidents {
+	head, _ := incidentHeads.Get(tx, keyCurrent)
+	var all []apiv1.Incident
+	for _, in := range incidentsTable.All(tx) {
+		all = append(all, in)
+	}
+	slices.SortFunc(all, func(a, b apiv1.Incident) int { return a.ID - b.ID })
+	return newIncidents(head, all)
 }
 
 // outlaw takes the users who are revoked out of the revision in force, so that

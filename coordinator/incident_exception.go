@@ -233,8 +233,13 @@ func (i *incidents) statusesFor(rev *revision, marble string, at time.Time) []at
 	if rev.m == nil {
 		return nil
 	}
+	return i.statusesOn(rev.m.Marbles[marble].Platform, at)
+}
+
+// statusesOn are what break-glass has a platform accept.
+func (i *incidents) statusesOn(platform string, at time.Time) []attest.TCBStatus {
 	var all []attest.TCBStatus
-	for _, in := range i.accepted(rev.m.Marbles[marble].Platform, at) {
+	for _, in := range i.accepted(platform, at) {
 		all = append(all, in.Lifts.Status.Status)
 	}
 	return all
@@ -260,8 +265,7 @@ func accepting(p attest.Platform, more []attest.TCBStatus) attest.Platform {
 // zero if it rests on none.
 func (r *ruling) excusedUntil() time.Time {
 	var end time.Time
-	mb := r.rev.m.Marbles[r.asked.info.Marble]
-	for _, in := range r.incidents.accepted(mb.Platform, r.at) {
+	for _, in := range r.incidents.accepted(r.matter.policy.PlatformName, r.at) {
 		if in.Lifts.Status.Status == r.verdict.Claims.TCB.Status && (end.IsZero() || in.Until.Before(end)) {
 			end = in.Until
 		}

@@ -27,8 +27,9 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// question is what an activation and a renewal have in common: evidence that is
-// to vouch for a key of a marble, in this session.
+// question is what an activation, a renewal and the joining of a coordinator have
+// in common: evidence that is to vouch for a key of a marble, or of a
+// coordinator, in this session.
 type question struct {
 	purpose   binding.Purpose
 	session   Session
@@ -43,6 +44,9 @@ var instanceID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
 
 // check refuses what is malformed, before anything is spent on it.
 func (q *question) check() error {
+	if q.joins() {
+		return q.checkReplica()
+	}
 	if !instanceID.MatchString(q.info.ID) {
 		return problem.New("CRD-002", "instance id %.80q is not 1 to 64 letters, digits and dashes", q.info.ID)
 	}
@@ -76,12 +80,32 @@ func (q *question) check() error {
 
 func (q *question) renews() bool { return q.purpose == binding.Renew }
 
+func (q *question) joins() bool { return q.purpose == binding.Replica }
+
 // expected are the claims that the evidence must bind in this session.
 func (q *question) expected() binding.Claims {
+	key := binding.KeyHash(q.publicKey)
+	if q.joins() {
+		key = binding.KeyHashX25519(q.publicKey)
+	}
 	return binding.Claims{
-		Purpose: q.purpose, PublicKey: binding.KeyHash(q.publicKey), Nonce: q.nonce, Exporter: q.session.Exporter,
+		Purpose: q.purpose, PublicKey: key, Nonce: q.nonce, Exporter: q.session.Exporter,
 		Devices: binding.Devices(q.evidence.Devices),
 	}
+}
+
+// standard is the package and the platform that the evidence has to meet.
+func (q *question) standard(rev *revision) (attest.Policy, error) {
+	policy, ok := rev.policyAs(q.purpose, q.info.Marble)
+	switch {
+	case ok:
+		return policy, nil
+	case q.joins():
+		return policy, admitsNobody(rev)
+	case rev.m == nil:
+		return policy, problem.New("CRD-011", "no manifest was set yet")
+	}
+	return policy, unknownMarble(rev, q.info.Marble)
 }
 
 // ruling is a verdict with what goes into the log.
@@ -107,11 +131,12 @@ type ruling struct {
 func (c *Coordinator) judge(ctx context.Context, rev *revision, q question) (*ruling, error) {
 	floors := c.floors.Load()
 	standing, at := c.incidents.Load(), c.config.Now()
-	excused := standing.statusesFor(rev, q.info.Marble, at)
-	policy, ok := floors.policyWith(rev, q.info.Marble, excused)
-	if !ok {
-		return nil, unknownMarble(rev, q.info.Marble)
+	policy, err := q.standard(rev)
+	if err != nil {
+		return nil, err
 	}
+	excused := standing.statusesOn(policy.PlatformName, at)
+	policy = floors.raise(policy, excused)
 	claims, err := binding.Parse(q.buffer)
 	if err != nil {
 		return nil, problem.Because(err, "ATT-070", "reading the claims buffer")
@@ -210,6 +235,7 @@ func (r *ruling) reason() (code, text string) {
 var kinds = map[binding.Purpose]map[bool]audit.Kind{
 	binding.Activate: {true: audit.ActivationAccepted, false: audit.ActivationRefused},
 	binding.Renew:    {true: audit.RenewalAccepted, false: audit.RenewalRefused},
+	binding.Replica:  {true: audit.ReplicaAccepted, false: audit.ReplicaRefused},
 }
 
 // record returns the ruling as the audit log keeps it.

@@ -23,7 +23,8 @@ const (
 
 var (
 	// evidences are what decisions were made from: of instances under
-	// "instance/" and their key, of refusals under "decision/" and their id.
+	// "instance/" and their key, of refusals under "decision/" and their id, of
+	// coordinators that got the state's key under "replica/" and their name.
 	evidences = store.NewBlobs("evidence")
 	// refusals are the newest refusals that can be judged again, by decision id.
 	refusals = store.NewTable[refusalRecord]("refusals")
@@ -227,9 +228,12 @@ func unneeded(tx *store.Tx, rev *revision) (unusedSets, gone []string) {
 	for _, r := range instances.All(tx) {
 		used[string(r.Basis.Set)] = true
 	}
+	for _, r := range replicas.All(tx) {
+		used[string(r.Basis.Set)] = true
+	}
 	for id, r := range refusals.All(tx) {
 		marble, _, _ := strings.Cut(id, "/")
-		if _, ok := rev.m.Marbles[marble]; !ok {
+		if !rev.judges(marble) {
 			gone = append(gone, id)
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
-	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // Bounds of what instances and proxies report.
@@ -122,17 +121,17 @@ func (l *live) find(serial string) (leafOf, bool) {
 }
 
 // keepMarbles forgets refusals of marbles that the manifest no longer has.
-func (l *live) keepMarbles(m *manifest.Manifest) {
+func (l *live) keepMarbles(rev *revision) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name := range l.refusals {
-		if _, ok := m.Marbles[name]; !ok {
+		if !rev.judges(name) {
 			delete(l.refusals, name)
 			l.recent = without(l.recent, name)
 		}
 	}
 	for name := range l.lapsing.cuts {
-		if _, ok := m.Marbles[name]; !ok {
+		if _, ok := rev.m.Marbles[name]; !ok {
 			l.forgetCut(name)
 		}
 	}

@@ -33,6 +33,7 @@ type Coordinator struct {
 	maker   *secrets.Maker
 	nonces  *nonces       // of activations: anybody spends these
 	demands *nonces       // of renewals: live instances alone
+	joins   *nonces       // of further coordinators: anybody spends these
 	quotes  chan struct{} // one token for each quote that is being made
 	started time.Time
 
@@ -119,6 +120,12 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 	if c.demands, err = newNonces(config.Rand); err != nil {
 		return nil, err
 	}
+	if c.joins, err = newNonces(config.Rand); err != nil {
+		return nil, err
+	}
+	if err := config.Opening.follows(ctx, s); err != nil {
+		return nil, fmt.Errorf("opening the coordinator: %w", err)
+	}
 	if err := c.load(ctx); err != nil {
 		return nil, fmt.Errorf("opening the coordinator: %w", err)
 	}
@@ -187,10 +194,11 @@ func (c *Coordinator) load(ctx context.Context) error {
 // announce logs that the coordinator opened its state.
 func (c *Coordinator) announce(ctx context.Context) error {
 	return c.update(ctx, func(tx *store.Tx) error {
-		_, err := c.log.Append(tx, audit.Record{
-			Time: c.config.Now(), Kind: audit.Start, Subject: "coordinator", Text: "opened its state",
-			Details: map[string]string{"version": c.config.Version, "tee": string(c.config.Issuer.TEE()), "head": store.HeadOf(tx).String()},
-		})
+		details := map[string]string{"version": c.config.Version, "tee": string(c.config.Issuer.TEE()), "head": store.HeadOf(tx).String()}
+		if c.config.Replica != "" {
+			details["replica"] = c.config.Replica
+		}
+		_, err := c.log.Append(tx, audit.Record{Time: c.config.Now(), Kind: audit.Start, Subject: "coordinator", Text: "opened its state", Details: details})
 		return err
 	})
 }

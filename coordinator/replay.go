@@ -52,6 +52,10 @@ func (c *Coordinator) recall(ctx context.Context, id string) (kept, matter, erro
 			key, b = decisionKey(id), r.Basis
 			return nil
 		}
+		if r, ok := replicaOf(tx, id); ok {
+			key, b = replicaEvidence(r.Name), r.Basis
+			return nil
+		}
 		for instance, r := range instances.Prefix(tx, marble+"/") {
 			if r.Decision == id && r.Basis.Evidence != nil {
 				key, b = instanceEvidence(instance), r.Basis
@@ -87,11 +91,11 @@ func (c *Coordinator) recall(ctx context.Context, id string) (kept, matter, erro
 	if err != nil {
 		return k, m, err
 	}
-	policy, ok := floors.policyWith(rev, marble, k.Excused)
+	policy, ok := rev.policyAs(m.expected.Purpose, marble)
 	if !ok {
 		return k, m, problem.New("CRD-062", "revision %d of the manifest has no marble %s", k.Revision, marble)
 	}
-	m.policy, m.at = policy, k.At
+	m.policy, m.at = floors.raise(policy, k.Excused), k.At
 	return k, m, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
@@ -65,13 +66,26 @@ func newRevision(record revisionRecord, m *manifest.Manifest) (*revision, error)
 	return r, nil
 }
 
+// judges reports whether evidence is judged under a name: that of a marble, or of
+// further coordinators where the manifest admits any.
+func (r *revision) judges(name string) bool {
+	if _, ok := r.m.Marbles[name]; ok {
+		return true
+	}
+	return name == coordinators && r.m.Coordinators != nil
+}
+
 // readRevision reads the manifest of a record back from the log. The zero
 // record stands for no manifest.
 func (c *Coordinator) readRevision(ctx context.Context, record revisionRecord) (*revision, error) {
+	return readRevision(ctx, c.store, record)
+}
+
+func readRevision(ctx context.Context, s *store.Store, record revisionRecord) (*revision, error) {
 	if record.Number == 0 {
 		return &revision{}, nil
 	}
-	found, err := manifests.Read(ctx, c.store, record.Place, 1)
+	found, err := manifests.Read(ctx, s, record.Place, 1)
 	if err != nil {
 		return nil, err
 	}

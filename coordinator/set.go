@@ -119,7 +119,7 @@ func (c *Coordinator) put(ctx context.Context, next *revision, result apiv1.SetR
 	result.Recovery = c.followKeys(ctx, change)
 	c.current.Store(next.without(c.incidents.Load()))
 	c.outdated.mark(otherRules(old, next), next.record.SetAt)
-	c.live.keepMarbles(m)
+	c.live.keepMarbles(next)
 	if err := c.become(Serving); err != nil {
 		return apiv1.SetResult{}, err
 	}

@@ -28,12 +28,13 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 	var live int
 	var rev *revision
 	var waiting []apiv1.Attention
-	var missing []apiv1.Attention
+	var missing, holders []apiv1.Attention
 	err := c.store.View(ctx, func(tx *store.Tx) error {
 		live = instances.Len(tx)
 		rev = c.current.Load()
 		waiting = waitingAttention(tx, c.config.Now())
 		missing = secretAttention(tx, rev)
+		holders = c.holderAttention(tx)
 		at, err := c.log.Checkpoint(tx)
 		s.Checkpoint = shown(at)
 		return err
@@ -54,7 +55,9 @@ func (c *Coordinator) Status(ctx context.Context) (apiv1.Status, error) {
 		s.Attention = append(s.Attention, c.config.Warnings()...)
 	}
 	s.Attention = append(s.Attention, c.incidentAttention()...)
-	s.Attention = append(s.Attention, waiting...)
+	replicas, joining := c.knownReplicas()
+	s.Replicas = replicas
+	s.Attention = append(s.Attention, slices.Concat(holders, joining, waiting)...)
 	refused, refusing, proxies := c.live.attention()
 	s.Proxies = proxies
 	lapses := c.Lapses()

@@ -77,12 +77,16 @@ func vectors(t *testing.T) []vector {
 		Root: run(0x40, 32), Manifest: run(0x60, 32), Checkpoint: run(0x80, 32), Log: run(0xa0, 32),
 	}
 	peer := binding.Claims{Purpose: binding.Peer, PublicKey: key}
+	joiner, _ := hex.DecodeString("07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
+	replica := binding.Claims{Purpose: binding.Replica, PublicKey: binding.KeyHashX25519(joiner), Nonce: nonce, Exporter: exporter}
 	all := []vector{
 		{"pubkey-hash", [][2]string{{"spki", h(spki)}, {"pubkey-sha256", h(key[:])}}},
 		claimsVector("activate", activate, in([2]string{"nonce", h(nonce)}, [2]string{"exporter", h(exporter)})...),
 		claimsVector("coordinator", statement, in([2]string{"nonce", h(nonce)}, [2]string{"root", h(statement.Root)},
 			[2]string{"manifest", h(statement.Manifest)}, [2]string{"checkpoint", h(statement.Checkpoint)}, [2]string{"log", h(statement.Log)})...),
 		claimsVector("peer", peer, in()...),
+		claimsVector("replica", replica, [2]string{"public-key", h(joiner)}, [2]string{"pubkey-sha256", h(replica.PublicKey[:])},
+			[2]string{"nonce", h(nonce)}, [2]string{"exporter", h(exporter)}),
 	}
 	header := make([]byte, 48)
 	copy(header, []byte{3, 0, 2, 0})

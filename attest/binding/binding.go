@@ -45,12 +45,14 @@ const (
 	Coordinator Purpose = "coordinator" // the coordinator's statement
 	Peer        Purpose = "peer"        // an RA-TLS certificate between programs
 	Recovery    Purpose = "recovery"    // a session to which holders send shares
+	Replica     Purpose = "replica"     // a coordinator asks another one for the key of the state
 )
 
 // Claims is the content of a claims buffer. An empty field is absent. Which
 // fields a purpose must and may have:
 //
 //	activate, renew   PublicKey, Nonce, Exporter; optional Devices
+//	replica           PublicKey, Nonce, Exporter; optional Devices
 //	coordinator       PublicKey, Nonce, Root, Checkpoint, Log; optional Exporter, Manifest, Floors, Epoch, Upload, BreakGlass
 //	peer              PublicKey; optional Nonce, Exporter
 //	recovery          PublicKey, Nonce, Session
@@ -74,6 +76,14 @@ type Claims struct {
 // KeyHash is the hash by which a claims buffer names a public key: SHA-256 of
 // its SubjectPublicKeyInfo, PKIX DER.
 func KeyHash(spki []byte) [32]byte { return sha256.Sum256(spki) }
+
+// x25519 is what the SubjectPublicKeyInfo of an X25519 key begins with (RFC 8410);
+// the 32 bytes of the key follow.
+const x25519 = "\x30\x2a\x30\x05\x06\x03\x2b\x65\x6e\x03\x21\x00"
+
+// KeyHashX25519 is the KeyHash of a raw X25519 key: that of its
+// SubjectPublicKeyInfo, as of every other key.
+func KeyHashX25519(key []byte) [32]byte { return KeyHash(append([]byte(x25519), key...)) }
 
 // SHA256ID names SHA-256 in "pubkey-hash" (IANA Named Information Hash
 // Algorithm Registry).
@@ -182,6 +192,7 @@ const (
 var rules = map[Purpose][12]presence{
 	Activate:    {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
 	Renew:       {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
+	Replica:     {required, required, forbidden, forbidden, forbidden, forbidden, optional, forbidden, forbidden, forbidden, forbidden, forbidden},
 	Coordinator: {required, optional, required, optional, required, required, forbidden, optional, optional, forbidden, optional, optional},
 	Peer:        {optional, optional, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden},
 	Recovery:    {required, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, forbidden, required, forbidden, forbidden},

@@ -2,6 +2,8 @@ package binding
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/x509"
 	"encoding/hex"
 	"strings"
 	"testing"
@@ -19,6 +21,25 @@ func activation() Claims {
 	return Claims{Purpose: Activate, PublicKey: KeyHash([]byte("key")), Nonce: fill(1), Exporter: fill(2)}
 }
 
+func replica() Claims {
+	return Claims{Purpose: Replica, PublicKey: KeyHashX25519(fill(7)), Nonce: fill(1), Exporter: fill(2)}
+}
+
+// TestKeyHashX25519 checks that a raw key is hashed as its SubjectPublicKeyInfo.
+func TestKeyHashX25519(t *testing.T) {
+	key, err := ecdh.X25519().NewPublicKey(fill(7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := KeyHashX25519(fill(7)), KeyHash(spki); got != want {
+		t.Errorf("got %x, want %x", got, want)
+	}
+}
+
 func statement() Claims {
 	return Claims{
 		Purpose: Coordinator, PublicKey: KeyHash([]byte("key")), Nonce: fill(1), Root: fill(3),
@@ -31,7 +52,8 @@ func TestRoundTrip(t *testing.T) {
 	first.Manifest = nil
 	for name, c := range map[string]Claims{
 		"activate": activation(), "statement": statement(), "first statement": first,
-		"peer": {Purpose: Peer, PublicKey: KeyHash([]byte("key"))},
+		"peer":    {Purpose: Peer, PublicKey: KeyHash([]byte("key"))},
+		"replica": replica(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Parse(c.Encode())
@@ -98,6 +120,9 @@ func TestParseRefuses(t *testing.T) {
 		{"no nonce", with("nonce", nil), `"activate" without nonce`},
 		{"no exporter", with("exporter", nil), `"activate" without exporter`},
 		{"root where none belongs", with("root", fill(1)), `"activate" with root`},
+		{"replica without exporter", Claims{Purpose: Replica, Nonce: fill(1)}.Encode(), `"replica" without exporter`},
+		{"replica without nonce", Claims{Purpose: Replica, Exporter: fill(1)}.Encode(), `"replica" without nonce`},
+		{"replica with a session", Claims{Purpose: Replica, Nonce: fill(1), Exporter: fill(1), Session: fill(1)}.Encode(), `"replica" with session`},
 		{"nonce as text", with("nonce", strings.Repeat("x", 32)), "cannot unmarshal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -122,6 +147,8 @@ func TestExpect(t *testing.T) {
 		{"relayed", activation(), func(c *Claims) { c.Exporter = fill(9) }, "ATT-073"},
 		{"without exporter", activation(), func(c *Claims) { c.Exporter = nil }, "ATT-073"},
 		{"another key", activation(), func(c *Claims) { c.PublicKey[0] ^= 1 }, "ATT-074"},
+		{"an activation for a replica's", replica(), func(c *Claims) { c.Purpose = Activate }, "ATT-071"},
+		{"another key to encrypt to", replica(), func(c *Claims) { c.PublicKey = KeyHashX25519(fill(8)) }, "ATT-074"},
 		{"another root", statement(), func(c *Claims) { c.Root = fill(9) }, "ATT-075"},
 		{"another manifest", statement(), func(c *Claims) { c.Manifest = fill(9) }, "ATT-076"},
 		{"manifest left out", statement(), func(c *Claims) { c.Manifest = nil }, "ATT-076"},
@@ -158,6 +185,7 @@ func TestExpect(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(activation().Encode())
 	f.Add(statement().Encode())
+	f.Add(replica().Encode())
 	f.Add(Claims{Purpose: Peer}.Encode())
 	ccc, err := hex.DecodeString("a16b7075626b65792d68617368582482015820" + strings.Repeat("5a", 32))
 	if err != nil {

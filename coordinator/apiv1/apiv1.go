@@ -103,9 +103,12 @@ type Status struct {
 	Refused     uint64      `json:"refused"`            // activations and renewals refused since start
 	Attention   []Attention `json:"attention"`
 	// Floors are those in force, at most 64.
-	Floors    []PlatformFloor `json:"floors,omitempty"`
-	Version   string          `json:"version"`
-	StartedAt time.Time       `json:"startedAt"`
+	Floors []PlatformFloor `json:"floors,omitempty"`
+	// Replicas are the coordinators that share the state, at most 64, as they say
+	// of themselves; absent where one has it for itself.
+	Replicas  []Replica `json:"replicas,omitempty"`
+	Version   string    `json:"version"`
+	StartedAt time.Time `json:"startedAt"`
 }
 
 // CA is the mesh CA in use.
@@ -176,14 +179,14 @@ type ProxyType struct {
 	At    time.Time `json:"at"`
 }
 
-// Decision is one activation or renewal that was judged.
+// Decision is one activation, renewal or joining of a coordinator that was judged.
 type Decision struct {
 	ID       string         `json:"id"`  // "web/7f2c19ab"
 	Seq      uint64         `json:"seq"` // audit record
 	Time     time.Time      `json:"time"`
-	Purpose  string         `json:"purpose"` // "activate", "renew"
-	Marble   string         `json:"marble"`
-	Instance string         `json:"instance"`
+	Purpose  string         `json:"purpose"`  // "activate", "renew", "replica"
+	Marble   string         `json:"marble"`   // "coordinators" of a further coordinator
+	Instance string         `json:"instance"` // of a further coordinator its name
 	Accepted bool           `json:"accepted"`
 	Code     string         `json:"code,omitempty"` // of the first failed step
 	Reason   string         `json:"reason,omitempty"`

@@ -1,6 +1,11 @@
 package apiv1
 
 import (
+	"crypto/ecdh"
+	"crypto/hpke"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -52,4 +57,49 @@ type ReplicaKey struct {
 	// (32 bytes) and the ciphertext (48).
 	Sealed   []byte `json:"sealed"`
 	Decision string `json:"decision"` // "coordinators/7f2c19ab"
+}
+
+// Sizes of what is handed over, in bytes.
+const (
+	ReplicaKeySize    = 32           // the state's key, and a public key
+	SealedReplicaSize = 32 + 32 + 16 // encapsulated key, ciphertext, tag
+	sealReplica       = "ashlar replica key v1"
+)
+
+// ReplicaBinding is what the sealed key is bound to: opened with any other, it
+// gives nothing.
+type ReplicaBinding struct {
+	Root  []byte // root CA certificate of the deployment, DER, as in the giver's statement
+	Nonce []byte // of the challenge
+}
+
+// info is the HPKE info: the purpose, a zero byte, SHA-256 of the root (32), and
+// the nonce.
+func (b ReplicaBinding) info() []byte {
+	root := sha256.Sum256(b.Root)
+	out := append([]byte(sealReplica), 0)
+	out = append(out, root[:]...)
+	return append(out, b.Nonce...)
+}
+
+// SealReplicaKey encrypts the state's key to a public key (X25519, 32 bytes) with
+// HPKE as SealSecret does.
+func SealReplicaKey(public []byte, b ReplicaBinding, key []byte) ([]byte, error) {
+	to, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(public)
+	if err != nil {
+		return nil, errors.New("no X25519 key of 32 bytes to encrypt to")
+	}
+	return hpke.Seal(to, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(), key)
+}
+
+// OpenReplicaKey is the inverse. The error says nothing about the key.
+func OpenReplicaKey(private hpke.PrivateKey, b ReplicaBinding, sealed []byte) ([]byte, error) {
+	if len(sealed) != SealedReplicaSize {
+		return nil, fmt.Errorf("wanted %d bytes, got %d", SealedReplicaSize, len(sealed))
+	}
+	key, err := hpke.Open(private, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(), sealed)
+	if err != nil {
+		return nil, errors.New("it is sealed to another key, or for another deployment or challenge, or was changed")
+	}
+	return key, nil
 }

@@ -202,12 +202,14 @@ func (c *Client) remember(err error) error {
 	return err
 }
 
-func (c *Client) handshake(ctx context.Context) (*tls.Conn, error) {
-	raw, err := c.o.DialContext(ctx, "tcp", c.addr)
+func (c *Client) handshake(ctx context.Context) (*tls.Conn, error) { return c.o.handshake(ctx, c.addr) }
+
+func (o Options) handshake(ctx context.Context, addr string) (*tls.Conn, error) {
+	raw, err := o.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	host, _, _ := net.SplitHostPort(c.addr)
+	host, _, _ := net.SplitHostPort(addr)
 	config := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ServerName:             host,
@@ -217,10 +219,10 @@ func (c *Client) handshake(ctx context.Context) (*tls.Conn, error) {
 		// sent; a chain to a system root would say nothing.
 		InsecureSkipVerify: true, //nolint:gosec // replaced by attestation
 	}
-	if c.o.Certificate != nil {
+	if o.Certificate != nil {
 		// Sent whatever CAs the server hints at: users' certificates are pinned
 		// by the manifest, not issued by a CA.
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.o.Certificate, nil }
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate, nil }
 	}
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -291,9 +293,22 @@ func fetchStatement(get getter, nonce []byte) (apiv1.Statement, error) {
 // exchange asks for a resource over conn and leaves conn ready for the next
 // request.
 func exchange(conn net.Conn, addr, path string, limit int64) ([]byte, error) {
-	req, err := http.NewRequest(http.MethodGet, "https://"+addr+path, nil)
+	return converse(conn, addr, call{method: http.MethodGet, path: path, limit: limit})
+}
+
+// converse is exchange for any call.
+func converse(conn net.Conn, addr string, c call) ([]byte, error) {
+	path, limit := c.path, c.limit
+	var document io.Reader
+	if c.body != nil {
+		document = bytes.NewReader(c.body)
+	}
+	req, err := http.NewRequest(c.method, "https://"+addr+path, document)
 	if err != nil {
 		return nil, problem.Because(err, "CRD-110", "address %q", addr)
+	}
+	for k, v := range c.header {
+		req.Header[k] = v
 	}
 	if err := req.Write(conn); err != nil {
 		return nil, unreachable(err, addr)

@@ -48,7 +48,7 @@ type MarbleServer struct {
 	now         func() time.Time
 	times       Times
 	statements  *rate
-	refusals    *rate // that are logged
+	decisions   decisions
 	activations chan struct{}
 	secrets     secretLimits
 
@@ -65,7 +65,7 @@ type MarbleServer struct {
 func NewMarble(c Config, register func(grpc.ServiceRegistrar)) *MarbleServer {
 	s := &MarbleServer{c: c.Coordinator, gate: c.Gate, log: c.Log, metrics: c.Metrics, now: c.Now, times: c.Times.orDefault(),
 		statements:  newRate(statementRate, statementBurst, c.Now),
-		refusals:    newRate(refusalRate, refusalBurst, c.Now),
+		decisions:   newDecisions(c),
 		activations: make(chan struct{}, maxActivations), stopping: make(chan struct{}),
 		sessions: map[coordinator.Peer]*live{}, secrets: newSecretLimits(c)}
 	c.Coordinator.WatchSecrets(s.refreshSecrets)
@@ -286,19 +286,33 @@ func (s *MarbleServer) Activate(ctx context.Context, req *marblepb.ActivateReque
 	return out, nil
 }
 
-// decided logs the outcome of a decision. Refusals cost a stranger nothing, so
-// only some of a flood are logged; all are counted, and kept by the core.
+// decided logs the outcome of a decision about a marble.
 func (s *MarbleServer) decided(purpose, who string, err error) {
+	s.decisions.log(purpose, slog.String("marble", text(who)), err)
+}
+
+// decisions logs what was decided. Refusals cost a stranger nothing, so only some
+// of a flood are logged; all are counted, and kept by the core.
+type decisions struct {
+	to       *slog.Logger
+	refusals *rate
+}
+
+func newDecisions(c Config) decisions {
+	return decisions{to: c.Log, refusals: newRate(refusalRate, refusalBurst, c.Now)}
+}
+
+func (d decisions) log(purpose string, who slog.Attr, err error) {
 	if err == nil {
-		s.log.Info(purpose+" accepted", "marble", text(who))
+		d.to.Info(purpose+" accepted", who)
 		return
 	}
 	e := new(problem.Error)
 	if !errors.As(err, &e) {
 		return // no refusal but a failure, which the edge logs
 	}
-	if ok, _ := s.refusals.take(netip.Addr{}); ok {
-		s.log.Warn(purpose+" refused", "marble", text(who), "code", string(e.Code), "detail", text(e.Detail), "decision", e.Instance)
+	if ok, _ := d.refusals.take(netip.Addr{}); ok {
+		d.to.Warn(purpose+" refused", who, "code", string(e.Code), "detail", text(e.Detail), "decision", e.Instance)
 	}
 }
 

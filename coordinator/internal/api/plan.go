@@ -113,22 +113,27 @@ func (s *clientAPI) receive(w http.ResponseWriter, r *http.Request, limit int64,
 		unwanted(w, r)
 		return nil, err
 	}
+	return user, s.document(w, r, limit, into)
+}
+
+// document reads the JSON document that is the body.
+func (s *clientAPI) document(w http.ResponseWriter, r *http.Request, limit int64, into any) error {
 	raw, err := s.read(w, r, limit)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if raw == nil {
-		return nil, problem.New("CRD-113", "wanted at most %d bytes", limit)
+		return problem.New("CRD-113", "wanted at most %d bytes", limit)
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return nil, problem.New("CRD-110", "the body cannot be read: %.200s", err.Error())
+		return problem.New("CRD-110", "the body cannot be read: %.200s", err.Error())
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, problem.New("CRD-110", "the body goes on after its document")
+		return problem.New("CRD-110", "the body goes on after its document")
 	}
-	return user, nil
+	return nil
 }
 
 func (s *clientAPI) mayReceive(r *http.Request, limit int64) (*coordinator.Principal, error) {
@@ -136,16 +141,23 @@ func (s *clientAPI) mayReceive(r *http.Request, limit int64) (*coordinator.Princ
 		return nil, err
 	}
 	user, err := s.authenticated(r)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	return user, mayBeDocument(r, limit)
+}
+
+// mayBeDocument refuses a body that is no JSON document of at most limit bytes, as
+// far as its head says.
+func mayBeDocument(r *http.Request, limit int64) error {
+	switch {
 	case r.ContentLength > limit:
-		return nil, problem.New("CRD-113", "wanted at most %d bytes", limit)
+		return problem.New("CRD-113", "wanted at most %d bytes", limit)
 	case r.ContentLength == 0:
-		return nil, problem.New("CRD-114", "the body is empty")
+		return problem.New("CRD-114", "the body is empty")
 	}
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, problem.New("CRD-114", "content type: wanted application/json, got %q", clip(r.Header.Get("Content-Type"), 80))
+		return problem.New("CRD-114", "content type: wanted application/json, got %q", clip(r.Header.Get("Content-Type"), 80))
 	}
-	return user, nil
+	return nil
 }

@@ -78,6 +78,8 @@ var routes = []route{
 	{"/v1/recovery", map[string]handler{"GET": (*clientAPI).recoveryStatus}, nil},
 	{"/v1/recovery/attestation", map[string]handler{"GET": (*clientAPI).recoveryStatement}, []string{"nonce", "purpose"}},
 	{"/v1/recovery/shares", map[string]handler{"POST": (*clientAPI).takeShare}, nil},
+	{"/v1/replicas/challenge", map[string]handler{"POST": (*clientAPI).challengeReplica}, nil},
+	{"/v1/replicas", map[string]handler{"POST": (*clientAPI).admitReplica}, nil},
 	{"/v1/bundle", map[string]handler{"GET": (*clientAPI).bundle}, nil},
 	{"/v1/bundle.json", map[string]handler{"GET": (*clientAPI).spiffeBundle}, nil},
 	{"/v1/openapi.json", map[string]handler{"GET": (*clientAPI).openAPI}, nil},

@@ -77,6 +77,7 @@ type clientAPI struct {
 	log        *slog.Logger
 	metrics    *Metrics
 	statements *rate
+	joins      joins
 	bodies     chan struct{}
 	times      Times
 	mux        *http.ServeMux
@@ -85,7 +86,7 @@ type clientAPI struct {
 // NewClient returns the server of the client API. Serve it with ServeClient.
 func NewClient(c Config) *http.Server {
 	s := &clientAPI{c: c.Coordinator, recovery: c.Coordinator, stored: c.Endorsements, log: c.Log, metrics: c.Metrics, times: c.Times.orDefault(),
-		statements: newRate(statementRate, statementBurst, c.Now), bodies: make(chan struct{}, maxBodies), mux: http.NewServeMux()}
+		statements: newRate(statementRate, statementBurst, c.Now), bodies: make(chan struct{}, maxBodies), joins: newJoins(c), mux: http.NewServeMux()}
 	for _, r := range routes {
 		s.mux.Handle(r.path, s.resource(r))
 	}

@@ -14,6 +14,8 @@ const (
 	ActivationRefused  Kind = "activationRefused"
 	RenewalAccepted    Kind = "renewalAccepted"
 	RenewalRefused     Kind = "renewalRefused"
+	ReplicaAccepted    Kind = "replicaAccepted" // a further coordinator got the key of the state
+	ReplicaRefused     Kind = "replicaRefused"
 	Issuance           Kind = "issuance"        // a certificate that no activation or renewal asked for
 	Rotation           Kind = "rotation"        // of a CA or a secret
 	SecretRelease      Kind = "secretRelease"   // to a running marble: pushed or fetched
@@ -43,13 +45,15 @@ const everyDetail = "*"
 // disclosed has a row for each kind. What it does not name is private, and so is
 // everything of a kind without a row.
 var disclosed = map[Kind]disclosure{
-	Start:              {true, []string{"version", "tee"}},
+	Start:              {true, []string{"version", "tee", "replica"}},
 	ManifestSet:        {true, []string{"revision", "previous", "droppedSecrets", "staleSecrets", "open", "accepted", "approvedBy", "proposal"}},
 	ManifestRefused:    {},
 	ActivationAccepted: {false, leased},
 	ActivationRefused:  {false, asked},
 	RenewalAccepted:    {false, leased},
 	RenewalRefused:     {false, asked},
+	ReplicaAccepted:    {false, asked},
+	ReplicaRefused:     {false, asked},
 	Issuance:           {true, []string{"serial", "notAfter"}},
 	Rotation:           {true, []string{"serial", "previous", "notAfter", "root", "previousRoot", "overlapUntil", "retired"}},
 	SecretRelease:      {true, []string{"instance", "secrets"}},
