@@ -58,7 +58,7 @@ func (b Blobs) Read(ctx context.Context, s *Store, key string, sum [32]byte) ([]
 	name := s.codec.blobKey(b.name, key)
 	found, err := s.engine.Range(ctx, name, name+"\x00", 1)
 	if err != nil {
-		return nil, problem.Because(err, "STO-007", "reading a blob of %s", b.name)
+		return nil, unusable(err, "reading a blob of %s", b.name)
 	}
 	if len(found) != 1 {
 		return nil, problem.New("STO-006", "a blob of %s is missing", b.name)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -32,11 +33,7 @@ func (s *Store) load(ctx context.Context) (*state, []byte, error) {
 	}
 	rev, err := s.engine.Load(ctx, l.take)
 	if err != nil {
-		var coded *problem.Error
-		if errors.As(err, &coded) {
-			return nil, nil, err
-		}
-		return nil, nil, problem.Because(err, "STO-007", "loading the state")
+		return nil, nil, codedRead(err, "loading the state")
 	}
 	l.state.rev = rev
 	if err := l.judge(); err != nil {
@@ -80,37 +77,87 @@ func (l *loader) take(e Entry) error {
 	return nil
 }
 
+// openHead says whether the key is the right one, and opens the head.
+func (c *codec) openHead(format, head []byte) (h headRecord, hash [32]byte, err error) {
+	rest, ok := strings.CutPrefix(string(format), formatText)
+	if !ok {
+		return h, hash, problem.New("STO-003", "wanted a format record, got none")
+	}
+	version, id, _ := strings.Cut(rest, " ")
+	if version != formatVer {
+		return h, hash, problem.New("STO-003", "wanted format version %s, got %.16q", formatVer, version)
+	}
+	if id != c.keyID {
+		return h, hash, problem.New("STO-004", "wanted key %.16s, got key %.16s", id, c.keyID)
+	}
+	if head == nil {
+		return h, hash, problem.New("STO-006", "the head is missing")
+	}
+	_, plain, err := c.open(headKey, head)
+	if err != nil {
+		return h, hash, problem.New("STO-005", "the head %v", err)
+	}
+	if err := json.Unmarshal(plain, &h); err != nil {
+		return h, hash, problem.Because(err, "STO-017", "the head")
+	}
+	return h, sha256.Sum256(plain), nil
+}
+
+// ReadHead reads the head of the state in an engine, and nothing else of it: the
+// errors are those of Open that it finds there.
+func ReadHead(ctx context.Context, engine Engine, key seal.Key) (Head, error) {
+	if !key.Valid() {
+		return Head{}, errors.New("store: the key is missing")
+	}
+	c, err := newCodec(key, nil)
+	if err != nil {
+		return Head{}, err
+	}
+	entries, err := engine.Range(ctx, formatKey, headKey+"\x00", 2)
+	if err != nil {
+		return Head{}, codedRead(err, "reading the head")
+	}
+	if len(entries) == 0 {
+		return Head{}, problem.New("STO-012", "the engine holds nothing")
+	}
+	found := map[string][]byte{}
+	for _, e := range entries {
+		found[e.Key] = e.Value
+	}
+	h, hash, err := c.openHead(found[formatKey], found[headKey])
+	return Head{Sequence: h.Sequence, Hash: hash}, err
+}
+
+// codedRead is the error of an engine that could not be read.
+func codedRead(err error, format string, args ...any) error {
+	if problem.CodeOf(err) != "" {
+		return err
+	}
+	return unusable(err, format, args...)
+}
+
+// unusable is STO-007, with the next step that the engine has for it.
+func unusable(err error, format string, args ...any) error {
+	p := problem.Because(err, "STO-007", format, args...)
+	if problem.CodeOf(err) != "" {
+		p.Next = problem.From(err).Next
+	}
+	return p
+}
+
 // judge says what is wrong, the most telling thing first.
 func (l *loader) judge() error {
 	if l.entries == 0 {
 		return problem.New("STO-012", "the engine holds nothing")
 	}
-	rest, ok := strings.CutPrefix(string(l.format), formatText)
-	if !ok {
-		return problem.New("STO-003", "wanted a format record, got none")
-	}
-	version, id, _ := strings.Cut(rest, " ")
-	if version != formatVer {
-		return problem.New("STO-003", "wanted format version %s, got %.16q", formatVer, version)
-	}
-	if id != l.codec.keyID {
-		return problem.New("STO-004", "wanted key %.16s, got key %s", id, l.codec.keyID)
-	}
-	if l.head == nil {
-		return problem.New("STO-006", "the head is missing")
-	}
-	_, plain, err := l.codec.open(headKey, l.head)
+	head, hash, err := l.codec.openHead(l.format, l.head)
 	if err != nil {
-		return problem.New("STO-005", "the head %v", err)
+		return err
 	}
 	if l.damage != nil {
 		return l.damage
 	}
-	if err := json.Unmarshal(plain, &l.state.head); err != nil {
-		return problem.Because(err, "STO-017", "the head")
-	}
-	l.state.hash = sha256.Sum256(plain)
-	head := l.state.head
+	l.state.head, l.state.hash = head, hash
 	if l.state.count != head.Records {
 		return problem.New("STO-006", "head %d counts %d records, found %d", head.Sequence, head.Records, l.state.count)
 	}
@@ -133,7 +180,7 @@ func (s *Store) checkLogs(ctx context.Context, st *state) error {
 		}
 		entries, err := s.engine.Range(ctx, s.codec.logKey(name, from), s.codec.logKey(name, ^uint64(0)), 2)
 		if err != nil {
-			return problem.Because(err, "STO-007", "reading the end of log %s", name)
+			return codedRead(err, "reading the end of log %s", name)
 		}
 		if want := int(l.Len - from); len(entries) != want {
 			return problem.New("STO-006", "log %s has %d records in the head; its end is not there", name, l.Len)
@@ -157,7 +204,7 @@ func (s *Store) settle() error {
 	ctx := context.Background()
 	entries, err := s.engine.Range(ctx, headKey, headKey+"\x00", 1)
 	if err != nil {
-		return problem.Because(err, "STO-007", "reading the head after a failed commit")
+		return unusable(err, "reading the head after a failed commit")
 	}
 	if len(entries) != 1 {
 		return problem.New("STO-006", "the head is missing")

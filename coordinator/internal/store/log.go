@@ -104,7 +104,7 @@ func (l Log) Read(ctx context.Context, s *Store, from uint64, limit int) ([]LogR
 	first, last := s.codec.logKey(l.name, from), s.codec.logKey(l.name, from+uint64(limit))
 	entries, err := s.engine.Range(ctx, first, last, limit)
 	if err != nil {
-		return nil, problem.Because(err, "STO-007", "reading log %s", l.name)
+		return nil, unusable(err, "reading log %s", l.name)
 	}
 	if len(entries) != limit {
 		return nil, problem.New("STO-006", "log %s: wanted %d records from %d on, got %d", l.name, limit, from, len(entries))

@@ -111,7 +111,7 @@ func Create(ctx context.Context, c Config) (*Store, error) {
 		return nil, closeAfter(c, problem.New("STO-001", "the engine holds records already"))
 	}
 	if err != nil {
-		return nil, closeAfter(c, problem.Because(err, "STO-007", "looking for an older state"))
+		return nil, closeAfter(c, unusable(err, "looking for an older state"))
 	}
 	empty := &state{tables: map[string]*tree{}, logs: map[string]logState{}, rev: rev}
 	first, puts, err := s.sealHead(empty.next(), [32]byte{})
@@ -119,8 +119,12 @@ func Create(ctx context.Context, c Config) (*Store, error) {
 		return nil, closeAfter(c, err)
 	}
 	puts = append(puts, Entry{Key: formatKey, Value: s.codec.formatValue()})
-	if first.rev, err = s.engine.Commit(ctx, rev, puts, nil); err != nil {
-		return nil, closeAfter(c, problem.Because(err, "STO-007", "writing the first record"))
+	first.rev, err = s.engine.Commit(ctx, rev, puts, nil)
+	if errors.Is(err, ErrConflict) {
+		return nil, closeAfter(c, problem.Because(err, "STO-001", "creating it at the same time"))
+	}
+	if err != nil {
+		return nil, closeAfter(c, unusable(err, "writing the first record"))
 	}
 	s.start(first, puts[0].Value)
 	return s, nil

@@ -199,7 +199,7 @@ func (s *Store) commit(b *batch) error {
 		if errors.Is(err, ErrConflict) {
 			return problem.Because(err, "STO-018", "committing sequence %d", next.head.Sequence)
 		}
-		err = problem.Because(err, "STO-007", "committing sequence %d", next.head.Sequence)
+		err = unusable(err, "committing sequence %d", next.head.Sequence)
 		_ = s.settle() // so that readers see at once what became of it; if it fails, the next Update tries again
 		return err
 	}

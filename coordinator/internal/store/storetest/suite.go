@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // Medium opens an engine on one medium, again and again; the engine before is
@@ -35,6 +38,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Medium) {
 		{"limits", limits},
 		{"state survives reopening", survives},
 		{"head grows", headGrows},
+		{"head is read alone", headAltered},
 		{"create refuses what exists", createRefuses},
 		{"closed store", closedStore},
 		{"waiting honours the context", contextHonoured},
@@ -239,6 +243,40 @@ func headGrows(t *testing.T, m Medium) {
 	s = Open(t, m())
 	if got := read(); got != second {
 		t.Errorf("after reopening: got head %s, want %s", got, second)
+	}
+	must(t, s.Close())
+	e := m()
+	defer e.Close()
+	if got, err := store.ReadHead(t.Context(), e, Key(t)); err != nil || got != second {
+		t.Errorf("read alone: got head %s, %v, want %s", got, err, second)
+	}
+	other, err := seal.NewKey(bytes.Repeat([]byte{8}, seal.KeySize))
+	must(t, err)
+	_, err = store.ReadHead(t.Context(), e, other)
+	wantCode(t, err, "STO-004")
+}
+
+func headAltered(t *testing.T, m Medium) {
+	e := m()
+	_, err := store.ReadHead(t.Context(), e, Key(t))
+	wantCode(t, err, "STO-012")
+	must(t, e.Close())
+	must(t, Create(t, m()).Close())
+	good := snapshot(t, m)
+	for _, c := range []struct {
+		key   string
+		value []byte
+		want  problem.Code
+	}{
+		{"h", nil, "STO-006"}, {"h", flip(good["h"], 50), "STO-005"}, {"h", []byte("x"), "STO-005"},
+		{"f", nil, "STO-003"}, {"f", []byte("ashlar-state 2 00"), "STO-003"}, {"f", []byte("ashlar-state 1 00"), "STO-004"},
+	} {
+		set(t, m, c.key, c.value)
+		e := m()
+		_, err := store.ReadHead(t.Context(), e, Key(t))
+		wantCode(t, err, c.want)
+		must(t, e.Close())
+		set(t, m, c.key, good[c.key])
 	}
 }
 
