@@ -25,6 +25,7 @@ func (c *Cluster) beforehand(o *CheckOptions) []check.Check {
 	return []check.Check{
 		{Category: Platform, Name: "may install", Each: func(ctx context.Context) []check.Finding { return c.checkChart(ctx, o.Manifest) }},
 		{Category: Platform, Name: "the state finds a volume", Run: func(ctx context.Context) check.Finding { return c.checkStorage(ctx, o.Manifest) }},
+		{Category: Platform, Name: "the certificates for etcd are there", Each: func(ctx context.Context) []check.Finding { return c.checkSecrets(ctx, o.Manifest) }},
 		{Category: Platform, Name: "pod security admits marbles", Each: func(ctx context.Context) []check.Finding { return c.checkSecurity(ctx, o.Manifest) }},
 	}
 }

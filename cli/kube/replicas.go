@@ -2,12 +2,15 @@ package kube
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ashlar-mesh/ashlar/cli/check"
 )
@@ -196,4 +199,47 @@ func versionsFinding(pods []corev1.Pod) []check.Finding {
 		said = append(said, fmt.Sprintf("%s on %s", image, strings.Join(by[image], ", ")))
 	}
 	return []check.Finding{check.Warn("KUB-097", "coordinators run %s", strings.Join(said, "; "))}
+}
+
+// checkSecrets says whether the Secrets that coordinators mount are there. It is no
+// finding where they mount none.
+func (c *Cluster) checkSecrets(ctx context.Context, manifest string) []check.Finding {
+	docs, err := objects(manifest)
+	if err != nil {
+		return []check.Finding{check.FromError(err)}
+	}
+	var found []check.Finding
+	for _, o := range docs {
+		volumes, _ := o.field("spec", "template", "spec", "volumes").([]any)
+		for _, v := range volumes {
+			name := object(asMap(v)).text("secret", "secretName")
+			if !isCoordinator(o) || name == "" {
+				continue
+			}
+			secret, err := c.client.CoreV1().Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				return append(found, check.FromError(c.failure(err, "looking for Secret %s", name)))
+			}
+			items, _ := object(asMap(v)).field("secret", "items").([]any)
+			found = append(found, secretFinding(secret.Data, c.Namespace, name, items))
+		}
+	}
+	return found
+}
+
+// secretFinding says whether a Secret has what is mounted of it.
+func secretFinding(data map[string][]byte, namespace, name string, items []any) check.Finding {
+	var missing, files []string
+	for _, i := range items {
+		key := object(asMap(i)).text("key")
+		files = append(files, "--from-file="+key)
+		if len(data[key]) == 0 {
+			missing = append(missing, key)
+		}
+	}
+	if len(missing) == 0 {
+		return check.Pass("Secret %s has the certificates for etcd", name)
+	}
+	return check.Fail("KUB-098", "Secret %s in namespace %s has no %s", name, namespace, strings.Join(missing, ", ")).
+		WithNext("kubectl -n " + namespace + " create secret generic " + name + " " + strings.Join(files, " "))
 }

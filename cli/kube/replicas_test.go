@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/ashlar-mesh/ashlar/cli/check"
 )
@@ -118,6 +119,35 @@ func TestVersionsFinding(t *testing.T) {
 				want = append(want, c.want)
 			}
 			expect(t, []check.Finding(versionsFinding(c.pods)), want...)
+		})
+	}
+}
+
+func TestSecretsOfCoordinators(t *testing.T) {
+	mounted := strings.Replace(several, "    spec:\n      containers:", "    spec:\n      volumes: [{name: etcd, secret: {secretName: mesh-etcd, items: [{key: ca.crt, path: ca.crt}, {key: tls.key, path: tls.key}]}}]\n      containers:", 1)
+	secret := func(data map[string][]byte) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "mesh-etcd", Namespace: "mesh"}, Data: data}
+	}
+	for _, c := range []struct {
+		name, manifest string
+		have           *corev1.Secret
+		want           string
+	}{
+		{"none is mounted", several, nil, ""},
+		{"missing", mounted, nil, "failed KUB-098 Secret mesh-etcd in namespace mesh has no ca.crt, tls.key"},
+		{"not whole", mounted, secret(map[string][]byte{"ca.crt": {1}, "tls.key": {}}), "failed KUB-098 Secret mesh-etcd in namespace mesh has no tls.key"},
+		{"whole", mounted, secret(map[string][]byte{"ca.crt": {1}, "tls.key": {2}}), "passed  Secret mesh-etcd has the certificates for etcd"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := fake.NewClientset()
+			if c.have != nil {
+				client = fake.NewClientset(c.have)
+			}
+			var want []string
+			if c.want != "" {
+				want = append(want, c.want)
+			}
+			expect(t, (&Cluster{client: client, Namespace: "mesh"}).checkSecrets(t.Context(), c.manifest), want...)
 		})
 	}
 }

@@ -77,4 +77,5 @@ var kubeCodes = []Entry{
 	{"KUB-095", Invalid, "the author of the manifest has to decide", "see the place in the manifest that is named"},
 	{"KUB-096", Conflict, "the change would have the coordinator look for its state elsewhere", "leave the store as it is; ashlar backup and ashlar-coordinator restore --store move a state, see \"Several coordinators\" in docs/guides/kubernetes.md"},
 	{"KUB-097", Unavailable, "coordinators of one release run different programs", "while a change is on its way: wait; if it stopped, see why the new one is not ready (kubectl logs), such as that the manifest does not name it under coordinators"},
+	{"KUB-098", NotFound, "the Secret with the coordinators' certificates for etcd is missing, or not whole", "kubectl create secret generic NAME --from-file=ca.crt --from-file=tls.crt --from-file=tls.key"},
 }
