@@ -82,6 +82,7 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 	for _, f := range s.Floors {
 		a.p.Printf("floor of platform %s: %s\n", f.Platform, strings.Join(floorFields(f.Floor), " "))
 	}
+	a.replicaTable(s.Replicas)
 	a.marbleTable(m.Marbles)
 	if m.Next != "" {
 		a.p.Notef("%d of %d marbles are shown; ashlar marble list shows all\n", len(m.Marbles), s.Marbles)
@@ -96,6 +97,24 @@ func (a *app) status(ctx context.Context, cl *client.Client) error {
 		}
 	}
 	return nil
+}
+
+// replicaTable shows the coordinators that share the state, as they say of
+// themselves; nothing where there is one alone.
+func (a *app) replicaTable(replicas []apiv1.Replica) {
+	if len(replicas) == 0 {
+		return
+	}
+	header := []string{"COORDINATOR", "ROLE", "SINCE", "TEE", "VERSION", "NOTE"}
+	rows := make([][]string, len(replicas))
+	for i, r := range replicas {
+		note := term.Line(a.p.Sentence(r.Reason))
+		if note != "" {
+			note = term.Warn + " " + note
+		}
+		rows[i] = []string{r.Name, r.Role, a.p.Since(r.Since), orDash(r.TEE), orDash(r.Version), orDash(note)}
+	}
+	a.p.Table(header, rows)
 }
 
 func (a *app) marbleTable(marbles []apiv1.Marble) {
