@@ -131,7 +131,7 @@ func (c *campaign) releases(secret string, original *Manifest, users []string) b
 func TestPowersAreWhatRevisionsDo(t *testing.T) {
 	w := newWorld(t, 6)
 	released, together, refused := 0, 0, 0
-	for range 350 {
+	for range 300 {
 		m := w.manifest(t)
 		users := slices.Sorted(maps.Keys(m.Users))
 		campaigns := make(map[string]*campaign)

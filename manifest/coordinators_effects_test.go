@@ -132,3 +132,31 @@ func TestCoordinatorsAreAskedAbout(t *testing.T) {
 		})
 	}
 }
+
+// TestCoordinatorsReleaseSecrets checks by which rights one person gets a secret
+// to a coordinator of theirs.
+func TestCoordinatorsReleaseSecrets(t *testing.T) {
+	const pair = `{"package":"pair","platform":"rack"}`
+	for _, c := range []struct {
+		section, right string
+		want           bool
+	}{
+		{pair, "updateManifest:coordinators", true},
+		{pair, "updateManifest:packages/pair", true},
+		{pair, "updateManifest:platforms/rack", true},
+		{pair, "updateManifest:platforms/other", false},
+		{pair, "updateManifest:witnesses/w", false},
+		{pair, "raiseSecurityVersion:pair", false},
+		{"", "updateManifest:coordinators", true},
+		{"", "updateManifest:packages/pair", false},
+		{"", "updateManifest:platforms/rack", false},
+	} {
+		m := mustParse(t, admitting(held, c.section))
+		m.Secrets["k"] = Secret{Type: Symmetric, Readers: []string{"a"}}
+		m.Users, m.Roles = map[string]User{"alice": {Roles: []string{"r"}}}, map[string]Role{"r": {Actions: []string{c.right}}}
+		answer, err := Ask(m, nil, "which single person could release k")
+		if err != nil || (len(subjects(answer, FactCould)) > 0) != c.want {
+			t.Errorf("%s with %s: got %q, %v, want %t", c.right, c.section, answer.Summary, err, c.want)
+		}
+	}
+}
