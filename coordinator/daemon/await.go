@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -27,12 +27,17 @@ const maxSessionQuotes = 4
 // shares: nothing here has its key, and a document names holders. A state that is
 // missing or damaged is not, nor one that is in use.
 func (s *settings) recoverable(ctx context.Context, err error) bool {
-	code := string(problem.CodeOf(err))
-	if code != "STO-013" && code != "STO-015" && code != "STO-021" && !strings.HasPrefix(code, "REC-04") {
+	if !keyless(err) {
 		return false
 	}
 	d, err := recovery.Read(ctx, s.files())
 	return err == nil && d != nil
+}
+
+// keyless reports whether an error says that nothing here has the state's key.
+func keyless(err error) bool {
+	code := string(problem.CodeOf(err))
+	return code == "STO-013" || code == "STO-015" || code == "STO-021" || strings.HasPrefix(code, "REC-04")
 }
 
 // waiting is a coordinator that nothing here opens. It implements api.Recovery.
@@ -40,25 +45,63 @@ type waiting struct {
 	*recovery.Desk
 	d      *daemon
 	reason string
+	open   func(context.Context, seal.Key) (*openedState, error)
 	quotes chan struct{}
 	once   sync.Mutex // held while shares are put to use
 	opened chan *openedState
 }
 
-// await serves what recovery needs until enough shares open the state, or ctx
-// ends. The ports are then free again.
+// await opens the client and the operations port and waits there for recovery.
+// The ports are then free again, and their addresses the configuration's, so that
+// the coordinator comes up at the same ones.
 func (d *daemon) await(ctx context.Context, why error) (*openedState, error) {
 	document, err := recovery.Read(ctx, d.s.files())
 	if err != nil {
 		return nil, err
 	}
-	w := &waiting{Desk: recovery.NewDesk(document, d.s.Now), d: d, reason: problem.From(why).Error(),
-		quotes: make(chan struct{}, maxSessionQuotes), opened: make(chan *openedState, 1)}
-	stop, err := w.serve()
+	client, err := listen("client-addr", d.s.ClientAddr)
 	if err != nil {
 		return nil, err
 	}
-	defer stop()
+	metrics, err := listen("metrics-addr", d.s.MetricsAddr)
+	if err != nil {
+		_ = client.Close() // nothing was served
+		return nil, err
+	}
+	d.s.ClientAddr, d.s.MetricsAddr = client.Addr().String(), metrics.Addr().String()
+	operations := d.operate(metrics, func() api.Probe { return api.Probe{Stage: waitingStage, Reason: problem.From(why).Error()} })
+	defer d.work.Wait()
+	defer operations.Close()
+	return d.takeShares(ctx, client, &waiting{Desk: recovery.NewDesk(document, d.s.Now), reason: problem.From(why).Error(), open: d.openState})
+}
+
+// takeShares serves recovery on l until enough shares open the state, or ctx ends.
+func (d *daemon) takeShares(ctx context.Context, l net.Listener, w *waiting) (*openedState, error) {
+	w.d, w.quotes, w.opened = d, make(chan struct{}, maxSessionQuotes), make(chan *openedState, 1)
+	most, err := api.ConnectionBudget()
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	gate := api.NewGate(most)
+	server, err := api.NewWaiting(api.WaitingConfig{Recovery: w, Gate: gate, Times: d.s.Times, Metrics: d.metrics, Log: d.s.Log, Now: d.s.Now,
+		Names: d.s.names(), Reason: w.reason})
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	serving := newParts()
+	serving.run("client API", func() error { return api.ServeClient(server, l, gate) })
+	defer func() {
+		grace, end := context.WithTimeout(context.Background(), d.s.Grace)
+		defer end()
+		api.StopClient(grace, server, gate)
+		serving.work.Wait()
+		select {
+		case o := <-w.opened:
+			_ = o.store.Close() // it came too late, and nothing was written
+		default:
+		}
+	}()
+	document := w.Document()
 	d.s.Log.Error("the state does not open: it waits for recovery", "reason", w.reason, "generation", document.Generation,
 		"threshold", document.Threshold, "client", d.s.ClientAddr, "next", "ashlar recover status")
 	if d.s.Waiting != nil {
@@ -70,47 +113,11 @@ func (d *daemon) await(ctx context.Context, why error) (*openedState, error) {
 		return o, nil
 	case err := <-d.failed:
 		return nil, err
+	case err := <-serving.failed:
+		return nil, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-}
-
-// serve opens the client and the operations port. Their addresses become the
-// configuration's, so that the coordinator comes up at the same ones.
-func (w *waiting) serve() (stop func(), err error) {
-	d := w.d
-	most, err := api.ConnectionBudget()
-	if err != nil {
-		return nil, err
-	}
-	client, err := net.Listen("tcp", d.s.ClientAddr)
-	if err != nil {
-		return nil, problem.Because(err, "CRD-134", "--client-addr %s", d.s.ClientAddr)
-	}
-	metrics, err := net.Listen("tcp", d.s.MetricsAddr)
-	if err != nil {
-		_ = client.Close() // nothing was served
-		return nil, problem.Because(err, "CRD-134", "--metrics-addr %s", d.s.MetricsAddr)
-	}
-	gate, operationsGate := api.NewGate(most), api.NewGate(api.OperationsConnections)
-	server, err := api.NewWaiting(api.WaitingConfig{Recovery: w, Gate: gate, Times: d.s.Times, Metrics: d.metrics, Log: d.s.Log, Now: d.s.Now,
-		Names: d.s.names(), Reason: w.reason})
-	if err != nil {
-		return nil, errors.Join(err, client.Close(), metrics.Close())
-	}
-	operations := api.NewOperations(d.metrics, func() api.Probe { return api.Probe{Stage: waitingStage, Reason: w.reason} })
-	d.s.ClientAddr, d.s.MetricsAddr = client.Addr().String(), metrics.Addr().String()
-	d.run("client API", func() error { return api.ServeClient(server, client, gate) })
-	d.run("operations", func() error { return api.ServeOperations(operations, metrics, operationsGate) })
-	return func() { w.stop(server, operations, gate) }, nil
-}
-
-func (w *waiting) stop(server, operations *http.Server, gate *api.Gate) {
-	grace, end := context.WithTimeout(context.Background(), w.d.s.Grace)
-	defer end()
-	api.StopClient(grace, server, gate)
-	_ = operations.Close()
-	w.d.work.Wait()
 }
 
 // Recovery implements api.Recovery.
@@ -137,9 +144,14 @@ func (w *waiting) quote(ctx context.Context, b attest.Binding) (attest.Evidence,
 		return attest.Evidence{}, problem.Because(ctx.Err(), "CRD-007", "waiting behind %d others for evidence", maxSessionQuotes)
 	}
 	defer func() { <-w.quotes }()
-	e, err := w.d.config.Issuer.Issue(ctx, b)
+	return w.d.issue(ctx, b)
+}
+
+// issue asks the hardware for evidence.
+func (d *daemon) issue(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
+	e, err := d.config.Issuer.Issue(ctx, b)
 	if err != nil {
-		return e, problem.Because(err, "CRD-005", "asking the %s", w.d.config.Issuer.TEE())
+		return e, problem.Because(err, "CRD-005", "asking the %s", d.config.Issuer.TEE())
 	}
 	return e, nil
 }
@@ -153,7 +165,7 @@ func (w *waiting) TakeShare(ctx context.Context, m apiv1.RecoveryShare) (apiv1.R
 	}
 	w.once.Lock()
 	defer w.once.Unlock()
-	o, err := w.d.openState(context.WithoutCancel(ctx), outcome.Key)
+	o, err := w.open(context.WithoutCancel(ctx), outcome.Key)
 	if err != nil {
 		w.Forget(outcome.Session)
 		w.d.s.Log.Error("the shares did not open the state", "error", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
 	"github.com/ashlar-mesh/ashlar/internal/commandline"
 	"github.com/ashlar-mesh/ashlar/internal/nearest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -25,6 +26,11 @@ const usage = `ashlar-coordinator keeps the state of one deployment and decides 
 
   ashlar-coordinator init --state DIR
   ashlar-coordinator run  --state DIR
+
+several of them on one state, of which one is active and the others stand by:
+
+  ashlar-coordinator init --store etcd://HOST:PORT/PREFIX --state DIR
+  ashlar-coordinator run  --store etcd://HOST:PORT/PREFIX --state DIR --reach HOST
 
 in the TEE that they find themselves in; without one, as a simulation:
 
@@ -81,7 +87,10 @@ func newFlags(o *options, getenv func(string) string, out io.Writer) *flag.FlagS
 	f := flag.NewFlagSet("ashlar-coordinator", flag.ContinueOnError)
 	f.SetOutput(out)
 	text := commandline.Text(f, getenv)
-	text(&o.State, "state", "", "folder of the state")
+	text(&o.State, "state", "", "folder of the state; with --store of this replica's sealed key")
+	text(&o.Store, "store", "", "where several coordinators keep one state: etcd://HOST:PORT,HOST:PORT/PREFIX?ca=FILE&cert=FILE&key=FILE (or ?tls=off)")
+	text(&o.Replica, "replica", "", "name of this one among them; the host's name if empty")
+	text(&o.Reach, "reach", "", "DNS name or IP by which the other replicas reach this one's client and mesh ports; needed with --store unless both listen on one IP")
 	text(&o.tee, "tee", string(issuer.Auto), "TEE that the coordinator runs in: auto, sgx, snp and others; or sim:sgx, sim:tdx")
 	text(&o.Seal, "seal", "product", "who may open the state until a manifest says otherwise: product (any release), unique (this very program) or none (with --seal-source alone)")
 	text(&o.SealSource, "seal-source", "", "a token that is needed too to open the state: pkcs11:module=PATH,token=LABEL,key=LABEL,pin-file=PATH (or pin-env=NAME)")
@@ -153,7 +162,11 @@ func execute(name string, args []string, getenv func(string) string, stdout, std
 	o.Force = force
 	err = Run(ctx, o.Config)
 	if problem.CodeOf(err) == "STO-002" {
-		return problem.New("STO-002", "nothing to run: %s", problem.From(err).Detail).WithNext("ashlar-coordinator init --state %s makes it, once", o.State)
+		flags := "--state " + o.State
+		if o.Store != "" {
+			flags = "--store " + o.Store + " " + flags
+		}
+		return problem.New("STO-002", "nothing to run: %s", problem.From(err).Detail).WithNext("ashlar-coordinator init %s makes it, once", flags)
 	}
 	return err
 }
@@ -161,28 +174,57 @@ func execute(name string, args []string, getenv func(string) string, stdout, std
 // begin makes the state of a new coordinator. With --until it does so as long
 // as that is time, and leaves a state, or what is left of one, to run.
 func begin(ctx context.Context, o options, stdout io.Writer) error {
+	place := o.State
+	if o.Store != "" {
+		place, _, _ = strings.Cut(o.Store, "?")
+	}
 	if o.until != "" && o.State != "" {
 		until, err := time.Parse(time.RFC3339, o.until)
 		if err != nil {
 			return invalid("until", "wanted a time such as 2026-01-02T15:04:05Z, got %q", o.until)
 		}
-		there, err := bolt.Look(o.State)
+		there, err := look(ctx, o.Config)
 		switch {
 		case err != nil:
 			return err
 		case there == bolt.Present || there == bolt.Incomplete:
-			fmt.Fprintf(stdout, "There is a state in %s; nothing was made.\n", o.State)
-			return nil
+			return nothingMade(place, stdout)
 		case time.Now().After(until):
-			return problem.New("STO-002", "%s holds no state, and none is made after %s", o.State, o.until).
+			return problem.New("STO-002", "%s holds no state, and none is made after %s", place, o.until).
 				WithNext("put the volume or a backup back; only if this deployment never had a state, give a later time to make one")
 		}
 	}
-	if err := Init(ctx, o.Config); err != nil {
+	err := Init(ctx, o.Config)
+	if o.until != "" && o.Store != "" && problem.CodeOf(err) == "STO-001" { // another replica was faster
+		return nothingMade(place, stdout)
+	}
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "Made the state of a new coordinator in %s.\nnext: ashlar-coordinator run with the same flags\n", o.State)
+	fmt.Fprintf(stdout, "Made the state of a new coordinator in %s.\nnext: ashlar-coordinator run with the same flags\n", place)
 	return nil
+}
+
+func nothingMade(place string, stdout io.Writer) error {
+	fmt.Fprintf(stdout, "There is a state in %s; nothing was made.\n", place)
+	return nil
+}
+
+// look says what state there is.
+func look(ctx context.Context, c Config) (bolt.Presence, error) {
+	if c.Store == "" {
+		return bolt.Look(c.State)
+	}
+	s, err := c.check()
+	if err != nil {
+		return bolt.Absent, err
+	}
+	cluster, err := etcd.Dial(ctx, s.shared)
+	if err != nil {
+		return bolt.Absent, err
+	}
+	defer cluster.Close()
+	return s.lookShared(ctx, cluster)
 }
 
 // signals returns a context that the first SIGTERM or SIGINT ends, and a

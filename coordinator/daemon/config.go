@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal/token"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -41,6 +43,9 @@ const (
 // it listens. Each field is a flag of ashlar-coordinator, named in the errors.
 type Config struct {
 	State        string     // --state: folder
+	Store        string     // --store: where several coordinators keep one state, "etcd://…"; empty keeps it in State
+	Replica      string     // --replica: name among them; the host's if empty
+	Reach        string     // --reach: name or IP by which the others reach the client and mesh ports
 	TEE          attest.TEE // --tee; issuer.Auto if empty
 	Seal         string     // --seal: "product", "unique" or "none", until a manifest says otherwise; "product" if empty
 	SealSource   string     // --seal-source: an external source of the sealing key, "pkcs11:…"; none if empty
@@ -70,6 +75,8 @@ type Config struct {
 	Waiting func(Addresses)  // called once if the state waits for recovery, when that can be asked for; may be nil
 	// Force ends the grace at once when it is closed; may be nil.
 	Force <-chan struct{}
+
+	pace pace // of a replica
 }
 
 // Addresses are where a running coordinator listens.
@@ -84,6 +91,7 @@ type settings struct {
 	issuer  attest.Issuer    // set by enter, with TEE and
 	sealKey seal.PlatformKey // the sealing key of the TEE
 	token   *token.Spec      // nil without --seal-source
+	shared  etcd.Location    // of --store
 	kms     seal.Source      // of that token
 
 	endorsements *endorsements // set by core
@@ -128,7 +136,10 @@ func (c Config) check() (settings, error) {
 			return s, invalid("owner", "%v", err)
 		}
 	}
-	return s, s.checkAddresses()
+	if err := s.checkAddresses(); err != nil {
+		return s, err
+	}
+	return s, s.checkShared()
 }
 
 func (s *settings) defaults() {
@@ -174,6 +185,52 @@ func (s *settings) checkAddresses() error {
 		}
 	}
 	return nil
+}
+
+// replicaName is how replicas may be called.
+var replicaName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+// checkShared judges what several coordinators need to find one another.
+func (s *settings) checkShared() (err error) {
+	if s.Store == "" {
+		switch {
+		case s.Replica != "":
+			return invalid("replica", "it goes with --store")
+		case s.Reach != "":
+			return invalid("reach", "it goes with --store")
+		}
+		return nil
+	}
+	if s.shared, err = etcd.ParseLocation(s.Store); err != nil {
+		return fmt.Errorf("--store: %w", err)
+	}
+	if s.Replica == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return invalid("replica", "the host has no name: %v", err)
+		}
+		s.Replica, _, _ = strings.Cut(host, ".")
+	}
+	if !replicaName.MatchString(s.Replica) {
+		return invalid("replica", "wanted 1 to 63 letters, digits and dashes, got %.80q", s.Replica)
+	}
+	if s.Reach == "" {
+		s.Reach = specific(s.ClientAddr, s.MeshAddr)
+	}
+	if net.ParseIP(s.Reach) == nil && strings.ContainsAny(s.Reach, " \t/*:[]@") || len(s.Reach) > 253 {
+		return invalid("reach", "wanted a DNS name or an IP address without a port, got %.80q", s.Reach)
+	}
+	return nil
+}
+
+// specific returns the one IP that both addresses listen on; "" if they do not.
+func specific(client, mesh string) string {
+	host, _, _ := net.SplitHostPort(client)
+	other, _, _ := net.SplitHostPort(mesh)
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() || other != host {
+		return ""
+	}
+	return host
 }
 
 func invalid(flag, format string, args ...any) error {

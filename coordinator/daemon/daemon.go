@@ -31,17 +31,21 @@ func Init(ctx context.Context, c Config) error {
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
 		return problem.Because(err, "STO-007", "creating %s", s.State)
 	}
-	if err := checkMapping(s.State, mapShared); err != nil {
-		return err
-	}
 	config, err := s.core()
 	if err != nil {
 		return err
 	}
-	if s.token != nil {
-		if err := token.MakeKey(*s.token); err != nil {
-			return err
-		}
+	if s.Store == "" {
+		err = checkMapping(s.State, mapShared)
+	}
+	if err == nil && s.token != nil {
+		err = token.MakeKey(*s.token)
+	}
+	if err != nil {
+		return err
+	}
+	if s.Store != "" {
+		return s.initShared(ctx, config)
 	}
 	db, err := bolt.Create(ctx, bolt.Config{Dir: s.State, Source: s.source(""), Random: rand.Reader})
 	if err != nil {
@@ -97,6 +101,9 @@ func Run(ctx context.Context, c Config) error {
 	d.metrics = api.NewMetrics(Version, d.s.simulated())
 	d.metrics.WatchEndorsements(d.s.endorsements.States, d.s.endorsements.Outcomes, d.s.Now)
 	d.commits = d.metrics.Commits()
+	if d.s.Store != "" {
+		return d.replicate(ctx)
+	}
 	return d.alone(ctx)
 }
 
@@ -196,17 +203,21 @@ func (d *daemon) operate(l net.Listener, probe func() api.Probe) *http.Server {
 func (d *daemon) announce(v *service, a Addresses) {
 	_, stage, _ := v.core.Ready()
 	d.s.Log.Info("ready", "stage", stage, "client", a.Client, "mesh", a.Mesh, "metrics", a.Metrics, "version", Version)
-	d.warn(v)
+	d.warnSimulation()
+	d.warnOpen(v)
 	if d.s.Ready != nil {
 		d.s.Ready(a)
 	}
 }
 
-// warn says loudly what is open in a service.
-func (d *daemon) warn(v *service) {
+func (d *daemon) warnSimulation() {
 	if d.s.simulated() {
 		d.s.Log.Warn("SIMULATION: evidence is made and accepted without hardware; nothing here is confidential", "root", d.s.SimRoot)
 	}
+}
+
+// warnOpen says loudly who may set the first manifest.
+func (d *daemon) warnOpen(v *service) {
 	if _, stage, _ := v.core.Ready(); stage == coordinator.WaitingForManifest.String() && d.s.owner == nil {
 		d.s.Log.Warn("the first manifest may be set by anybody who reaches the client API", "next", "ashlar manifest set, or restart with --owner")
 	}

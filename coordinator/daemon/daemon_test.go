@@ -58,9 +58,26 @@ type machine struct {
 	self      attest.Hex // SHA-256 of this test's program, which the coordinator is
 }
 
-func newMachine(t testing.TB) *machine {
+func newMachine(t testing.TB) *machine { return machineOf(t, platform.Config{}) }
+
+// newMachines makes machines of one vendor: one root verifies them all.
+func newMachines(t testing.TB, n int) []*machine {
 	t.Helper()
-	p, err := platform.New(platform.Config{})
+	var all []*machine
+	vendor := ""
+	for range n {
+		c := platform.Config{Dir: filepath.Join(t.TempDir(), "platform"), Vendor: vendor}
+		all = append(all, machineOf(t, c))
+		if vendor == "" {
+			vendor = c.Dir
+		}
+	}
+	return all
+}
+
+func machineOf(t testing.TB, c platform.Config) *machine {
+	t.Helper()
+	p, err := platform.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ type Metrics struct {
 	refusals  *prometheus.CounterVec
 	sessions  prometheus.Gauge
 	panics    prometheus.Counter
+	replica   replicaFigures
 
 	mu     sync.Mutex                       // guards gates
 	gates  map[string]*atomic.Pointer[Gate] // by port: the newest

@@ -62,11 +62,17 @@ func Create(ctx context.Context, path string, source Source, random io.Reader) (
 	if err != nil {
 		return Key{}, err
 	}
+	return data, Keep(ctx, path, data, source, random)
+}
+
+// Keep wraps a data key that exists already and writes it to path, replacing what
+// is there: callers make sure that it is nothing of value.
+func Keep(ctx context.Context, path string, data Key, source Source, random io.Reader) error {
 	d, err := wrap(ctx, data, source, random)
 	if err != nil {
-		return Key{}, err
+		return err
 	}
-	return data, d.write(path)
+	return d.write(path)
 }
 
 // wrap wraps the data key under the source's newest key, and finds out whether

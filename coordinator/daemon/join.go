@@ -1,0 +1,247 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/replica"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/manifest"
+)
+
+// unlock gets the state's key: as it is sealed here, or from the active replica,
+// or from the holders of shares. A state that does not exist is STO-002, and one of
+// another key than is sealed here STO-004.
+func (l *life) unlock(ctx context.Context) error {
+	for wait := l.backoff(); ; wait.pause(ctx) {
+		key, err := l.sealed(ctx)
+		if code := problem.CodeOf(err); keyless(err) || code == "STO-002" || code == "STO-014" {
+			return l.join(ctx, err)
+		}
+		if err == nil {
+			if err = l.inspect(ctx, key, l.remember); err == nil {
+				return l.hold(key)
+			}
+		}
+		switch problem.CodeOf(err) {
+		case "STO-004":
+			return err
+		case "STO-012":
+			return problem.New("STO-002", "%s", problem.From(err).Detail)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		l.enter(role{name: apiv1.ReplicaJoining, stage: noEtcdStage, reason: problem.From(err).Error()})
+	}
+}
+
+// sealed opens the key that is sealed here, and finishes what an interrupted init
+// left. A key of no state that exists is removed.
+func (l *life) sealed(ctx context.Context) (seal.Key, error) {
+	key, err := seal.Open(ctx, l.s.sealPath(), l.s.sources()...)
+	if problem.CodeOf(err) != "STO-002" {
+		return key, err
+	}
+	begun, berr := seal.Open(ctx, l.s.sealPath()+unfinished, l.s.sources()...)
+	if berr != nil {
+		return key, err
+	}
+	switch berr = l.inspect(ctx, begun, l.remember); {
+	case berr == nil:
+		return begun, l.s.nameKey()
+	case problem.CodeOf(berr) == "STO-004":
+		_ = os.Remove(l.s.sealPath() + unfinished) // another replica was faster to make the state
+		return key, err
+	}
+	return key, berr
+}
+
+// remember takes over what was seen of the state.
+func (l *life) remember(_ *store.Store, st *coordinator.Standing) error {
+	l.seen, l.inspected = st, time.Now()
+	l.head.Store(st.Head.Sequence)
+	return nil
+}
+
+// hold keeps the key of the state, which was inspected.
+func (l *life) hold(key seal.Key) error {
+	voucher, err := replica.NewVoucher(key, l.s.Now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	l.key, l.voucher = key, voucher
+	return nil
+}
+
+// join waits for the key. While nobody is active for a while and nothing here opens
+// the state, this replica or another one takes the shares of holders.
+func (l *life) join(ctx context.Context, why error) error {
+	l.s.Log.Warn("the key of the state is not here", "reason", problem.From(why).Error())
+	l.pass()
+	alone := time.Now()
+	for wait := l.backoff(); ; {
+		changed := l.member.Changed()
+		active, ok := l.member.Current(replica.Leader)
+		var err error
+		switch {
+		case ok:
+			err = l.ask(ctx, active)
+			alone = time.Now()
+		case time.Since(alone) >= l.pace.desk:
+			err = l.desk(ctx, why)
+		default:
+			err = problem.New("REP-010", "%s; and nobody is active who could give it", problem.From(why).Error())
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		l.enter(waitsFor(err))
+		if ok {
+			changed = nil // the pause is between two askings
+		}
+		wait.pauseOr(ctx, changed)
+	}
+}
+
+// waitsFor is the role of a replica that has no key, and why. That nobody is
+// admitted is how a deployment begins, and no failure of this replica.
+func waitsFor(err error) role {
+	return role{name: apiv1.ReplicaJoining, stage: joiningStage, reason: problem.From(err).Error(), ready: problem.CodeOf(err) == "REP-020"}
+}
+
+// ask asks the active replica for the key, judges who gave it by the state that it
+// opens, and seals it.
+func (l *life) ask(ctx context.Context, active replica.Record) error {
+	got, err := client.JoinReplica(ctx, active.Client, client.JoinOptions{Name: l.s.Replica, Issue: l.issue})
+	if err == nil {
+		err = l.accept(ctx, got)
+	}
+	l.metrics.Join(err)
+	if err != nil {
+		return err
+	}
+	l.s.Log.Info("the key of the state came from the active replica", "active", active.Name, "decision", got.Decision)
+	return nil
+}
+
+// accept takes a key over from who turns out to be admitted by the state.
+func (l *life) accept(ctx context.Context, got client.Joined) error {
+	key, err := seal.NewKey(got.Key.Reveal())
+	if err != nil {
+		return problem.Because(err, "REP-034", "what came")
+	}
+	giver := coordinator.Giver{Statement: got.Statement, Nonce: got.Nonce, TLSKey: got.TLSKey}
+	return l.inspect(ctx, key, func(db *store.Store, st *coordinator.Standing) error {
+		if err := st.JudgeGiver(ctx, db, l.config.Verifiers, giver, l.s.Now()); err != nil {
+			return err
+		}
+		return l.take(ctx, key, db, st)
+	})
+}
+
+// take keeps a key that was not sealed here, unless what it opens is older than
+// what this replica has seen.
+func (l *life) take(ctx context.Context, key seal.Key, db *store.Store, st *coordinator.Standing) error {
+	if l.seen != nil {
+		if err := st.Follows(ctx, db, l.seen); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(l.s.State, 0o700); err != nil {
+		return problem.Because(err, "STO-007", "creating %s", l.s.State)
+	}
+	if err := seal.Keep(ctx, l.s.sealPath(), key, l.s.source(sealMode(st)), rand.Reader); err != nil {
+		return err
+	}
+	return errors.Join(l.remember(db, st), l.hold(key))
+}
+
+// sealMode is the mode that the manifest in force seals by; "" before the first.
+func sealMode(st *coordinator.Standing) manifest.SealMode {
+	if st.Manifest == nil {
+		return ""
+	}
+	return st.Manifest.Seal
+}
+
+// desk takes shares, until they open the state or a replica is active: this one, or
+// another that was elected for it.
+func (l *life) desk(ctx context.Context, why error) error {
+	document, err := recovery.Read(ctx, l.cluster.Files())
+	if err != nil {
+		return err
+	}
+	if document == nil {
+		return problem.New("REP-010", "%s; and nobody is active who could give it, nor holds a share", problem.From(why).Error())
+	}
+	ctx, cancel := l.vacant(ctx)
+	defer cancel()
+	l.enter(role{name: apiv1.ReplicaJoining, stage: waitingStage, reason: problem.From(why).Error()})
+	term, err := l.member.Campaign(ctx, replica.Desk)
+	if err != nil {
+		return problem.New("REP-010", "%s; and recovery is under way at another replica", problem.From(why).Error())
+	}
+	defer func() { _ = term.Resign(context.WithoutCancel(ctx)) }() // or its lease ends
+	go func() {
+		select {
+		case <-term.Lost():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	defer l.pass()
+	w := &waiting{Desk: recovery.NewDesk(document, l.s.Now), reason: problem.From(why).Error(),
+		open: l.readShared}
+	o, err := l.takeShares(ctx, l.client.Serve(nil), w)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.recover(ctx, o), o.store.Close())
+}
+
+// recover keeps the key that shares gave.
+func (l *life) recover(ctx context.Context, o *openedState) error {
+	ctx = context.WithoutCancel(ctx)
+	st, err := coordinator.Inspect(ctx, o.store)
+	if err != nil {
+		return err
+	}
+	if err := l.take(ctx, o.opening.Recovered.Key, o.store, st); err != nil {
+		return err
+	}
+	l.recovered = o.opening.Recovered
+	return nil
+}
+
+// vacant returns a context that ends when a replica is active.
+func (l *life) vacant(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	l.work.Go(func() {
+		for {
+			changed := l.member.Changed()
+			if _, ok := l.member.Current(replica.Leader); ok {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, cancel
+}

@@ -1,0 +1,286 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/replica"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
+)
+
+// Stages of a replica, beside those of the coordinator that it is when active.
+const (
+	standbyStage  = "standby"
+	joiningStage  = "joining"
+	electedStage  = "taking over"
+	wentBackStage = "state went back"
+	noEtcdStage   = "no etcd"
+)
+
+// pace is how fast a replica does what it does again and again.
+type pace struct {
+	look    time.Duration // at the head of the state, for whether it moved
+	inspect time.Duration // at the whole state, where it moved
+	retry   time.Duration // first pause after what failed; doubled up to
+	slowest time.Duration
+	desk    time.Duration // without an active replica, until shares are asked for
+	cut     time.Duration // for running requests when the term was lost
+}
+
+func (p pace) orDefault() pace {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	set(&p.look, 5*time.Second)
+	set(&p.inspect, 30*time.Second)
+	set(&p.retry, 500*time.Millisecond)
+	set(&p.slowest, 15*time.Second)
+	set(&p.desk, 15*time.Second)
+	set(&p.cut, time.Second)
+	return p
+}
+
+// life is that of a replica: one of several coordinators that share a state. It
+// is joining until it has the state's key, and then stands by or is active.
+type life struct {
+	*daemon
+	pace         pace
+	cluster      *etcd.Cluster
+	member       *replica.Member
+	client, mesh *replica.Port
+	voucher      *replica.Voucher // of the key
+
+	// Of the goroutine that lives it alone:
+	key       seal.Key
+	seen      *coordinator.Standing // the newest; nil before the first
+	inspected time.Time             // when that was
+	rev       store.Rev             // of the cluster before it was
+	recovered *recovery.Outcome     // what opened the state, until its epoch has begun
+	unfit     error                 // why it could not be opened as the active one; nil if it can be
+	fitAt     time.Time             // when that is tried again
+
+	role    atomic.Pointer[role]
+	serving atomic.Pointer[service] // while active
+	head    atomic.Uint64           // sequence of the newest head that was seen
+}
+
+// role is where a replica stands.
+type role struct {
+	name, stage, reason string
+	ready               bool
+}
+
+// replicate runs one of several coordinators of a state.
+func (d *daemon) replicate(ctx context.Context) error {
+	if d.s.Reach == "" {
+		return invalid("reach", "name how other replicas reach this one: --client-addr %s and --mesh-addr %s do not say", d.s.ClientAddr, d.s.MeshAddr)
+	}
+	l := &life{daemon: d, pace: d.s.pace.orDefault()}
+	l.role.Store(&role{name: apiv1.ReplicaJoining, stage: coordinator.Starting.String()})
+	operations, err := l.open()
+	if err != nil {
+		return err
+	}
+	d.metrics.WatchReplica(l.figures())
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	d.work.Go(func() { d.s.endorsements.run(background) })
+	err = l.connect(ctx)
+	if err == nil {
+		err = l.live(ctx)
+	}
+	if ctx.Err() != nil && problem.CodeOf(err) == "" {
+		err = nil // it was told to end
+	}
+	err = errors.Join(err, l.close())
+	cancel()
+	_ = operations.Close()
+	d.work.Wait()
+	return err
+}
+
+// open opens the ports. Metrics and probes are served from now on, and
+// connections wait at the others.
+func (l *life) open() (*http.Server, error) {
+	most, err := api.ConnectionBudget()
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := listen("metrics-addr", l.s.MetricsAddr)
+	if err != nil {
+		return nil, err
+	}
+	for _, port := range []struct {
+		flag string
+		addr *string
+		into **replica.Port
+	}{{"client-addr", &l.s.ClientAddr, &l.client}, {"mesh-addr", &l.s.MeshAddr, &l.mesh}} {
+		// One that is passed on takes two descriptors; the other half is the servers'.
+		if *port.into, err = replica.Listen(*port.addr, most/4); err != nil {
+			err = problem.Because(err, "CRD-134", "--%s %s", port.flag, *port.addr)
+			return nil, errors.Join(err, metrics.Close(), l.close())
+		}
+		*port.addr = (*port.into).Addr().String()
+	}
+	l.s.MetricsAddr = metrics.Addr().String()
+	return l.operate(metrics, l.probe), nil
+}
+
+// connect finds etcd, for as long as that takes, and becomes known to the others.
+func (l *life) connect(ctx context.Context) error {
+	self := replica.Self{Name: l.s.Replica, Client: l.reached(l.s.ClientAddr), Mesh: l.reached(l.s.MeshAddr), Version: Version,
+		TEE: string(l.s.TEE), Now: l.s.Now}
+	for wait := l.backoff(); ; wait.pause(ctx) {
+		err := l.meet(ctx, self)
+		switch code := problem.CodeOf(err); {
+		case err == nil:
+			l.config.Replica, l.config.Replicas = self.Name, l.member.List
+			l.s.Log.Info("ready", "replica", self.Name, "client", l.s.ClientAddr, "mesh", l.s.MeshAddr, "metrics", l.s.MetricsAddr, "version", Version)
+			l.warnSimulation()
+			if l.s.Ready != nil {
+				l.s.Ready(Addresses{Client: l.s.ClientAddr, Mesh: l.s.MeshAddr, Metrics: l.s.MetricsAddr})
+			}
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case code != "STO-031" && code != "REP-002":
+			return err
+		}
+		l.enter(role{name: apiv1.ReplicaJoining, stage: noEtcdStage, reason: problem.From(err).Error()})
+	}
+}
+
+func (l *life) meet(ctx context.Context, self replica.Self) (err error) {
+	if l.cluster == nil {
+		if l.cluster, err = etcd.Dial(ctx, l.s.shared); err != nil {
+			return err
+		}
+	}
+	l.member, err = replica.Open(ctx, l.cluster, self)
+	return err
+}
+
+// reached is an address of this replica, as others use it.
+func (l *life) reached(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return net.JoinHostPort(l.s.Reach, port)
+}
+
+// live goes from role to role until ctx ends.
+func (l *life) live(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if !l.key.Valid() {
+			if err := l.unlock(ctx); err != nil {
+				return err
+			}
+		}
+		term, err := l.standBy(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.lead(ctx, term); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// close gives everything up.
+func (l *life) close() error {
+	var errs []error
+	for _, p := range []*replica.Port{l.client, l.mesh} {
+		if p != nil {
+			_ = p.Close() // nobody is served any more
+		}
+	}
+	if l.member != nil {
+		errs = append(errs, l.member.Close())
+	}
+	if l.cluster != nil {
+		errs = append(errs, l.cluster.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// enter takes a role, and says so where it is another one, or for another reason.
+func (l *life) enter(r role) {
+	old := l.role.Swap(&r)
+	if l.member != nil {
+		l.member.Say(r.name, r.reason)
+	}
+	if *old == r {
+		return
+	}
+	say := l.s.Log.Info
+	if !r.ready && r.reason != "" {
+		say = l.s.Log.Warn
+	}
+	say("role", "role", r.name, "stage", r.stage, "reason", r.reason, "head", l.head.Load())
+}
+
+// probe says where the replica stands.
+func (l *life) probe() api.Probe {
+	if v := l.serving.Load(); v != nil {
+		return v.probe()
+	}
+	r := l.role.Load()
+	p := api.Probe{Ready: r.ready, Stage: r.stage, Reason: r.reason}
+	if r.stage != standbyStage {
+		return p
+	}
+	if err := l.member.Problem(); err != nil {
+		return api.Probe{Stage: noEtcdStage, Reason: problem.From(err).Error()}
+	}
+	p.Reason = "nobody is active yet"
+	if active, ok := l.member.Current(replica.Leader); ok {
+		p.Reason = active.Name + " is active"
+	}
+	return p
+}
+
+// figures are what metrics show of this replica.
+func (l *life) figures() api.ReplicaFigures {
+	passed := func(p *replica.Port) func() (int, uint64) {
+		return func() (int, uint64) { c := p.Counts(); return c.Passing, c.Passed }
+	}
+	return api.ReplicaFigures{Role: func() string { return l.role.Load().name }, Head: l.head.Load,
+		Passed: map[string]func() (int, uint64){"client": passed(l.client), "mesh": passed(l.mesh)}}
+}
+
+// pass has the ports pass connections on to the active replica.
+func (l *life) pass() {
+	l.client.Forward(l.member.Client, l.voucher)
+	l.mesh.Forward(l.member.Mesh, l.voucher)
+}
+
+// backoff is the pause between attempts, which grows.
+type backoff struct{ next, most time.Duration }
+
+func (l *life) backoff() *backoff { return &backoff{l.pace.retry, l.pace.slowest} }
+
+// pause waits, or less if ctx ends.
+func (b *backoff) pause(ctx context.Context) { b.pauseOr(ctx, nil) }
+
+// pauseOr waits until its time, or earlier if something changed.
+func (b *backoff) pauseOr(ctx context.Context, changed <-chan struct{}) {
+	t := time.NewTimer(b.next)
+	defer t.Stop()
+	b.next = min(2*b.next, b.most)
+	select {
+	case <-t.C:
+	case <-changed:
+	case <-ctx.Done():
+	}
+}
