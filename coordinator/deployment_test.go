@@ -361,6 +361,9 @@ func (d *deployment) checkKept() {
 		for key, r := range instances.All(tx) {
 			keys[instanceEvidence(key)] = r.Basis
 		}
+		for name, r := range replicas.All(tx) {
+			keys[replicaEvidence(name)] = r.Basis
+		}
 		for id, r := range refusals.All(tx) {
 			keys[decisionKey(id)] = r.Basis
 		}

@@ -237,7 +237,7 @@ func (c *Coordinator) holderAttention(tx *store.Tx) []apiv1.Attention {
 	for _, r := range replicas.All(tx) {
 		s := suspect{packageName: r.Package, platform: r.Platform}
 		s.add(r.Provenance)
-		if in := c.incidents.Load().barred(s); in != nil {
+		if in := c.incidents.Load().barred(s); in != nil && len(all) < maxShown {
 			e := problem.Lookup("REP-025")
 			all = append(all, apiv1.Attention{Code: string(e.Code), Subject: "replica " + r.Name, Next: e.Next, Since: in.At,
 				Text: "it got the key at " + stamp(r.At) + ", and " + refusalOf(in).Detail})
