@@ -57,10 +57,36 @@ func (a *app) coordinatorChecks(d *deployment) []check.Check {
 			}
 			return check.Pass("serves manifest %.8s, revision %d", s.Manifest.String(), s.Revision)
 		}},
+		{Category: "coordinator", Name: "another one can take over", Each: func(context.Context) []check.Finding { return replicaFindings(d.status.Replicas) }},
 		{Category: "coordinator", Name: "the CAs last", Each: func(context.Context) []check.Finding {
 			return []check.Finding{rootFinding(d.client.Verified().Statement.Root, d.now()), caFinding(d.status.CA, d.now())}
 		}},
 	}
+}
+
+// replicaFindings says whether a coordinator stands by, where several share the
+// state.
+func replicaFindings(replicas []apiv1.Replica) []check.Finding {
+	if len(replicas) == 0 {
+		return nil
+	}
+	var joining []string
+	ready := 0
+	for _, r := range replicas {
+		switch {
+		case r.Role == apiv1.ReplicaJoining:
+			joining = append(joining, r.Name)
+		case r.Role == apiv1.ReplicaStandby && r.Reason == "":
+			ready++
+		}
+	}
+	switch {
+	case ready == 0:
+		return []check.Finding{check.Warn("CLI-095", "no coordinator stands by that could take over from the active one")}
+	case len(joining) > 0:
+		return []check.Finding{check.Warn("CLI-095", "%s by; without the key of the state: %s", count(ready, "coordinator stands", "coordinators stand"), check.Few(joining))}
+	}
+	return []check.Finding{check.Pass("%s by to take over", count(ready, "coordinator stands", "coordinators stand"))}
 }
 
 // rootFinding says how old the root is that clients pin, and how long it lasts.

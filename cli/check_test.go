@@ -45,6 +45,40 @@ func proxied(name string, ago time.Duration, states ...[]string) apiv1.Marble {
 	return m
 }
 
+func TestReplicaFindings(t *testing.T) {
+	of := func(roles ...string) []apiv1.Replica {
+		var all []apiv1.Replica
+		for i, role := range roles {
+			role, reason, _ := strings.Cut(role, ": ")
+			all = append(all, apiv1.Replica{Name: fmt.Sprint("m", i+1), Role: role, Reason: reason})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		replicas []apiv1.Replica
+		want     string // "" finds nothing
+	}{
+		{nil, ""},
+		{of("active", "standby"), "passed  1 coordinator stands by to take over"},
+		{of("active", "standby", "standby"), "passed  2 coordinators stand by to take over"},
+		{of("active"), "warning CLI-095 no coordinator stands by that could take over from the active one"},
+		{of("active", "standby: the state went back"), "warning CLI-095 no coordinator stands by that could take over from the active one"},
+		{of("active", "standby", "joining"), "warning CLI-095 1 coordinator stands by; without the key of the state: m3"},
+	} {
+		found := replicaFindings(c.replicas)
+		if c.want == "" {
+			if len(found) > 0 {
+				t.Errorf("got %v of one that has its state for itself, want nothing", found)
+			}
+			continue
+		}
+		if len(found) != 1 {
+			t.Fatalf("got %v, want one finding", found)
+		}
+		wantFinding(t, found[0], c.want)
+	}
+}
+
 func TestEnvoyFinding(t *testing.T) {
 	for _, c := range []struct {
 		marbles []apiv1.Marble

@@ -47,4 +47,5 @@ var cliCodes = []Entry{
 	{"CLI-078", Invalid, "the certificate says nothing of a log", "name the certificate of a marble, which has the extension of its leaf"},
 	{"CLI-084", Usage, "who gives a share is not said", "pass --user, --recovery-key, --cert and --key"},
 	{"CLI-092", Invalid, "no certificate to begin with", "name a PEM file whose first certificate is the root that you trust"},
+	{"CLI-095", Unavailable, "a coordinator could not take over", "ashlar status says of each replica why; start more of them"},
 }
