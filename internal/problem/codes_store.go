@@ -30,4 +30,5 @@ var storeCodes = []Entry{
 	{"STO-032", Unavailable, "the etcd cluster has no space left", "compact and defragment it, or raise --quota-backend-bytes; then etcdctl alarm disarm"},
 	{"STO-033", NotPermitted, "the etcd cluster refuses this client", "give it a certificate or a role that may read and write all keys below the prefix"},
 	{"STO-034", Unavailable, "the etcd cluster takes only smaller requests", "start its members with --max-txn-ops=128 and --max-request-bytes=1572864, the defaults, or more"},
+	{"STO-035", Unavailable, "a restore into this prefix was interrupted", "run ashlar-coordinator restore again with the same flags"},
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/ashlar-mesh/ashlar/internal/durable"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // MaxFile is the most that a document beside the state has, in bytes: 16
@@ -27,6 +28,22 @@ type Files interface {
 	Rename(ctx context.Context, from, to string) error
 	// Remove removes a document. Removing what is absent is no error.
 	Remove(ctx context.Context, name string) error
+}
+
+// Documents returns what there is of the recovery document, and of the next one,
+// for a copy of the state.
+func Documents(ctx context.Context, from Files) (map[string][]byte, error) {
+	found := map[string][]byte{}
+	for _, name := range []string{File, nextFile} {
+		b, err := from.Read(ctx, name)
+		switch {
+		case err == nil:
+			found[name] = b
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, problem.Because(err, "STO-007", "reading %s", name)
+		}
+	}
+	return found, nil
 }
 
 // Folder is the folder of an embedded state. It implements Files.

@@ -29,8 +29,6 @@ import (
 // key of this value alone, the last 12 are its nonce, so that random values
 // never run out. Associated data: a label, the engine key and the sequence.
 const (
-	formatKey   = "f"
-	headKey     = "h"
 	recordStart = "r"
 	formatText  = "ashlar-state "
 	formatVer   = "1"

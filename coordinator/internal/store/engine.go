@@ -23,6 +23,13 @@ const (
 	BlobPrefix = "b"
 )
 
+// FormatKey and HeadKey are the keys of the two entries without which no others
+// are a state: who copies a state writes them last.
+const (
+	FormatKey = "f"
+	HeadKey   = "h"
+)
+
 // ErrConflict is what Commit returns (wrapped) when expected is not the
 // engine's revision. Nothing was changed then.
 var ErrConflict = errors.New("another writer was faster")

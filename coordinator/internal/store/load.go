@@ -50,10 +50,10 @@ func (s *Store) load(ctx context.Context) (*state, []byte, error) {
 func (l *loader) take(e Entry) error {
 	l.entries++
 	switch {
-	case e.Key == formatKey:
+	case e.Key == FormatKey:
 		l.format = slices.Clone(e.Value)
 		return nil
-	case e.Key == headKey:
+	case e.Key == HeadKey:
 		l.head = slices.Clone(e.Value)
 		return nil
 	case l.damage != nil:
@@ -93,7 +93,7 @@ func (c *codec) openHead(format, head []byte) (h headRecord, hash [32]byte, err 
 	if head == nil {
 		return h, hash, problem.New("STO-006", "the head is missing")
 	}
-	_, plain, err := c.open(headKey, head)
+	_, plain, err := c.open(HeadKey, head)
 	if err != nil {
 		return h, hash, problem.New("STO-005", "the head %v", err)
 	}
@@ -113,7 +113,7 @@ func ReadHead(ctx context.Context, engine Engine, key seal.Key) (Head, error) {
 	if err != nil {
 		return Head{}, err
 	}
-	entries, err := engine.Range(ctx, formatKey, headKey+"\x00", 2)
+	entries, err := engine.Range(ctx, FormatKey, HeadKey+"\x00", 2)
 	if err != nil {
 		return Head{}, codedRead(err, "reading the head")
 	}
@@ -124,7 +124,7 @@ func ReadHead(ctx context.Context, engine Engine, key seal.Key) (Head, error) {
 	for _, e := range entries {
 		found[e.Key] = e.Value
 	}
-	h, hash, err := c.openHead(found[formatKey], found[headKey])
+	h, hash, err := c.openHead(found[FormatKey], found[HeadKey])
 	return Head{Sequence: h.Sequence, Hash: hash}, err
 }
 
@@ -202,7 +202,7 @@ func (s *Store) settle() error {
 		return nil
 	}
 	ctx := context.Background()
-	entries, err := s.engine.Range(ctx, headKey, headKey+"\x00", 1)
+	entries, err := s.engine.Range(ctx, HeadKey, HeadKey+"\x00", 1)
 	if err != nil {
 		return unusable(err, "reading the head after a failed commit")
 	}

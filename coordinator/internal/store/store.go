@@ -118,7 +118,7 @@ func Create(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, closeAfter(c, err)
 	}
-	puts = append(puts, Entry{Key: formatKey, Value: s.codec.formatValue()})
+	puts = append(puts, Entry{Key: FormatKey, Value: s.codec.formatValue()})
 	first.rev, err = s.engine.Commit(ctx, rev, puts, nil)
 	if errors.Is(err, ErrConflict) {
 		return nil, closeAfter(c, problem.Because(err, "STO-001", "creating it at the same time"))

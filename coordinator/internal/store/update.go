@@ -272,9 +272,9 @@ func (s *Store) sealHead(next *state, sum [32]byte) (*state, []Entry, error) {
 		return nil, nil, fmt.Errorf("encoding the head: %w", err)
 	}
 	next.hash = sha256.Sum256(plain)
-	sealed, err := s.codec.seal(headKey, sequence, plain)
+	sealed, err := s.codec.seal(HeadKey, sequence, plain)
 	if err != nil {
 		return nil, nil, err
 	}
-	return next, []Entry{{Key: headKey, Value: sealed}}, nil
+	return next, []Entry{{Key: HeadKey, Value: sealed}}, nil
 }

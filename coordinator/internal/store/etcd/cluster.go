@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,8 +23,16 @@ const (
 // Cluster is a connection to the etcd cluster of a deployment. It is safe for
 // concurrent use.
 type Cluster struct {
+	// Scratch is the folder for the file of a backup that is being made, such as
+	// the replica's own; "" is the system's for temporary files. It is set before
+	// the Cluster is used.
+	Scratch string
+
 	client   *clientv3.Client
 	location Location
+
+	backups sync.Mutex
+	folders []string // of backups that are being made; guarded by backups
 }
 
 // Dial connects to a cluster and finds out whether it answers; STO-030 and

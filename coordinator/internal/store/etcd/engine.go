@@ -39,7 +39,7 @@ func (e *engine) Load(ctx context.Context, each func(store.Entry) error) (store.
 		return 0, err
 	}
 	for try := 1; ; try++ {
-		v, err := e.look(ctx)
+		v, err := e.newest(ctx)
 		if err != nil {
 			return 0, err
 		}
@@ -112,7 +112,7 @@ func (e *engine) readable(ctx context.Context) (*view, error) {
 	loaded := e.loaded
 	e.mu.Unlock()
 	if loaded == nil {
-		return e.look(ctx)
+		return e.newest(ctx)
 	}
 	v := *loaded
 	return &v, nil

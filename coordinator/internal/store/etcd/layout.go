@@ -23,6 +23,7 @@ import (
 //	pending                a commit that is made but not yet applied: id (16 bytes) and size (4 bytes) of its stage
 //	stage/ + id + place    a piece of a stage; id in hex and "/", place as four hex digits
 //	files/ + name          a document beside the state
+//	restoring              while a restore is not finished
 //
 // A stage is the changes of a commit, ascending by key, cut into pieces:
 //

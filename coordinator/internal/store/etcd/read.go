@@ -24,12 +24,13 @@ const (
 
 // view is one state of the cluster to read from.
 type view struct {
-	at      int64     // etcd's revision
-	rev     store.Rev // the engine's
-	value   string    // at revName: which commit that was
-	fence   int64     // ModRevision
-	stage   *pendingCommit
-	pending []change // what the stage holds, once read: of the commit at rev, and not yet applied
+	at        int64     // etcd's revision
+	rev       store.Rev // the engine's
+	value     string    // at revName: which commit that was
+	fence     int64     // ModRevision
+	restoring int64     // ModRevision; not 0 while a restore is not finished
+	stage     *pendingCommit
+	pending   []change // what the stage holds, once read: of the commit at rev, and not yet applied
 }
 
 // look returns the newest view. It is the newest when it was asked for, on
@@ -51,13 +52,18 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 }
 
 func (c *Cluster) lookOps() []clientv3.Op {
-	return []clientv3.Op{clientv3.OpGet(c.Key(revName)), clientv3.OpGet(c.Key(pendingName)), clientv3.OpGet(c.Key(fenceName))}
+	var ops []clientv3.Op
+	for _, name := range []string{revName, pendingName, fenceName, restoringName} {
+		ops = append(ops, clientv3.OpGet(c.Key(name)))
+	}
+	return ops
 }
 
 // viewOf makes a view of the answers to lookOps, without what is pending.
 func (c *Cluster) viewOf(resp *clientv3.TxnResponse) (*view, error) {
 	rev, pending, fence := only(resp, 0), only(resp, 1), only(resp, 2)
-	v := &view{at: resp.Header.GetRevision(), rev: store.Rev(rev.GetModRevision()), value: string(rev.GetValue()), fence: fence.GetModRevision()}
+	v := &view{at: resp.Header.GetRevision(), rev: store.Rev(rev.GetModRevision()), value: string(rev.GetValue()), fence: fence.GetModRevision(),
+		restoring: only(resp, 3).GetModRevision()}
 	if v.at <= 0 || rev.GetModRevision() < 0 {
 		return nil, problem.New("STO-005", "etcd's revisions are %d and %d", v.at, rev.GetModRevision())
 	}
@@ -70,6 +76,15 @@ func (c *Cluster) viewOf(resp *clientv3.TxnResponse) (*view, error) {
 	}
 	v.stage = &stage
 	return v, nil
+}
+
+// newest returns the newest view of a state that is whole; STO-035.
+func (c *Cluster) newest(ctx context.Context) (*view, error) {
+	v, err := c.look(ctx)
+	if err == nil && v.restoring != 0 {
+		return nil, problem.New("STO-035", "%s holds a part of a state", c.location)
+	}
+	return v, err
 }
 
 // readStage reads the changes of the pending commit, if there is one.
