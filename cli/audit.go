@@ -202,6 +202,22 @@ func entryText(e client.Logged) string {
 	if text == "" && e.Decision != "" {
 		text = e.Decision
 	}
+	return aboutReplica(e, text)
+}
+
+// aboutReplica adds which of several coordinators an entry is about.
+func aboutReplica(e client.Logged, text string) string {
+	name := e.Details["instance"]
+	switch e.Kind {
+	case "start":
+		if as := e.Details["replica"]; as != "" {
+			return text + " as " + as
+		}
+	case "replicaAccepted":
+		return name + " got the key of the state: " + text
+	case "replicaRefused":
+		return name + " was refused the key of the state: " + text
+	}
 	return text
 }
 

@@ -141,6 +141,9 @@ func (a *app) explainNewest(ctx context.Context, cl *client.Client, marble strin
 	if err != nil {
 		return err
 	}
+	if len(decisions) == 0 && marble == coordinators {
+		return problem.New("CRD-050", "no further coordinator has asked for the key of the state lately")
+	}
 	if len(decisions) == 0 {
 		return problem.New("CRD-050", "nobody has asked to join as %s lately", marble)
 	}

@@ -109,7 +109,7 @@ func (a *app) replicaTable(replicas []apiv1.Replica) {
 	rows := make([][]string, len(replicas))
 	for i, r := range replicas {
 		note := term.Line(a.p.Sentence(r.Reason))
-		if note != "" {
+		if note != "" && r.Role != apiv1.ReplicaActive {
 			note = term.Warn + " " + note
 		}
 		rows[i] = []string{r.Name, r.Role, a.p.Since(r.Since), orDash(r.TEE), orDash(r.Version), orDash(note)}
