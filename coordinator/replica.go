@@ -250,7 +250,7 @@ func (c *Coordinator) holderAttention(tx *store.Tx) []apiv1.Attention {
 const maxReplicas = 64
 
 // knownReplicas are the replicas that there are, and those of them that wait for
-// the key and say why.
+// the key or would not take over, and say why.
 func (c *Coordinator) knownReplicas() (known []apiv1.Replica, waiting []apiv1.Attention) {
 	if c.config.Replicas == nil {
 		return nil, nil
@@ -262,8 +262,11 @@ func (c *Coordinator) knownReplicas() (known []apiv1.Replica, waiting []apiv1.At
 		for _, text := range []*string{&r.Name, &r.Role, &r.Reason, &r.Version, &r.TEE} { // the host keeps them
 			*text = plain.Clip(*text, maxReason)
 		}
-		if r.Role == apiv1.ReplicaJoining && r.Reason != "" {
+		if r.Role != apiv1.ReplicaActive && r.Reason != "" {
 			e := problem.Lookup("REP-023")
+			if r.Role == apiv1.ReplicaStandby {
+				e = problem.Lookup("REP-011")
+			}
 			waiting = append(waiting, apiv1.Attention{Code: string(e.Code), Subject: "replica " + r.Name, Text: r.Reason, Next: e.Next, Since: r.Since})
 		}
 	}

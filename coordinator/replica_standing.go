@@ -43,10 +43,33 @@ type Standing struct {
 // Inspect reads where a state stands. It writes nothing. A store without a
 // coordinator is STO-012.
 func Inspect(ctx context.Context, s *store.Store) (*Standing, error) {
-	st := &Standing{}
+	st, head, err := standingOf(ctx, s)
+	if err == nil {
+		st.rev, err = readRevision(ctx, s, head)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("inspecting the state: %w", err)
+	}
+	st.Manifest, st.Digest = st.rev.m, head.Digest
+	return st, nil
+}
+
+// Inspect reads where the coordinator's own state stands, from memory alone.
+func (c *Coordinator) Inspect(ctx context.Context) (*Standing, error) {
+	st, _, err := standingOf(ctx, c.store)
+	if err != nil {
+		return nil, fmt.Errorf("inspecting the state: %w", err)
+	}
+	st.rev = c.current.Load()
+	st.Manifest, st.Digest = st.rev.m, st.rev.record.Digest
+	return st, nil
+}
+
+// standingOf reads what is in memory.
+func standingOf(ctx context.Context, s *store.Store) (st *Standing, head revisionRecord, err error) {
+	st = &Standing{}
 	log := audit.New(s, rand.Reader)
-	var head revisionRecord
-	err := s.View(ctx, func(tx *store.Tx) (err error) {
+	err = s.View(ctx, func(tx *store.Tx) (err error) {
 		st.Head = store.HeadOf(tx)
 		if st.Log, err = log.Checkpoint(tx); err != nil {
 			return err
@@ -63,14 +86,7 @@ func Inspect(ctx context.Context, s *store.Store) (*Standing, error) {
 		st.incidents = readIncidents(tx)
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("inspecting the state: %w", err)
-	}
-	if st.rev, err = readRevision(ctx, s, head); err != nil {
-		return nil, fmt.Errorf("inspecting the state: %w", err)
-	}
-	st.Manifest, st.Digest = st.rev.m, head.Digest
-	return st, nil
+	return st, head, err
 }
 
 // readKeys reads what is public of the state's keys.

@@ -126,14 +126,15 @@ func (d *daemon) alone(ctx context.Context) error {
 		}
 		return err
 	}
-	l, err := d.listen()
-	if err == nil {
-		err = v.prepare()
-	}
+	most, err := api.ConnectionBudget()
 	if err != nil {
-		l.close()
 		return errors.Join(err, v.close())
 	}
+	l, err := d.listen()
+	if err != nil {
+		return errors.Join(err, v.close())
+	}
+	v.prepare(most)
 	operations := d.operate(l.metrics, v.probe)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.work.Go(func() { d.s.endorsements.run(background) })

@@ -41,8 +41,19 @@ func (l *life) unlock(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		l.enter(role{name: apiv1.ReplicaJoining, stage: noEtcdStage, reason: problem.From(err).Error()})
+		l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err), why: err})
 	}
+}
+
+// stageOf is the stage of a replica that could not read the state.
+func stageOf(err error) string {
+	switch problem.CodeOf(err) {
+	case "STO-031", "STO-007", "REP-002":
+		return noEtcdStage
+	case "REP-031", "REP-032":
+		return wentBackStage
+	}
+	return joiningStage
 }
 
 // sealed opens the key that is sealed here, and finishes what an interrupted init
@@ -68,7 +79,7 @@ func (l *life) sealed(ctx context.Context) (seal.Key, error) {
 
 // remember takes over what was seen of the state.
 func (l *life) remember(_ *store.Store, st *coordinator.Standing) error {
-	l.seen, l.inspected = st, time.Now()
+	l.seen, l.looked = st, time.Now()
 	l.head.Store(st.Head.Sequence)
 	return nil
 }
@@ -86,40 +97,39 @@ func (l *life) hold(key seal.Key) error {
 // join waits for the key. While nobody is active for a while and nothing here opens
 // the state, this replica or another one takes the shares of holders.
 func (l *life) join(ctx context.Context, why error) error {
-	l.s.Log.Warn("the key of the state is not here", "reason", problem.From(why).Error())
 	l.pass()
 	alone := time.Now()
-	for wait := l.backoff(); ; {
+	for wait := l.backoff(); ctx.Err() == nil; {
 		changed := l.member.Changed()
-		active, ok := l.member.Current(replica.Leader)
-		var err error
-		switch {
-		case ok:
-			err = l.ask(ctx, active)
+		if active, ok := l.member.Current(replica.Leader); ok {
+			err := l.ask(ctx, active)
+			if err == nil {
+				return nil
+			}
+			l.waitFor(err)
+			wait.pause(ctx)
 			alone = time.Now()
-		case time.Since(alone) >= l.pace.desk:
-			err = l.desk(ctx, why)
-		default:
-			err = problem.New("REP-010", "%s; and nobody is active who could give it", problem.From(why).Error())
+			continue
 		}
+		if left := l.pace.desk - time.Since(alone); left > 0 {
+			l.waitFor(problem.New("REP-010", "%s, and nobody is active who could give it", problem.From(why).Error()))
+			pause(ctx, left, changed)
+			continue
+		}
+		err := l.desk(ctx, why)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		l.enter(waitsFor(err))
-		if ok {
-			changed = nil // the pause is between two askings
-		}
+		l.waitFor(err)
 		wait.pauseOr(ctx, changed)
 	}
+	return ctx.Err()
 }
 
-// waitsFor is the role of a replica that has no key, and why. That nobody is
-// admitted is how a deployment begins, and no failure of this replica.
-func waitsFor(err error) role {
-	return role{name: apiv1.ReplicaJoining, stage: joiningStage, reason: problem.From(err).Error(), ready: problem.CodeOf(err) == "REP-020"}
+// waitFor is the role of a replica that has no key, and why. That nobody is admitted
+// is how a deployment begins, and no failure of this replica.
+func (l *life) waitFor(err error) {
+	l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err), why: err, ready: problem.CodeOf(err) == "REP-020"})
 }
 
 // ask asks the active replica for the key, judges who gave it by the state that it
@@ -187,27 +197,26 @@ func (l *life) desk(ctx context.Context, why error) error {
 	if document == nil {
 		return problem.New("REP-010", "%s; and nobody is active who could give it, nor holds a share", problem.From(why).Error())
 	}
-	ctx, cancel := l.vacant(ctx)
+	vacant, cancel := l.vacant(ctx)
 	defer cancel()
-	l.enter(role{name: apiv1.ReplicaJoining, stage: waitingStage, reason: problem.From(why).Error()})
-	term, err := l.member.Campaign(ctx, replica.Desk)
+	l.enter(role{name: apiv1.ReplicaJoining, stage: waitingStage, why: why})
+	term, err := l.member.Campaign(vacant, replica.Desk)
 	if err != nil {
-		return problem.New("REP-010", "%s; and recovery is under way at another replica", problem.From(why).Error())
+		return problem.New("REP-010", "%s, and another replica was asked for it", problem.From(why).Error())
 	}
 	defer func() { _ = term.Resign(context.WithoutCancel(ctx)) }() // or its lease ends
-	go func() {
+	l.work.Go(func() {
 		select {
 		case <-term.Lost():
 			cancel()
-		case <-ctx.Done():
+		case <-vacant.Done():
 		}
-	}()
+	})
 	defer l.pass()
-	w := &waiting{Desk: recovery.NewDesk(document, l.s.Now), reason: problem.From(why).Error(),
-		open: l.readShared}
-	o, err := l.takeShares(ctx, l.client.Serve(nil), w)
+	w := &waiting{Desk: recovery.NewDesk(document, l.s.Now), reason: problem.From(why).Error(), open: l.readShared}
+	o, err := l.takeShares(vacant, l.client.Serve(nil), w)
 	if err != nil {
-		return err
+		return problem.New("REP-010", "%s, and the desk was closed: %v", problem.From(why).Error(), err)
 	}
 	return errors.Join(l.recover(ctx, o), o.store.Close())
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"sync"
 	"time"
 
@@ -31,16 +30,18 @@ func (l *life) standBy(ctx context.Context) (*replica.Term, error) {
 	defer due.Stop()
 	for {
 		switch err := l.watch(ctx); {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
 		case wentBack(err):
 			c.stop()
-			l.enter(role{name: apiv1.ReplicaStandby, stage: wentBackStage, reason: problem.From(err).Error()})
-		case err == nil && l.unfit != nil && time.Now().Before(l.fitAt): // others may manage
-		case err == nil:
-			l.unfit = nil
+			l.enter(role{name: apiv1.ReplicaStandby, stage: wentBackStage, why: err})
+		case err != nil: // what is not known changes nothing but the role
+			l.enter(role{name: apiv1.ReplicaStandby, stage: noEtcdStage, why: err})
+		case l.unfit != nil && time.Now().Before(l.fitAt): // others may manage
+			l.enter(role{name: apiv1.ReplicaStandby, stage: standbyStage, why: l.unfit})
+		default:
 			l.enter(role{name: apiv1.ReplicaStandby, stage: standbyStage, ready: true})
 			c.start(ctx)
-		case ctx.Err() == nil: // what is not known changes nothing
-			l.s.Log.Warn("the state could not be looked at", "error", err)
 		}
 		select {
 		case term := <-c.won:
@@ -60,17 +61,26 @@ func wentBack(err error) bool {
 }
 
 // watch looks whether the state moved: then at its head, and at all of it if that
-// was not looked at for a while, or if the head is not one that may come next.
+// was not looked at for a while, or if the head is not one that may come next. It
+// returns REP-031 or REP-032 while the state went back.
 func (l *life) watch(ctx context.Context) error {
 	rev, err := l.cluster.Revision(ctx)
-	if err != nil || rev == l.rev {
+	if err != nil {
 		return err
+	}
+	due := time.Since(l.looked) >= l.pace.inspect
+	if rev == l.rev && !(l.unsealed && due) || l.verdict != nil && !due {
+		return l.verdict
 	}
 	head, err := store.ReadHead(ctx, l.cluster.Engine(), l.key)
 	if err != nil {
 		return err
 	}
-	if head.Sequence > l.seen.Head.Sequence && l.role.Load().stage == standbyStage && time.Since(l.inspected) < l.pace.inspect {
+	switch {
+	case l.verdict == nil && head == l.seen.Head && !l.unsealed:
+		l.rev = rev
+		return nil
+	case l.verdict == nil && head.Sequence > l.seen.Head.Sequence && !due:
 		l.head.Store(head.Sequence)
 		return nil
 	}
@@ -78,11 +88,15 @@ func (l *life) watch(ctx context.Context) error {
 		if err := st.Follows(ctx, db, l.seen); err != nil {
 			return err
 		}
+		if l.recovered != nil && st.Head != l.seen.Head {
+			l.recovered = nil // another replica had the key after all, and no epoch begins
+			l.s.Log.Warn("the shares were not needed: another replica was active")
+		}
 		l.reseal(ctx, st)
 		return l.remember(db, st)
 	})
-	if err == nil {
-		l.rev = rev
+	if err == nil || wentBack(err) {
+		l.rev, l.verdict, l.looked = rev, err, time.Now()
 	}
 	return err
 }
@@ -91,7 +105,7 @@ func (l *life) watch(ctx context.Context) error {
 func (l *life) reseal(ctx context.Context, st *coordinator.Standing) {
 	source := l.s.source(sealMode(st))
 	changed, err := seal.Rewrap(ctx, l.s.sealPath(), l.key, source, rand.Reader)
-	switch {
+	switch l.unsealed = err != nil; {
 	case err != nil:
 		l.s.Log.Error("the key is not sealed here as the manifest says", "source", source.Name(), "error", err)
 	case changed:
@@ -148,7 +162,7 @@ type tenure struct {
 func (l *life) lead(ctx context.Context, term *replica.Term) error {
 	l.client.Hold()
 	l.mesh.Hold()
-	l.enter(role{name: apiv1.ReplicaActive, stage: electedStage, reason: "the state is being opened"})
+	l.enter(role{name: apiv1.ReplicaActive, stage: electedStage})
 	t := &tenure{term: term, overtaken: make(chan struct{})}
 	t.engine, t.cut = context.WithCancel(context.WithoutCancel(ctx))
 	defer t.cut()
@@ -186,19 +200,16 @@ func (l *life) takeOver(ctx context.Context, t *tenure) (*service, error) {
 }
 
 func (l *life) openCore(ctx context.Context, t *tenure) (*service, error) {
-	o, err := l.openShared(ctx, t, l.key)
+	o, err := l.openShared(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	o.opening.Seen, o.opening.Recovered = l.seen, l.recovered
+	o.opening.Recovered = l.recovered
 	v, err := l.newService(ctx, o)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		v.prepare(l.most)
 	}
-	if err := v.prepare(); err != nil {
-		return nil, errors.Join(err, v.close())
-	}
-	return v, nil
+	return v, err
 }
 
 // notTaken says why this replica did not become active.
@@ -206,12 +217,11 @@ func (l *life) notTaken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	l.unfit, l.fitAt = err, time.Now().Add(l.pace.slowest)
-	stage := standbyStage
 	if wentBack(err) {
-		stage = wentBackStage
+		l.verdict, l.looked = err, time.Now()
+		return nil
 	}
-	l.enter(role{name: apiv1.ReplicaStandby, stage: stage, reason: "the state could not be opened: " + problem.From(err).Error()})
+	l.unfit, l.fitAt = problem.Because(err, "REP-011", "opening the state as the active replica"), time.Now().Add(l.pace.slowest)
 	return nil
 }
 
@@ -219,7 +229,8 @@ func (l *life) notTaken(ctx context.Context, err error) error {
 func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 	l.metrics.TakeOver()
 	l.serving.Store(v)
-	l.enter(role{name: apiv1.ReplicaActive, stage: electedStage, reason: "elected"})
+	_, stage, _ := v.core.Ready()
+	l.enter(role{name: apiv1.ReplicaActive, stage: stage})
 	l.warnOpen(v)
 	v.start(l.client.Serve(l.voucher), l.mesh.Serve(l.voucher))
 	grace, lost := l.pace.cut, ""
@@ -236,17 +247,21 @@ func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 		l.s.Log.Warn("not active any more", "reason", lost)
 	}
 	v.stop(grace)
-	l.serving.Store(nil)
-	bounded := time.AfterFunc(closeTime, t.cut)
-	defer bounded.Stop()
+	within := closeTime
 	if lost != "" {
-		bounded.Reset(l.pace.cut)
+		within = l.pace.cut
 	}
-	if st, err := coordinator.Inspect(t.engine, v.store); err == nil {
+	defer time.AfterFunc(within, t.cut).Stop()
+	if err := v.core.Close(); err != nil {
+		l.s.Log.Warn("what was only counted is not in the log", "error", err)
+	}
+	if st, err := v.core.Inspect(context.WithoutCancel(ctx)); err == nil {
 		_ = l.remember(v.store, st)
 	}
-	if err := v.close(); err != nil {
-		l.s.Log.Warn("what was only counted is not in the log", "error", err)
+	l.enter(role{name: apiv1.ReplicaStandby, stage: coordinator.Stopping.String()})
+	l.serving.Store(nil)
+	if err := v.store.Close(); err != nil {
+		l.s.Log.Warn("closing the state", "error", err)
 	}
 	return err
 }

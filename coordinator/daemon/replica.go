@@ -61,13 +61,16 @@ type life struct {
 	cluster      *etcd.Cluster
 	member       *replica.Member
 	client, mesh *replica.Port
+	most         int              // connections of a port that are served; as many descriptors are left to pass them on
 	voucher      *replica.Voucher // of the key
 
 	// Of the goroutine that lives it alone:
 	key       seal.Key
 	seen      *coordinator.Standing // the newest; nil before the first
-	inspected time.Time             // when that was
-	rev       store.Rev             // of the cluster before it was
+	looked    time.Time             // when the whole state was looked at,
+	rev       store.Rev             // of the cluster before that,
+	verdict   error                 // and what it is: nil, or that it went back
+	unsealed  bool                  // the key could not be sealed as the manifest says
 	recovered *recovery.Outcome     // what opened the state, until its epoch has begun
 	unfit     error                 // why it could not be opened as the active one; nil if it can be
 	fitAt     time.Time             // when that is tried again
@@ -79,8 +82,22 @@ type life struct {
 
 // role is where a replica stands.
 type role struct {
-	name, stage, reason string
-	ready               bool
+	name, stage string
+	ready       bool
+	why         error // why it is not another one; nil for nothing worth saying
+}
+
+func (r role) reason() string {
+	if r.why == nil {
+		return ""
+	}
+	return problem.From(r.why).Error()
+}
+
+// same reports whether there is nothing new to say. The words of a reason may change
+// with each attempt.
+func (r role) same(o *role) bool {
+	return r.name == o.name && r.stage == o.stage && r.ready == o.ready && problem.CodeOf(r.why) == problem.CodeOf(o.why)
 }
 
 // replicate runs one of several coordinators of a state.
@@ -97,13 +114,24 @@ func (d *daemon) replicate(ctx context.Context) error {
 	d.metrics.WatchReplica(l.figures())
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d.work.Go(func() { d.s.endorsements.run(background) })
-	err = l.connect(ctx)
+	living, end := context.WithCancelCause(ctx)
+	d.work.Go(func() {
+		select {
+		case err := <-d.failed:
+			end(err)
+		case <-living.Done():
+		}
+	})
+	err = l.connect(living)
 	if err == nil {
-		err = l.live(ctx)
+		err = l.live(living)
 	}
-	if ctx.Err() != nil && problem.CodeOf(err) == "" {
-		err = nil // it was told to end
+	if cause := context.Cause(living); cause != nil {
+		if err = cause; ctx.Err() != nil {
+			err = nil // it was told to end
+		}
 	}
+	end(nil)
 	err = errors.Join(err, l.close())
 	cancel()
 	_ = operations.Close()
@@ -118,6 +146,7 @@ func (l *life) open() (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.most = most / 2
 	metrics, err := listen("metrics-addr", l.s.MetricsAddr)
 	if err != nil {
 		return nil, err
@@ -127,7 +156,7 @@ func (l *life) open() (*http.Server, error) {
 		addr *string
 		into **replica.Port
 	}{{"client-addr", &l.s.ClientAddr, &l.client}, {"mesh-addr", &l.s.MeshAddr, &l.mesh}} {
-		// One that is passed on takes two descriptors; the other half is the servers'.
+		// One that is passed on takes two descriptors.
 		if *port.into, err = replica.Listen(*port.addr, most/4); err != nil {
 			err = problem.Because(err, "CRD-134", "--%s %s", port.flag, *port.addr)
 			return nil, errors.Join(err, metrics.Close(), l.close())
@@ -158,7 +187,7 @@ func (l *life) connect(ctx context.Context) error {
 		case code != "STO-031" && code != "REP-002":
 			return err
 		}
-		l.enter(role{name: apiv1.ReplicaJoining, stage: noEtcdStage, reason: problem.From(err).Error()})
+		l.enter(role{name: apiv1.ReplicaJoining, stage: noEtcdStage, why: err})
 	}
 }
 
@@ -214,20 +243,29 @@ func (l *life) close() error {
 	return errors.Join(errs...)
 }
 
-// enter takes a role, and says so where it is another one, or for another reason.
+// enter takes a role, and says so where that is news.
 func (l *life) enter(r role) {
 	old := l.role.Swap(&r)
+	reason := r.reason()
 	if l.member != nil {
-		l.member.Say(r.name, r.reason)
+		l.member.Say(r.name, reason)
 	}
-	if *old == r {
+	if r.same(old) {
 		return
 	}
 	say := l.s.Log.Info
-	if !r.ready && r.reason != "" {
+	if r.why != nil {
 		say = l.s.Log.Warn
 	}
-	say("role", "role", r.name, "stage", r.stage, "reason", r.reason, "head", l.head.Load())
+	say("role", "role", r.name, "stage", r.stage, "reason", reason, "head", l.newest())
+}
+
+// newest is the sequence of the newest head that was seen.
+func (l *life) newest() uint64 {
+	if v := l.serving.Load(); v != nil {
+		return v.head().Sequence
+	}
+	return l.head.Load()
 }
 
 // probe says where the replica stands.
@@ -236,8 +274,8 @@ func (l *life) probe() api.Probe {
 		return v.probe()
 	}
 	r := l.role.Load()
-	p := api.Probe{Ready: r.ready, Stage: r.stage, Reason: r.reason}
-	if r.stage != standbyStage {
+	p := api.Probe{Ready: r.ready, Stage: r.stage, Reason: r.reason()}
+	if r.stage != standbyStage || r.why != nil {
 		return p
 	}
 	if err := l.member.Problem(); err != nil {
@@ -255,7 +293,7 @@ func (l *life) figures() api.ReplicaFigures {
 	passed := func(p *replica.Port) func() (int, uint64) {
 		return func() (int, uint64) { c := p.Counts(); return c.Passing, c.Passed }
 	}
-	return api.ReplicaFigures{Role: func() string { return l.role.Load().name }, Head: l.head.Load,
+	return api.ReplicaFigures{Role: func() string { return l.role.Load().name }, Head: l.newest,
 		Passed: map[string]func() (int, uint64){"client": passed(l.client), "mesh": passed(l.mesh)}}
 }
 
@@ -275,9 +313,14 @@ func (b *backoff) pause(ctx context.Context) { b.pauseOr(ctx, nil) }
 
 // pauseOr waits until its time, or earlier if something changed.
 func (b *backoff) pauseOr(ctx context.Context, changed <-chan struct{}) {
-	t := time.NewTimer(b.next)
-	defer t.Stop()
+	pause(ctx, b.next, changed)
 	b.next = min(2*b.next, b.most)
+}
+
+// pause waits for a time, or until something changed or ctx ends.
+func pause(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-changed:

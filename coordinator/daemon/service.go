@@ -85,12 +85,8 @@ func (d *daemon) newService(ctx context.Context, o *openedState) (*service, erro
 	return v, nil
 }
 
-// prepare makes the servers.
-func (v *service) prepare() error {
-	most, err := api.ConnectionBudget()
-	if err != nil {
-		return err
-	}
+// prepare makes the servers, each for so many connections at most.
+func (v *service) prepare(most int) {
 	d := v.d
 	v.clientGate = api.NewGate(most)
 	meshGate := api.NewGate(most)
@@ -102,7 +98,6 @@ func (v *service) prepare() error {
 	v.client = api.NewClient(config)
 	config.Gate = meshGate
 	v.marble = api.NewMarble(config, v.mesh.Register)
-	return nil
 }
 
 // probe says where the service stands.
@@ -175,6 +170,15 @@ func (v *service) stop(grace time.Duration) {
 		<-done
 	}
 	v.work.Wait()
+}
+
+// head is that of the newest durable state.
+func (v *service) head() (h store.Head) {
+	_ = v.store.View(context.Background(), func(tx *store.Tx) error { // from memory: it does not fail
+		h = store.HeadOf(tx)
+		return nil
+	})
+	return h
 }
 
 // close closes the core and the state.

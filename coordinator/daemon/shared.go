@@ -173,7 +173,7 @@ func (w within) Snapshot(ctx context.Context, each func(int64, func(io.Writer) e
 }
 
 // openShared opens the shared state for a tenure.
-func (l *life) openShared(ctx context.Context, t *tenure, key seal.Key) (*openedState, error) {
+func (l *life) openShared(ctx context.Context, t *tenure) (*openedState, error) {
 	overtaken := sync.OnceFunc(func() { close(t.overtaken) })
 	observe := func(took time.Duration, err error) {
 		l.commits(took, err)
@@ -183,13 +183,29 @@ func (l *life) openShared(ctx context.Context, t *tenure, key seal.Key) (*opened
 	}
 	o := &openedState{files: l.cluster.Files()}
 	var err error
-	if o.store, err = store.Open(ctx, store.Config{Engine: within{l.cluster.Engine(), t.engine}, Key: key, Random: rand.Reader, Observe: observe}); err != nil {
+	if o.store, err = store.Open(ctx, store.Config{Engine: within{l.cluster.Engine(), t.engine}, Key: l.key, Random: rand.Reader, Observe: observe}); err != nil {
 		return nil, err
 	}
-	if err := l.keep(ctx, o, key); err != nil {
+	if err := l.claim(ctx, o); err != nil {
 		return nil, errors.Join(err, o.store.Close())
 	}
 	return o, nil
+}
+
+// claim makes an open state this replica's to change, if it is not an older one than
+// it has seen, and opens what stands beside it.
+func (l *life) claim(ctx context.Context, o *openedState) error {
+	st, err := coordinator.Inspect(ctx, o.store)
+	if err == nil {
+		err = st.Follows(ctx, o.store, l.seen)
+	}
+	if err == nil {
+		err = coordinator.Claim(ctx, o.store)
+	}
+	if err != nil {
+		return err
+	}
+	return l.keep(ctx, o, l.key)
 }
 
 // readShared opens the shared state to be read.

@@ -6,6 +6,7 @@ var replicaCodes = []Entry{
 	{"REP-002", Unavailable, "this replica is out of contact with the others", "see that most members of the etcd cluster run and can be reached from here; the replica goes on by itself"},
 	{"REP-003", Usage, "other replicas could not reach this one", "give the replica a name and addresses that the others can reach it by"},
 	{"REP-010", Unavailable, "nobody has the key of the state", "start a replica that has it sealed, or have the holders of shares recover it: ashlar recover status"},
+	{"REP-011", Unavailable, "a replica cannot take over", "see its reason; another one may, and it tries again by itself"},
 	{"REP-020", Unavailable, "the manifest admits no further coordinators", "set a manifest with coordinators: package and platform; the replica tries again by itself"},
 	{"REP-021", Refused, "the coordinator was refused the key of the state", "see the decision: ashlar explain coordinators"},
 	{"REP-022", Unavailable, "this coordinator has no key of the state that it could hand over", "ask the active one"},

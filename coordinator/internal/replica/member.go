@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	namePatience = 2*leaseTime + 2*time.Second // how long Open waits for a name that an old instance may hold
-	nameEvery    = 250 * time.Millisecond      // and how often it looks
-	leaveTime    = 2 * time.Second             // to give everything up when a member closes
+	namePatience = 3 * leaseTime          // how long Open waits for a name that an old instance may hold
+	nameEvery    = 250 * time.Millisecond // and how often it looks
+	leaveTime    = 2 * time.Second        // to give everything up when a member closes
 )
 
 // Self is what a replica says of itself.
@@ -47,7 +47,6 @@ type Member struct {
 	work    sync.WaitGroup // keep, watch, and the watchers of terms
 	left    error          // what keep could not give up; for after work
 	said    chan struct{}  // rings when the entry is to be written
-	look    chan struct{}  // rings when the copy is to be read
 
 	mu        sync.Mutex // guards what follows
 	lease     *lease     // nil while there is none
@@ -66,7 +65,7 @@ func Open(ctx context.Context, cluster *etcd.Cluster, self Self) (*Member, error
 	if err := self.check(); err != nil {
 		return nil, err
 	}
-	m := &Member{cluster: cluster, client: cluster.Client(), self: self, said: make(chan struct{}, 1), look: make(chan struct{}, 1),
+	m := &Member{cluster: cluster, client: cluster.Client(), self: self, said: make(chan struct{}, 1),
 		changed: make(chan struct{}), campaigns: map[Election]bool{}}
 	m.entry = entry{Client: self.Client, Mesh: self.Mesh, Replica: apiv1.Replica{Name: self.Name, Role: apiv1.ReplicaJoining,
 		Version: self.Version, TEE: self.TEE, Since: self.Now().UTC()}}
@@ -74,11 +73,11 @@ func Open(ctx context.Context, cluster *etcd.Cluster, self Self) (*Member, error
 	if err != nil {
 		return nil, err
 	}
-	m.begin(l)
 	if err := m.read(ctx); err != nil {
-		l.end(errLeft)
+		l.end()
 		return nil, errors.Join(problem.Because(err, "REP-002", "reading who is there"), m.revoke(l.id))
 	}
+	m.begin(l)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.cancel = cancel
 	m.work.Go(func() { m.left = m.keep(background, l) })
@@ -102,8 +101,8 @@ func (m *Member) enrolPatiently(ctx context.Context) (*lease, error) {
 }
 
 // Close gives up what this replica holds, so that another one is elected at once,
-// and leaves the registry. If etcd does not answer, that happens when the lease
-// ends. Campaigns are to have ended.
+// and forgets it in the registry. If etcd does not answer, that happens when the
+// lease ends.
 func (m *Member) Close() error {
 	m.cancel()
 	m.work.Wait()
@@ -123,14 +122,14 @@ func (m *Member) Say(role, reason string) {
 		r.Since = m.self.Now().UTC()
 	}
 	r.Role, r.Reason = role, reason
-	ring(m.said)
+	m.ring()
 }
 
-// ring rings a bell of which one ring at a time counts.
-func ring(bell chan struct{}) {
+// ring lets the entry be written.
+func (m *Member) ring() {
 	select {
-	case bell <- struct{}{}:
-	default: // it has not been heard yet
+	case m.said <- struct{}{}:
+	default: // it will be
 	}
 }
 
@@ -151,10 +150,8 @@ func (m *Member) Current(e Election) (Record, bool) {
 }
 
 func (m *Member) current(e Election) (Record, bool) {
-	if s := m.copy.seats[e]; s.taken && m.lease.alive() {
-		return s.record, true
-	}
-	return Record{}, false
+	s := m.copy.seats[e]
+	return s.record, s.taken && m.lease.alive()
 }
 
 // Changed closes at the next change of what Current, List or Problem return. Ask
@@ -176,14 +173,8 @@ func (m *Member) change() {
 func (m *Member) Problem() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.lease != nil && !m.lease.alive() {
-		return m.lost(m.lease)
-	}
 	return m.trouble
 }
-
-// lost says why a lease is.
-func (m *Member) lost(l *lease) error { return problem.Because(l.why, "REP-002", "%s", m.self.Name) }
 
 // Client is the Target of the client port: the active replica, else the one at the
 // desk.

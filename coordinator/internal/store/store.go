@@ -54,7 +54,7 @@ type Config struct {
 	MaxRecords int       // largest number of live records; 0: 1,048,576
 	Random     io.Reader // nil: crypto/rand
 	// Observe, if not nil, is told how long each commit took and whether it
-	// failed. It must not block.
+	// failed, or could not be begun. It must not block.
 	Observe func(took time.Duration, err error)
 }
 

@@ -113,7 +113,11 @@ func (s *Store) write() {
 // batch runs the first request and those that wait behind it, makes them
 // durable together and answers them.
 func (s *Store) batch(r *request) {
+	started := time.Now()
 	if err := s.settle(); err != nil {
+		if s.observe != nil {
+			s.observe(time.Since(started), err)
+		}
 		r.done <- err
 		r.turn <- nil
 		return
