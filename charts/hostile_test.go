@@ -16,7 +16,7 @@ import (
 // or be another type than text, if a template put them there as they are.
 var breakouts = []string{
 	"x\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: breakout}\n", "x\n  breakout: y", "x, breakout: y", "x}, breakout: {y", "x]\nbreakout: [y",
-	`x", "breakout": "y`, "{{ .Release.Name }}", "x: breakout", "x\u2028breakout", "x\t# y", "&x y", "true", "0x10", "12",
+	`x", "breakout": "y`, "{{ .Release.Name }}", "x: breakout", "a:2\nx: breakout", "/x?tls=off&x=", "$(POD_NAME)", "x\u2028breakout", "x\t# y", "&x y", "true", "0x10", "12",
 }
 
 // at returns values with one at a path.
@@ -41,6 +41,17 @@ func places() map[string]func(text string) values {
 	for _, path := range []string{"coordinator.service.annotations", "coordinator.nodeSelector", "coordinator.podAnnotations", "injector.webhook.namespaceLabels", "injector.nodeSelector",
 		"injector.podAnnotations", "monitoring.serviceMonitor.labels", "monitoring.rules.labels", "monitoring.dashboard.labels"} {
 		all[path] = func(text string) values { return at(path, values{text: text}) }
+	}
+	for field, value := range map[string]func(string) any{
+		"endpoints": func(text string) any { return []any{"a:1", text} },
+		"prefix":    func(text string) any { return text },
+		"tls":       func(text string) any { return values{"secret": text} },
+	} {
+		all["coordinator.store.etcd."+field] = func(text string) values {
+			v := shared(values{field: value(text)})
+			v["coordinator"].(values)["replicas"] = 1
+			return v
+		}
 	}
 	row := func(field string, value any) values {
 		return values{"coordinator": values{"profile": "own", "guestMeasuresContainer": true}, "tee": values{"profiles": values{"own": values{"tee": "snp", "runtime": "wrap", field: value}}}}

@@ -57,7 +57,10 @@ func TestNoSecretsAreRendered(t *testing.T) {
 
 // rooted are the files of values whose coordinator is root, because what gives
 // evidence to a guest is root's.
-var rooted = map[string]bool{"snp-kata": true, "tdx-kata": true, "cvm-nodes": true, "no-injector": true}
+var rooted = map[string]bool{"snp-kata": true, "tdx-kata": true, "cvm-nodes": true, "no-injector": true, "replicas": true}
+
+// privileged are those of them whose coordinator opens a device of the node.
+var privileged = map[string]bool{"tdx-kata": true, "no-injector": true, "replicas": true}
 
 func TestContainers(t *testing.T) {
 	each(t, func(t *testing.T, name string, v values) {
@@ -65,11 +68,11 @@ func TestContainers(t *testing.T) {
 			for _, c := range append(slices.Clone(pod.Spec.InitContainers), pod.Spec.Containers...) {
 				where := owner + "/" + c.Name
 				checkContainer(t, where, c)
-				privileged := c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
-				if privileged != (owner == "ashlar-coordinator" && (name == "tdx-kata" || name == "no-injector")) {
-					t.Errorf("%s: got privileged %v", where, privileged)
+				opens := c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
+				if opens != (owner == "ashlar-coordinator" && privileged[name]) {
+					t.Errorf("%s: got privileged %v", where, opens)
 				}
-				if !privileged && (c.SecurityContext.AllowPrivilegeEscalation == nil || *c.SecurityContext.AllowPrivilegeEscalation ||
+				if !opens && (c.SecurityContext.AllowPrivilegeEscalation == nil || *c.SecurityContext.AllowPrivilegeEscalation ||
 					len(c.SecurityContext.Capabilities.Drop) != 1 || c.SecurityContext.Capabilities.Drop[0] != "ALL") {
 					t.Errorf("%s: got %+v, want no escalation and no capabilities", where, c.SecurityContext)
 				}

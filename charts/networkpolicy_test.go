@@ -23,6 +23,7 @@ var (
 	prometheusPod  = place{namespace: "monitoring", pod: map[string]string{"app": "prometheus"}}
 	coordinatorPod = place{namespace: "mesh", pod: map[string]string{"app.kubernetes.io/name": "ashlar", "app.kubernetes.io/instance": "ashlar", "app.kubernetes.io/component": "coordinator"}}
 	injectorPod    = place{namespace: "mesh", pod: map[string]string{"app.kubernetes.io/name": "ashlar", "app.kubernetes.io/instance": "ashlar", "app.kubernetes.io/component": "injector"}}
+	etcdPod        = place{namespace: "store", pod: map[string]string{"app": "etcd"}}
 	opsMachine     = place{address: "192.0.2.7"}
 	apiServer      = place{address: "203.0.113.1"}
 	stranger       = place{address: "198.18.0.1"}
@@ -81,6 +82,45 @@ func reaches(t *testing.T, all []runtime.Object, part string, out bool, other pl
 		}
 	}
 	return false
+}
+
+// Coordinators that share an etcd reach one another and it, and nobody else more.
+func TestNetworkPoliciesOfReplicas(t *testing.T) {
+	const coordinator = "ashlar-coordinator"
+	clients := []any{values{"ipBlock": values{"cidr": "192.0.2.0/24"}}}
+	one := objects(t, mustRender(t, usual, values{"networkPolicy": values{"clients": clients}}))
+	v := shared(values{"endpoints": []any{"etcd-0.etcd.store:2379", "[2001:db8::7]:12379"}})
+	v["networkPolicy"] = values{"clients": clients, "etcd": []any{values{"namespaceSelector": values{}, "podSelector": values{"matchLabels": values{"app": "etcd"}}}}}
+	several := objects(t, mustRender(t, usual, v))
+	anywhere := objects(t, mustRender(t, usual, shared(nil)))
+	for _, c := range []struct {
+		what                   string
+		out                    bool
+		other                  place
+		port                   int32
+		one, several, anywhere bool
+	}{
+		{"another coordinator as a client", false, coordinatorPod, 4433, false, true, true},
+		{"another coordinator for marbles", false, coordinatorPod, 2001, false, true, true},
+		{"another coordinator for metrics", false, coordinatorPod, 9944, false, false, false},
+		{"no marble", false, otherPod, 2001, false, false, false},
+		{"no client", false, stranger, 4433, false, false, true},
+		{"a client", false, opsMachine, 4433, true, true, true},
+		{"the other's client API", true, coordinatorPod, 4433, false, true, true},
+		{"the other's mesh port", true, coordinatorPod, 2001, false, true, true},
+		{"somebody's client API", true, otherPod, 4433, false, false, false},
+		{"etcd", true, etcdPod, 2379, false, true, true},
+		{"etcd at its other port", true, etcdPod, 12379, false, true, false},
+		{"etcd's peers", true, etcdPod, 2380, false, false, false},
+		{"what is not etcd", true, otherPod, 2379, false, false, true},
+	} {
+		for name, got := range map[string][2]bool{"one": {reaches(t, one, coordinator, c.out, c.other, c.port), c.one},
+			"several": {reaches(t, several, coordinator, c.out, c.other, c.port), c.several}, "anywhere": {reaches(t, anywhere, coordinator, c.out, c.other, c.port), c.anywhere}} {
+			if got[0] != got[1] {
+				t.Errorf("%s, %s: got %v, want %v", c.what, name, got[0], got[1])
+			}
+		}
+	}
 }
 
 func TestNetworkPolicies(t *testing.T) {

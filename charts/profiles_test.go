@@ -127,7 +127,7 @@ func TestCoordinatorFlags(t *testing.T) {
 			}
 		}
 	})
-	for _, flag := range []string{"until", "state", "tee", "seal", "sim-socket", "sim-root", "tpm-roots", "pccs", "kds", "endorsements", "owner", "client-addr", "mesh-addr", "metrics-addr", "advertise", "log-format", "debug"} {
+	for _, flag := range []string{"until", "state", "store", "replica", "reach", "tee", "seal", "sim-socket", "sim-root", "tpm-roots", "pccs", "kds", "endorsements", "owner", "client-addr", "mesh-addr", "metrics-addr", "advertise", "log-format", "debug"} {
 		if !seen[flag] {
 			t.Errorf("no values give --%s", flag)
 		}

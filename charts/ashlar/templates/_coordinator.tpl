@@ -22,6 +22,33 @@
 {{- concat $names .Values.coordinator.advertise | uniq | join "," -}}
 {{- end -}}
 
+{{/* Whether the state is in etcd. */}}
+{{- define "ashlar.shared" -}}
+{{- if eq .Values.coordinator.store.engine "etcd" }}yes{{ end -}}
+{{- end -}}
+
+{{/* The name of the Secret with the certificates for etcd; nothing if there is none. */}}
+{{- define "ashlar.etcdSecret" -}}
+{{- if include "ashlar.shared" . }}{{ .Values.coordinator.store.etcd.tls.secret }}{{ end -}}
+{{- end -}}
+
+{{/* Where its keys begin: no other release of the cluster has that by itself. */}}
+{{- define "ashlar.storePrefix" -}}
+{{- default (printf "/ashlar/%s/%s" .Release.Namespace .Release.Name) .Values.coordinator.store.etcd.prefix -}}
+{{- end -}}
+
+{{/* The state's place in etcd, as the coordinator takes it. */}}
+{{- define "ashlar.storeLocation" -}}
+{{- $etcd := .Values.coordinator.store.etcd -}}
+{{- $options := "" -}}
+{{- if not $etcd.tls.enabled -}}
+{{- $options = "?tls=off" -}}
+{{- else if $etcd.tls.secret -}}
+{{- $options = printf "?ca=/etc/ashlar-etcd/ca.crt%s" (ternary "&cert=/etc/ashlar-etcd/tls.crt&key=/etc/ashlar-etcd/tls.key" "" $etcd.tls.clientCertificate) -}}
+{{- end -}}
+{{- printf "etcd://%s%s%s" (join "," $etcd.endpoints) (include "ashlar.storePrefix" .) $options -}}
+{{- end -}}
+
 {{- define "ashlar.profileAnnotations" -}}
 {{- $all := dict -}}
 {{- range $key, $value := .annotations }}{{ $_ := set $all $key ($value | replace "{container}" "coordinator") }}{{ end -}}
@@ -76,6 +103,11 @@
 {{- $c := $values.coordinator -}}
 {{- $tee := default "auto" .row.tee }}
 - --state=/var/lib/ashlar/state
+{{- if include "ashlar.shared" .root }}
+- {{ printf "--store=%s" (include "ashlar.storeLocation" .root) | quote }}
+- --replica=$(POD_NAME)
+- --reach=$(POD_IP)
+{{- end }}
 - --endorsements=/var/lib/ashlar/endorsements
 - --tee={{ $tee }}
 - --seal={{ default (ternary "unique" "product" (eq $tee "snp")) $c.seal }}
@@ -105,10 +137,15 @@
 image: {{ include "ashlar.image" (dict "root" .root "image" $c.image) }}
 imagePullPolicy: {{ $values.image.pullPolicy }}
 terminationMessagePolicy: FallbackToLogsOnError
-{{- with .row.env }}
+{{- $env := default dict .row.env }}
+{{- if or $env (include "ashlar.shared" .root) }}
 env:
-{{- range $name, $value := . }}
+{{- range $name, $value := $env }}
 - {name: {{ $name | quote }}, value: {{ $value | quote }}}
+{{- end }}
+{{- if include "ashlar.shared" .root }}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 {{- end }}
 {{- end }}
 securityContext: {{- include "ashlar.containerSecurity" . | nindent 2 }}
@@ -120,6 +157,9 @@ volumeMounts:
 {{- end }}
 {{- if $c.owner.configMap }}
 - {name: owner, mountPath: /etc/ashlar-owner, readOnly: true}
+{{- end }}
+{{- if include "ashlar.etcdSecret" .root }}
+- {name: etcd, mountPath: /etc/ashlar-etcd, readOnly: true}
 {{- end }}
 {{- if $values.endorsements.existingClaim }}
 - {name: endorsements, mountPath: /var/lib/ashlar/endorsements}
@@ -138,6 +178,18 @@ volumeMounts:
 {{- with $values.coordinator.owner.configMap }}
 - name: owner
   configMap: {name: {{ . | quote }}, items: [{key: owner.pem, path: owner.pem}]}
+{{- end }}
+{{- with include "ashlar.etcdSecret" .root }}
+- name: etcd
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items:
+    - {key: ca.crt, path: ca.crt}
+    {{- if $values.coordinator.store.etcd.tls.clientCertificate }}
+    - {key: tls.crt, path: tls.crt}
+    - {key: tls.key, path: tls.key}
+    {{- end }}
 {{- end }}
 {{- with $values.endorsements.existingClaim }}
 - name: endorsements

@@ -22,6 +22,20 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Over nodes and zones, as far as there are any. */}}
+{{- define "ashlar.spread" -}}
+{{- $part := . -}}
+{{- range $i, $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+{{- if $i }}
+{{ end -}}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- include "ashlar.selector" $part | nindent 6 }}
+{{- end }}
+{{- end -}}
+
 {{/* Of pods: nothing that another release alone would change and so replace them. */}}
 {{- define "ashlar.podLabels" -}}
 {{ include "ashlar.selector" . }}
@@ -66,6 +80,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
   "readinessGate" .Values.marble.readinessGate
   "readyPort" .Values.marble.readyPort
 | toPrettyJson -}}
+{{- end -}}
+
+{{/* The ports of addresses such as etcd-0:2379, a JSON array. */}}
+{{- define "ashlar.endpointPorts" -}}
+{{- $ports := list -}}
+{{- range . }}{{ $ports = append $ports (regexFind "[0-9]+$" . | int) }}{{ end -}}
+{{- toJson ($ports | uniq) -}}
 {{- end -}}
 
 {{/* The ports of addresses such as https://pccs.example:8081, a JSON array. */}}

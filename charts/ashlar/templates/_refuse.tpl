@@ -20,6 +20,25 @@
 {{- $why = append $why (printf "coordinator.profile: %q starts a guest by the runtime class %s. Other containers in such a guest on the same machine could open the state, unless its launch measurement covers which containers it starts: say so by coordinator.guestMeasuresContainer, or choose another row" . $row.runtimeClass) -}}
 {{- end -}}
 {{- end -}}
+{{- $etcd := $c.store.etcd -}}
+{{- if include "ashlar.shared" . -}}
+{{- if not $etcd.endpoints -}}
+{{- $why = append $why "coordinator.store.etcd.endpoints: say where etcd is, such as [etcd-0.etcd:2379, etcd-1.etcd:2379, etcd-2.etcd:2379]" -}}
+{{- end -}}
+{{- if and $etcd.tls.secret (not $etcd.tls.enabled) -}}
+{{- $why = append $why "coordinator.store.etcd.tls: a Secret with certificates goes with tls.enabled" -}}
+{{- end -}}
+{{- else -}}
+{{- if gt (int $c.replicas) 1 -}}
+{{- $why = append $why "coordinator.replicas: the embedded store has one writer; for more coordinators than one choose coordinator.store.engine: etcd" -}}
+{{- end -}}
+{{- if or $etcd.endpoints $etcd.prefix $etcd.tls.secret -}}
+{{- $why = append $why "coordinator.store.etcd: the embedded store does not read it; choose coordinator.store.engine: etcd, or leave it out" -}}
+{{- end -}}
+{{- end -}}
+{{- if and (gt (int $c.replicas) 1) (hasKey $c.nodeSelector "kubernetes.io/hostname") -}}
+{{- $why = append $why "coordinator.nodeSelector: kubernetes.io/hostname puts all coordinators on one node, and its end is theirs; leave it out, or run one" -}}
+{{- end -}}
 {{- if and $c.owner.certificate $c.owner.configMap -}}
 {{- $why = append $why "coordinator.owner: give the certificate or the name of a ConfigMap, not both" -}}
 {{- end -}}
