@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/ashlar-mesh/ashlar/attest/endorse/fetch"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 )
 
 // monitor has the fields of the Prometheus operator's types that we use, named
@@ -113,6 +114,9 @@ func readCode(t *testing.T) code {
 	c := code{map[string]bool{}, map[string]bool{"true": true}}
 	for _, o := range fetch.Outcomes() {
 		c.words[string(o)] = true
+	}
+	for _, role := range []string{apiv1.ReplicaActive, apiv1.ReplicaStandby, apiv1.ReplicaJoining} {
+		c.words[role] = true
 	}
 	name := regexp.MustCompile(`(?:Name: *|\b(?:counter|histogram|gauge)\()"([a-z_]+)"|"ashlar_([a-z_]+)"`)
 	subsystem, word := regexp.MustCompile(`Subsystem: *"([a-z]+)"`), regexp.MustCompile(`"([A-Za-z_]+)"`)
@@ -349,6 +353,14 @@ const (
 var firing = []alertCase{
 	{"", coordinatorUp, "1+0x60"},
 	{"AshlarCoordinatorAway", coordinatorUp, "0+0x60"},
+	{"AshlarNoCoordinatorActive", `ashlar_replica_role{service="ashlar-coordinator",role="active"}`, "0+0x60"},
+	{"", `ashlar_replica_role{service="ashlar-coordinator",role="active"}`, "1+0x60"},
+	{"AshlarCoordinatorJoins", `ashlar_replica_role{service="ashlar-coordinator",role="joining"}`, "1+0x60"},
+	{"", `ashlar_replica_role{service="ashlar-coordinator",role="standby"}`, "1+0x60"},
+	{"AshlarStateWentBack", `ashlar_replica_head_sequence{service="ashlar-coordinator",pod="c-0"}`, "7+0x60"},
+	{"", `ashlar_replica_head_sequence{service="ashlar-coordinator",pod="c-1"}`, "3+0x60"},
+	{"AshlarTakeovers", `ashlar_replica_takeovers_total{service="ashlar-coordinator"}`, "0+1x60"},
+	{"", `ashlar_replica_takeovers_total{service="ashlar-coordinator"}`, "1+0x60"},
 	{"AshlarInstancesDrained", `ashlar_instances_lapsing{service="ashlar-coordinator",stage="drained"}`, "1+0x60"},
 	{"", `ashlar_instances_lapsing{service="ashlar-coordinator",stage="drained"}`, "0+0x60"},
 	{"AshlarInstancesDegraded", `ashlar_instances_lapsing{service="ashlar-coordinator",stage="degraded"}`, "2+0x60"},
@@ -398,6 +410,10 @@ func TestPromtoolFiresAlerts(t *testing.T) {
 			if c.series != up {
 				add(up, "1+0x120")
 			}
+		}
+		if strings.HasPrefix(c.series, "ashlar_replica_head_sequence") { // beside the active one's
+			add(`ashlar_replica_head_sequence{service="ashlar-coordinator",pod="c-9"}`, "5+0x60")
+			add(`ashlar_replica_role{service="ashlar-coordinator",pod="c-9",role="active"}`, "1+0x60")
 		}
 		switch c.alert {
 		case "AshlarCommitsSlow":
