@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -75,7 +76,7 @@ func (StateKey) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`), n
 // than its evidence.
 //
 // REP-020 says that nobody may join, REP-021 that this one may not: the instance
-// is the decision, and the verdict has every check. REP-034 is a key that does not
+// is the decision, which users of the manifest can have explained. REP-034 is a key that does not
 // open. Further: CRD-105 to CRD-108 (unreachable, slow, or no such answer), and what the
 // coordinator refuses with.
 func JoinReplica(ctx context.Context, addr string, o JoinOptions) (Joined, error) {
@@ -150,7 +151,10 @@ func (j joining) join(ctx context.Context) (Joined, error) {
 	if err != nil {
 		return Joined{}, problem.Because(err, "REP-034", "from %s", j.addr)
 	}
-	out.Key, out.Decision = StateKey{b: key}, plain.Clip(given.Decision, maxInstance)
+	out.Key = StateKey{b: key}
+	if decisionForm.MatchString(given.Decision) {
+		out.Decision = given.Decision
+	}
 	return out, nil
 }
 
@@ -163,23 +167,28 @@ func (j joining) post(path string, limit int64, document, into any) error {
 	header := http.Header{"Content-Type": {"application/json"}}
 	body, err := converse(j.conn, j.addr, call{method: http.MethodPost, path: path, header: header, body: raw, limit: max(limit, maxRefused)})
 	if err != nil {
-		return said(err)
+		return j.said(err)
 	}
 	return decode(body, into)
 }
 
-// said makes the words of a coordinator that nobody has verified fit to be shown.
-func said(err error) error {
+// said keeps of a refusal what a coordinator may say that nobody has verified: its
+// code, in its words, and which decision it was. A verdict would pass for ours, and
+// its next step for our advice.
+func (j joining) said(err error) error {
 	var p *problem.Error
-	if !errors.As(err, &p) {
-		return err
+	if !errors.As(err, &p) || p.Unwrap() != nil {
+		return err // ours
 	}
-	clean := *p
-	for _, text := range []*string{&clean.Detail, &clean.Next, &clean.Instance} {
-		*text = plain.Clip(*text, maxDetail)
+	if !problem.Known(p.Code) {
+		return problem.New("CRD-107", "%s refused with an unknown code", j.addr)
 	}
-	if !problem.Known(clean.Code) {
-		return problem.New("CRD-107", "it refused with an unknown code: %.200s", clean.Detail)
+	e := problem.New(p.Code, "%s: %s", j.addr, plain.Clip(p.Detail, maxDetail))
+	if decisionForm.MatchString(p.Instance) {
+		e.Instance = p.Instance
+		e.Next = "ashlar explain " + p.Instance
 	}
-	return &clean
+	return e
 }
+
+var decisionForm = regexp.MustCompile(`^coordinators/[0-9a-f]{8}$`)

@@ -30,7 +30,9 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/bolt"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/ratls"
@@ -46,6 +48,8 @@ type stack struct {
 	platform  *platform.Platform
 	verifiers attest.Verifiers
 	core      *coordinator.Coordinator
+	store     *store.Store
+	keeper    *recovery.Keeper
 	marbles   *MarbleServer
 	client    string // addresses
 	mesh      string
@@ -64,6 +68,7 @@ type stackConfig struct {
 	times       Times
 	connections int
 	owned       bool // alice is the owner
+	keeps       bool // it keeps the key of its state, and can hand it over
 }
 
 func newStack(t testing.TB, c stackConfig) *stack {
@@ -83,9 +88,14 @@ func newStack(t testing.TB, c stackConfig) *stack {
 	source := seal.Platform("test", "product", func(context.Context, string, []byte) ([]byte, []byte, error) {
 		return bytes.Repeat([]byte{3}, 32), nil, nil
 	})
-	db, err := bolt.Create(context.Background(), bolt.Config{Dir: t.TempDir(), Source: source, Random: rand.Reader})
+	dir := t.TempDir()
+	db, err := bolt.Create(context.Background(), bolt.Config{Dir: dir, Source: source, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
+	}
+	s.store = db
+	if c.keeps {
+		s.keeper = openKeeper(t, dir, source)
 	}
 	var owner *x509.Certificate
 	if c.owned {
@@ -94,7 +104,7 @@ func newStack(t testing.TB, c stackConfig) *stack {
 		}
 	}
 	s.core, err = coordinator.Create(context.Background(), db, coordinator.Config{
-		Owner:     owner,
+		Owner: owner, Keeper: s.keeper,
 		Issuer:    p.NewInsecureIssuer(attest.SimSGX, platform.Measurement{Program: program, Agent: program}),
 		Verifiers: s.verifiers, Now: s.now, Rand: rand.Reader, ServerNames: []string{"localhost", "127.0.0.1"}, Version: "test",
 		Endorse: func(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
