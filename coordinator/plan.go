@@ -49,6 +49,7 @@ func (c *Coordinator) Plan(ctx context.Context, req apiv1.PlanRequest) (apiv1.Pl
 	if err != nil {
 		return apiv1.Plan{}, err
 	}
+	p.changes = append(p.changes, p.planGiver(ctx)...)
 	items, err := p.collect(ctx)
 	if err != nil {
 		return apiv1.Plan{}, err
@@ -170,12 +171,17 @@ func (p *planner) assumeFloors() error {
 // policy is what a marble would be judged by.
 func (p *planner) policy(marble string) (attest.Policy, bool) {
 	policy, ok := p.floors.policyWith(p.next, marble, p.c.incidents.Load().statusesFor(p.next, marble, p.at))
+	return p.raised(policy), ok
+}
+
+// raised is a policy with the floors that are assumed.
+func (p *planner) raised(policy attest.Policy) attest.Policy {
 	for _, name := range []string{policy.PlatformName, anyPlatform} {
 		if floor, assumed := p.assumed[name]; assumed {
 			policy.Platform, _ = policy.Platform.Raise(floor)
 		}
 	}
-	return policy, ok
+	return policy
 }
 
 // collect lists what is to be judged, those with one endorsement set together.

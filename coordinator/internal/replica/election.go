@@ -193,12 +193,12 @@ func (t *Term) Resign(ctx context.Context) error {
 // withdraw gives up a candidacy.
 func (t *Term) withdraw() { _ = t.leave(context.Background()) } // or the lease ends
 
-// leave takes the key away; if that fails, it ends with the lease.
+// leave takes the key away; if that fails, the lease is given up.
 func (t *Term) leave(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
 	if _, err := t.member.client.Delete(bounded, t.key); err != nil {
-		t.lease.end()
+		t.lease.end(errLeft)
 		return fmt.Errorf("resigning from %s: %w", t.election, err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -24,12 +25,21 @@ const (
 	retryMost  = 2 * time.Second        // doubling up to this
 )
 
+// Why a lease is lost.
+var (
+	errSilent  = fmt.Errorf("the lease could not be renewed for %s", leaseTime-leaseMargin)
+	errEnded   = errors.New("etcd ended the lease")
+	errReplace = errors.New("the entry in the registry is not this replica's any more")
+	errLeft    = errors.New("the replica gave it up")
+)
+
 // lease is what everything that this replica holds in etcd is bound to. Once lost
 // it stays lost.
 type lease struct {
 	id    clientv3.LeaseID
 	lost  chan struct{} // closes before etcd may give away what the lease holds
 	once  sync.Once
+	why   error // for after lost
 	alarm *time.Timer
 }
 
@@ -37,7 +47,7 @@ type lease struct {
 // etcd counts from later on.
 func newLease(id clientv3.LeaseID, asked time.Time, ttl int64) *lease {
 	l := &lease{id: id, lost: make(chan struct{})}
-	l.alarm = time.AfterFunc(remains(asked, ttl), l.end)
+	l.alarm = time.AfterFunc(remains(asked, ttl), func() { l.end(errSilent) })
 	return l
 }
 
@@ -54,7 +64,13 @@ func (l *lease) renewed(asked time.Time, ttl int64) {
 	}
 }
 
-func (l *lease) end() { l.once.Do(func() { close(l.lost) }) }
+// end ends the lease as far as this replica is concerned.
+func (l *lease) end(why error) {
+	l.once.Do(func() {
+		l.why = why
+		close(l.lost)
+	})
+}
 
 func (l *lease) alive() bool {
 	if l == nil {
@@ -89,7 +105,6 @@ func (m *Member) keep(ctx context.Context, l *lease) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		m.troubled(problem.New("REP-002", "the lease was not renewed for %s", leaseTime-leaseMargin))
 		for pause := retry(0); ; pause.wait(ctx) {
 			if err != nil {
 				err = m.revoke(l.id)
@@ -103,6 +118,7 @@ func (m *Member) keep(ctx context.Context, l *lease) error {
 				return err
 			}
 			m.troubled(failed)
+			m.client.ActiveConnection().ResetConnectBackoff() // it would wait for up to two minutes
 		}
 		m.begin(l)
 	}
@@ -112,14 +128,16 @@ func (m *Member) begin(l *lease) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lease, m.trouble = l, nil
+	m.copy.seats, m.copy.revision = nil, 0 // of before: read again
 	m.change()
+	ring(m.look)
 }
 
 func (m *Member) finish(l *lease) {
-	l.end()
+	l.end(errLeft)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.lease = nil
+	m.lease, m.trouble = nil, m.lost(l)
 	m.change()
 }
 
@@ -149,6 +167,7 @@ func (m *Member) renew(ctx context.Context, l *lease) {
 			asked := time.Now()
 			ttl, err := m.prolong(ctx, l.id)
 			if gone(err) {
+				l.end(errEnded)
 				return
 			}
 			if err == nil {
@@ -228,7 +247,7 @@ func (m *Member) enrol(ctx context.Context) (*lease, error) {
 			err = m.heldByFirst(done)
 		}
 	}
-	l.end()
+	l.end(errLeft)
 	if problem.CodeOf(err) == "" {
 		err = problem.Because(err, "REP-002", "taking the name")
 	}
@@ -248,11 +267,11 @@ func (m *Member) write(ctx context.Context, l *lease) error {
 	done, err := m.client.Txn(bounded).If(clientv3.Compare(clientv3.LeaseValue(key), "=", l.id)).
 		Then(clientv3.OpPut(key, value, clientv3.WithLease(l.id))).Commit()
 	if err != nil {
-		m.ring()
+		ring(m.said)
 		return err
 	}
 	if !done.Succeeded {
-		l.end()
+		l.end(errReplace)
 	}
 	return nil
 }

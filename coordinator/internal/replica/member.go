@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	namePatience = 3 * leaseTime          // how long Open waits for a name that an old instance may hold
-	nameEvery    = 250 * time.Millisecond // and how often it looks
-	leaveTime    = 2 * time.Second        // to give everything up when a member closes
+	namePatience = 2*leaseTime + 2*time.Second // how long Open waits for a name that an old instance may hold
+	nameEvery    = 250 * time.Millisecond      // and how often it looks
+	leaveTime    = 2 * time.Second             // to give everything up when a member closes
 )
 
 // Self is what a replica says of itself.
@@ -47,6 +47,7 @@ type Member struct {
 	work    sync.WaitGroup // keep, watch, and the watchers of terms
 	left    error          // what keep could not give up; for after work
 	said    chan struct{}  // rings when the entry is to be written
+	look    chan struct{}  // rings when the copy is to be read
 
 	mu        sync.Mutex // guards what follows
 	lease     *lease     // nil while there is none
@@ -65,7 +66,7 @@ func Open(ctx context.Context, cluster *etcd.Cluster, self Self) (*Member, error
 	if err := self.check(); err != nil {
 		return nil, err
 	}
-	m := &Member{cluster: cluster, client: cluster.Client(), self: self, said: make(chan struct{}, 1),
+	m := &Member{cluster: cluster, client: cluster.Client(), self: self, said: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		changed: make(chan struct{}), campaigns: map[Election]bool{}}
 	m.entry = entry{Client: self.Client, Mesh: self.Mesh, Replica: apiv1.Replica{Name: self.Name, Role: apiv1.ReplicaJoining,
 		Version: self.Version, TEE: self.TEE, Since: self.Now().UTC()}}
@@ -73,11 +74,11 @@ func Open(ctx context.Context, cluster *etcd.Cluster, self Self) (*Member, error
 	if err != nil {
 		return nil, err
 	}
+	m.begin(l)
 	if err := m.read(ctx); err != nil {
-		l.end()
+		l.end(errLeft)
 		return nil, errors.Join(problem.Because(err, "REP-002", "reading who is there"), m.revoke(l.id))
 	}
-	m.begin(l)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.cancel = cancel
 	m.work.Go(func() { m.left = m.keep(background, l) })
@@ -101,8 +102,8 @@ func (m *Member) enrolPatiently(ctx context.Context) (*lease, error) {
 }
 
 // Close gives up what this replica holds, so that another one is elected at once,
-// and forgets it in the registry. If etcd does not answer, that happens when the
-// lease ends.
+// and leaves the registry. If etcd does not answer, that happens when the lease
+// ends. Campaigns are to have ended.
 func (m *Member) Close() error {
 	m.cancel()
 	m.work.Wait()
@@ -122,14 +123,14 @@ func (m *Member) Say(role, reason string) {
 		r.Since = m.self.Now().UTC()
 	}
 	r.Role, r.Reason = role, reason
-	m.ring()
+	ring(m.said)
 }
 
-// ring lets the entry be written.
-func (m *Member) ring() {
+// ring rings a bell of which one ring at a time counts.
+func ring(bell chan struct{}) {
 	select {
-	case m.said <- struct{}{}:
-	default: // it will be
+	case bell <- struct{}{}:
+	default: // it has not been heard yet
 	}
 }
 
@@ -150,8 +151,10 @@ func (m *Member) Current(e Election) (Record, bool) {
 }
 
 func (m *Member) current(e Election) (Record, bool) {
-	s := m.copy.seats[e]
-	return s.record, s.taken && m.lease.alive()
+	if s := m.copy.seats[e]; s.taken && m.lease.alive() {
+		return s.record, true
+	}
+	return Record{}, false
 }
 
 // Changed closes at the next change of what Current, List or Problem return. Ask
@@ -173,8 +176,14 @@ func (m *Member) change() {
 func (m *Member) Problem() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.lease != nil && !m.lease.alive() {
+		return m.lost(m.lease)
+	}
 	return m.trouble
 }
+
+// lost says why a lease is.
+func (m *Member) lost(l *lease) error { return problem.Because(l.why, "REP-002", "%s", m.self.Name) }
 
 // Client is the Target of the client port: the active replica, else the one at the
 // desk.

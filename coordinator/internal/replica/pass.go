@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +23,19 @@ func (p *Port) dial(in *inbound, r *route) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := net.Dialer{Timeout: dialTime, KeepAliveConfig: keepAlive}
-	c, err := d.DialContext(p.ctx, "tcp", r.addr)
+	bounded, cancel := context.WithTimeout(p.ctx, dialTime)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel()
+	watcher.Go(func() {
+		select {
+		case <-r.over:
+			cancel()
+		case <-bounded.Done():
+		}
+	})
+	d := net.Dialer{KeepAliveConfig: keepAlive}
+	c, err := d.DialContext(bounded, "tcp", r.addr)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/plain"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -110,9 +111,7 @@ func parseEntry(name string, b []byte) (entry, error) {
 	default:
 		return entry{}, fmt.Errorf("unknown role %.40q", e.Role)
 	}
-	if len(e.Reason) > maxReason || len(e.Version) > maxWord || len(e.TEE) > maxWord {
-		return entry{}, errors.New("a text is too long")
-	}
+	e.Reason, e.Version, e.TEE = plain.Clip(e.Reason, maxReason), plain.Clip(e.Version, maxWord), plain.Clip(e.TEE, maxWord)
 	return e, Record{Name: e.Name, Client: e.Client, Mesh: e.Mesh}.check()
 }
 
@@ -132,7 +131,7 @@ func decode(b []byte, into any) error {
 
 // encode is what parseEntry reads.
 func (e entry) encode() (string, error) {
-	e.Reason = e.Reason[:min(len(e.Reason), maxReason)]
+	e.Reason = plain.Clip(e.Reason, maxReason)
 	b, err := json.Marshal(e)
 	if err == nil && len(b) > maxRecord {
 		e.Reason = "" // of characters that JSON escapes

@@ -47,6 +47,8 @@ func join(t *testing.T, location string, i int) *Member {
 func eventually(t *testing.T, m *Member, what string, ok func() bool) {
 	t.Helper()
 	end := time.After(patience)
+	again := time.NewTicker(50 * time.Millisecond) // for what is not a member's alone
+	defer again.Stop()
 	for {
 		changed := m.Changed()
 		if ok() {
@@ -54,6 +56,7 @@ func eventually(t *testing.T, m *Member, what string, ok func() bool) {
 		}
 		select {
 		case <-changed:
+		case <-again.C:
 		case <-end:
 			t.Fatalf("%s did not become so within %s; got %+v, %v", what, patience, m.List(), m.Problem())
 		}

@@ -65,6 +65,7 @@ func (m *Member) follow(ctx context.Context) {
 		case rung, open = <-leader:
 		case rung, open = <-desk:
 		case rung, open = <-entries:
+		case <-m.look:
 		case <-again.C: // should a watch have fallen silent
 		}
 		if !open || rung.Err() != nil || m.read(ctx) != nil {
