@@ -31,4 +31,5 @@ var storeCodes = []Entry{
 	{"STO-033", NotPermitted, "the etcd cluster refuses this client", "give it a certificate or a role that may read and write all keys below the prefix"},
 	{"STO-034", Unavailable, "the etcd cluster takes only smaller requests", "start its members with --max-txn-ops=128 and --max-request-bytes=1572864, the defaults, or more"},
 	{"STO-035", Unavailable, "a restore into this prefix was interrupted", "run ashlar-coordinator restore again with the same flags"},
+	{"STO-036", Unavailable, "the state changed while it was read", "it is read again; if this goes on, have etcd keep its history longer: --auto-compaction-retention"},
 }

@@ -16,6 +16,9 @@ import (
 
 const (
 	commitTime = 12 * time.Second // how long the outcome of a commit is asked for
+	// tryTime is how long the first answer is waited for, and twice as long each
+	// next one: what is sent while the cluster has no leader may stay unanswered.
+	tryTime    = time.Second
 	retryAfter = 50 * time.Millisecond
 	retryMost  = time.Second
 )
@@ -102,8 +105,8 @@ func (e *engine) stage(ctx context.Context, id []byte, all []change) (pendingCom
 func (c *Cluster) insist(ctx context.Context, when []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	for wait := retryAfter; ; wait = min(2*wait, retryMost) {
-		resp, err := c.txn(ctx, when, then, otherwise)
+	for wait, patience := retryAfter, tryTime; ; wait, patience = min(2*wait, retryMost), 2*patience {
+		resp, err := c.txn(ctx, patience, when, then, otherwise)
 		if err == nil || !uncertain(err) || !sleep(ctx, wait) {
 			return resp, err
 		}
@@ -125,10 +128,10 @@ func (e *engine) decide(ctx context.Context, d decision) (store.Rev, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
 	asked := false // a transaction may still be on its way
-	for wait := retryAfter; ; wait = min(2*wait, retryMost) {
-		rev, got, err := e.try(ctx, d)
+	for wait, patience := retryAfter, tryTime; ; wait, patience = min(2*wait, retryMost), 2*patience {
+		rev, got, err := e.try(ctx, patience, d)
 		for got == inTheWay {
-			rev, got, err = e.try(ctx, d)
+			rev, got, err = e.try(ctx, patience, d)
 		}
 		if got == made {
 			return rev, nil
@@ -156,11 +159,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // try sends the transaction once.
-func (e *engine) try(ctx context.Context, d decision) (store.Rev, outcome, error) {
+func (e *engine) try(ctx context.Context, patience time.Duration, d decision) (store.Rev, outcome, error) {
 	e.mu.Lock()
 	fence := e.fence
 	e.mu.Unlock()
-	resp, err := e.txn(ctx, []clientv3.Cmp{
+	resp, err := e.txn(ctx, patience, []clientv3.Cmp{
 		clientv3.Compare(clientv3.ModRevision(e.Key(revName)), "=", int64(d.expected)),
 		clientv3.Compare(clientv3.ModRevision(e.Key(pendingName)), "=", 0),
 		clientv3.Compare(clientv3.ModRevision(e.Key(fenceName)), "=", fence),
@@ -234,7 +237,7 @@ func (e *engine) settle(ctx context.Context) error {
 		return nil
 	}
 	same := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(e.Key(revName)), "=", int64(*doubt))}
-	resp, err := e.txn(ctx, same, []clientv3.Op{clientv3.OpPut(e.Key(fenceName), string(newID()))}, nil)
+	resp, err := e.txn(ctx, requestTime, same, []clientv3.Op{clientv3.OpPut(e.Key(fenceName), string(newID()))}, nil)
 	if err != nil {
 		return e.coded(err, "finding out what became of a commit")
 	}

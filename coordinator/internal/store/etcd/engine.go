@@ -27,7 +27,8 @@ type engine struct {
 
 // Engine returns an engine of the store on the cluster. Its Close does not close
 // the Cluster. An engine that only loads and ranges never writes. Until its first
-// commit it reads one state, that of its last Load, whatever others write.
+// commit it reads one state, that of its last Load, whatever others write; where
+// etcd has forgotten that, it is STO-036.
 func (c *Cluster) Engine() store.Engine { return &engine{Cluster: c} }
 
 // Close implements store.Engine.
@@ -83,7 +84,7 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) ([]store
 		return nil, ctx.Err()
 	}
 	for try := 1; ; try++ {
-		v, err := e.readable(ctx)
+		v, pinned, err := e.readable(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -95,8 +96,7 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) ([]store
 			}
 			return nil
 		})
-		if errors.Is(err, errMoved) && try < readTries {
-			e.release()
+		if errors.Is(err, errMoved) && !pinned && try < readTries {
 			continue
 		}
 		if err != nil && !errors.Is(err, errStop) {
@@ -106,16 +106,18 @@ func (e *engine) Range(ctx context.Context, from, to string, limit int) ([]store
 	}
 }
 
-// readable is a copy of the view that Range reads now.
-func (e *engine) readable(ctx context.Context) (*view, error) {
+// readable is a copy of the view that Range reads now. pinned is that it is the
+// one that was loaded.
+func (e *engine) readable(ctx context.Context) (v *view, pinned bool, err error) {
 	e.mu.Lock()
 	loaded := e.loaded
 	e.mu.Unlock()
 	if loaded == nil {
-		return e.newest(ctx)
+		v, err = e.newest(ctx)
+		return v, false, err
 	}
-	v := *loaded
-	return &v, nil
+	own := *loaded
+	return &own, true, nil
 }
 
 // release has Range read the newest state from now on.

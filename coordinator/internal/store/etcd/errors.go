@@ -12,9 +12,9 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// errMoved is that a commit was made between two pages of one reading whose
-// revision etcd has forgotten.
-var errMoved = errors.New("the state changed while it was read, and etcd keeps no older revision")
+// errMoved is that a commit was made since what is being read, and that etcd has
+// forgotten how it was before.
+var errMoved = errors.New("a commit was made meanwhile, and etcd keeps no older revision")
 
 // coded says what an error of etcd means.
 func (c *Cluster) coded(err error, format string, args ...any) error {
@@ -25,6 +25,8 @@ func (c *Cluster) coded(err error, format string, args ...any) error {
 	switch kind := codeOf(err); {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, errMoved):
+		code = "STO-036"
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		code = "STO-032"
 	case kind == codes.PermissionDenied, kind == codes.Unauthenticated, errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty):

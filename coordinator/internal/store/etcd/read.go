@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sort"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -37,7 +38,7 @@ type view struct {
 // whichever member.
 func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for try := 1; ; try++ {
-		resp, err := c.txn(ctx, nil, c.lookOps(), nil)
+		resp, err := c.txn(ctx, requestTime, nil, c.lookOps(), nil)
 		if err != nil {
 			return nil, c.coded(err, "looking for the revision of the state")
 		}
@@ -113,9 +114,9 @@ func only(resp *clientv3.TxnResponse, i int) *mvccpb.KeyValue {
 	return nil
 }
 
-// txn makes one transaction, with a deadline.
-func (c *Cluster) txn(ctx context.Context, when []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTime)
+// txn makes one transaction, whose answer it waits for as long as patience says.
+func (c *Cluster) txn(ctx context.Context, patience time.Duration, when []clientv3.Cmp, then, otherwise []clientv3.Op) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return c.client.Txn(ctx).If(when...).Then(then...).Else(otherwise...).Commit()
 }
