@@ -113,10 +113,10 @@ func (m *Member) leased(ctx context.Context) (*lease, error) {
 	}
 }
 
-var errWithdrawn = errors.New("the candidate's key is gone")
+var errQueue = errors.New("the candidate is not in the queue any more")
 
 // place returns the candidate's place in the queue, 0 for the first, -1 when it is
-// not known yet; errWithdrawn if it is in it no more.
+// not known yet; errQueue if it is in it no more.
 func (t *Term) place() (int, <-chan struct{}, error) {
 	m := t.member
 	m.mu.Lock()
@@ -124,7 +124,7 @@ func (t *Term) place() (int, <-chan struct{}, error) {
 	keys := m.copy.seats[t.election].keys
 	i := slices.Index(keys, t.key)
 	if i < 0 && m.copy.revision >= t.revision && len(keys) < maxMembers {
-		return i, m.changed, errWithdrawn
+		return i, m.changed, errQueue
 	}
 	if m.copy.revision < t.revision {
 		i = -1
@@ -145,7 +145,7 @@ func (t *Term) await(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-t.lease.lost:
-			return errWithdrawn
+			return errQueue
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -23,7 +23,9 @@ type inbound struct {
 	from   netip.AddrPort // the caller
 	header []byte         // of the replica that passed it on; nil once it was checked
 	passed bool           // it came through another replica
-	first  []byte         // the first byte, read already
+	first  []byte         // what was read of it, and not answered
+	spent  bool           // it cannot be passed on anew
+	drops  int            // how often it was dropped without an answer, by one replica in turn
 
 	active atomic.Int64 // when bytes went through, in ns since the process's epoch
 }
@@ -148,9 +150,7 @@ func (p *Port) handle(in *inbound) {
 			}
 			continue
 		case r.addr != "" && !in.passed:
-			up, err := p.dial(in, r)
-			if err == nil {
-				p.pass(in, up, r)
+			if up, err := p.dial(in, r); err == nil && (!p.pass(in, up, r) || in.dropped(r)) {
 				return
 			}
 			again = time.After(dialAgain)
@@ -165,6 +165,18 @@ func (p *Port) handle(in *inbound) {
 			return
 		}
 	}
+}
+
+// dropped counts that a replica ended a connection without an answer, and reports
+// whether it did so again: then it is there, and does not want it.
+func (in *inbound) dropped(r *route) bool {
+	select {
+	case <-r.over:
+		in.drops = 0
+	default:
+		in.drops++
+	}
+	return in.drops > 1
 }
 
 // hear reads the first byte, and the header of another replica if it begins one.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,7 @@ const (
 	passBuffer = 8 << 10          // bytes on their way, for each direction
 	passIdle   = 10 * time.Minute // without a byte; servers ping more often
 	passWrite  = time.Minute      // for a peer to take what is in the buffer
+	maxKept    = 16 << 10         // bytes of a caller that are sent again if nothing was answered; a TLS ClientHello is less
 )
 
 // dial connects to the active replica, and tells it the caller and what was read.
@@ -50,24 +52,17 @@ func (p *Port) dial(in *inbound, r *route) (*net.TCPConn, error) {
 }
 
 // pass lets bytes go both ways until both sides have ended, or one failed, or
-// another replica becomes the one to pass on to.
-func (p *Port) pass(in *inbound, up *net.TCPConn, r *route) {
+// another replica becomes the one to pass on to. It reports whether the connection
+// can be passed on anew: nothing was answered yet.
+func (p *Port) pass(in *inbound, up *net.TCPConn, r *route) (again bool) {
 	p.count(func(c *Counts) { c.Passing, c.Passed = c.Passing+1, c.Passed+1 })
 	defer p.count(func(c *Counts) { c.Passing-- })
-	cut := func() {
-		_ = in.conn.Close() // neither peer is waited for
-		_ = up.Close()
-	}
 	in.touch()
+	s := &passage{in: in, up: up}
 	ended := make(chan struct{})
 	var ways sync.WaitGroup
-	for _, way := range [][2]*net.TCPConn{{up, in.conn}, {in.conn, up}} {
-		ways.Go(func() {
-			if in.move(way[0], way[1]) != nil {
-				cut()
-			}
-		})
-	}
+	ways.Go(s.out)
+	ways.Go(s.back)
 	go func() { // owned by what follows
 		ways.Wait()
 		close(ended)
@@ -75,45 +70,133 @@ func (p *Port) pass(in *inbound, up *net.TCPConn, r *route) {
 	for addr := r.addr; ; {
 		select {
 		case <-ended:
-			cut()
-			return
 		case <-p.ctx.Done():
-			cut()
-			<-ended
-			return
+			_ = in.conn.Close() // the peer is not waited for
 		case <-r.over:
-			if r = p.now(); r.served != nil || r.addr != "" && r.addr != addr {
-				cut()
-				<-ended
-				return
+			if r = p.now(); r.served == nil && (r.addr == "" || r.addr == addr) {
+				continue
 			}
 		}
+		s.withdraw()
+		<-ended
+		return s.state.Load() == withdrawn && !in.spent && in.conn.SetReadDeadline(time.Time{}) == nil
 	}
 }
 
-// move copies bytes one way until src has no more, and then tells dst.
-func (in *inbound) move(dst, src *net.TCPConn) error {
-	b := make([]byte, passBuffer)
-	for {
-		if err := src.SetReadDeadline(time.Now().Add(passIdle)); err != nil {
-			return err
-		}
-		n, err := src.Read(b)
-		if n > 0 {
-			in.touch()
-			if err := dst.SetWriteDeadline(time.Now().Add(passWrite)); err != nil {
-				return err
-			}
-			if _, err := dst.Write(b[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == nil, errors.Is(err, os.ErrDeadlineExceeded) && in.silent() < passIdle:
-		case !errors.Is(err, io.EOF):
-			return err
-		default:
-			return dst.CloseWrite()
-		}
+// The states of a passage.
+const (
+	unanswered = iota
+	answered   // the active replica sent something
+	withdrawn  // it did not, and will not be heard any more
+)
+
+// passage is a connection on its way to the active replica.
+type passage struct {
+	in    *inbound
+	up    *net.TCPConn
+	state atomic.Int32
+}
+
+// withdraw ends the passage: of the caller's connection only if that was answered.
+func (s *passage) withdraw() {
+	_ = s.up.Close() // neither peer is waited for
+	s.state.CompareAndSwap(unanswered, withdrawn)
+	if s.state.Load() == answered {
+		_ = s.in.conn.Close()
+		return
 	}
+	_ = s.in.conn.SetReadDeadline(time.Unix(1, 0)) // ends reading; fails where that has ended
+}
+
+// out passes on what the caller sends. It is the one that uses in.first and
+// in.spent meanwhile.
+func (s *passage) out() {
+	for b := make([]byte, passBuffer); ; {
+		n, err := s.read(s.in.conn, b)
+		if n > 0 {
+			s.keep(b[:n])
+			if write(s.up, b[:n]) != nil {
+				s.withdraw()
+				return
+			}
+		}
+		if err == nil {
+			continue
+		}
+		if s.state.Load() == withdrawn {
+			return
+		}
+		s.in.spent = true
+		if !errors.Is(err, io.EOF) || s.up.CloseWrite() != nil {
+			s.withdraw()
+		}
+		return
+	}
+}
+
+// keep remembers what was sent, to send it again, until it was answered.
+func (s *passage) keep(b []byte) {
+	in := s.in
+	switch {
+	case s.state.Load() == answered:
+		in.first = nil
+	case in.spent || len(in.first)+len(b) > maxKept:
+		in.first, in.spent = nil, true
+	default:
+		in.first = append(in.first, b...)
+	}
+}
+
+// back passes on what the active replica answers.
+func (s *passage) back() {
+	for b := make([]byte, passBuffer); ; {
+		n, err := s.read(s.up, b)
+		if n > 0 {
+			s.state.CompareAndSwap(unanswered, answered)
+			if s.state.Load() == withdrawn {
+				return
+			}
+			if write(s.in.conn, b[:n]) != nil {
+				s.withdraw()
+				return
+			}
+		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, io.EOF) || s.state.Load() != answered || s.in.conn.CloseWrite() != nil {
+			s.withdraw()
+		}
+		return
+	}
+}
+
+var errWithdrawn = errors.New("withdrawn")
+
+// read reads once. A connection on which nothing went either way for long has
+// ended.
+func (s *passage) read(c *net.TCPConn, b []byte) (int, error) {
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(passIdle)); err != nil {
+			return 0, err
+		}
+		if s.state.Load() == withdrawn {
+			return 0, errWithdrawn
+		}
+		n, err := c.Read(b)
+		if n > 0 {
+			s.in.touch()
+		} else if errors.Is(err, os.ErrDeadlineExceeded) && s.in.silent() < passIdle {
+			continue
+		}
+		return n, err
+	}
+}
+
+func write(c *net.TCPConn, b []byte) error {
+	if err := c.SetWriteDeadline(time.Now().Add(passWrite)); err != nil {
+		return err
+	}
+	_, err := c.Write(b)
+	return err
 }

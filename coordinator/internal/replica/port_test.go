@@ -236,8 +236,10 @@ func TestForwardHalfClose(t *testing.T) {
 			}
 			defer s.Close()
 			first, second := s.(*net.TCPConn), c
-			early, late := "", "a"
-			if !serverFirst {
+			early, late := "hi", "a"
+			if serverFirst {
+				send(t, s, early)
+			} else {
 				first, second = c, s.(*net.TCPConn)
 				early, late = "a", ""
 			}
@@ -319,6 +321,63 @@ func TestTargetChanges(t *testing.T) {
 	isCut(t, c, "this one is active")
 	c = connect(t, standby)
 	hears(t, c, "here", c.LocalAddr().String())
+}
+
+// What was not answered yet goes to who is active next.
+func TestUnansweredConnectionsMoveOn(t *testing.T) {
+	v := newVoucher(t)
+	for name, next := range map[string]func(standby, b *Port, m *movable){
+		"another one":       func(_, b *Port, m *movable) { m.move(b.Addr().String()) },
+		"this one":          func(standby, _ *Port, _ *movable) { echo(t, "b", standby.Serve(v)) },
+		"after nobody":      func(_, b *Port, m *movable) { m.move(""); m.move(b.Addr().String()) },
+		"after one is gone": func(standby, b *Port, m *movable) { m.move("127.0.0.1:1"); m.move(b.Addr().String()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, standby := listen(t, 16), listen(t, 16), listen(t, 16)
+			echo(t, "b", b.Serve(v))
+			m := newMovable(a.Addr().String())
+			standby.Forward(m.target, v)
+			c := connect(t, standby)
+			send(t, c, "hel")
+			waits(t, a, "it waits at the first", func(c Counts) bool { return c.Waiting == 1 })
+			send(t, c, "lo")
+			next(standby, b, m)
+			answers(t, c, "b", c.LocalAddr().String())
+		})
+	}
+}
+
+// Who is dropped without an answer is passed on once more, and then dropped.
+func TestDroppedConnections(t *testing.T) {
+	standby := listen(t, 16)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepted atomic.Int64
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted.Add(1)
+			_ = c.Close() // without an answer
+		}
+	})
+	defer work.Wait()
+	defer l.Close()
+	standby.Forward(newMovable(l.Addr().String()).target, nil)
+	c := connect(t, standby)
+	send(t, c, "x")
+	isCut(t, c, "it was dropped")
+	if got := accepted.Load(); got != 2 {
+		t.Errorf("got passed on %d times, want 2", got)
+	}
+	c = connect(t, standby)
+	send(t, c, strings.Repeat("x", maxKept+1))
+	isCut(t, c, "it sent too much to be passed on anew")
 }
 
 // What a port does with connections changes under load: none is ever refused, and
@@ -531,10 +590,15 @@ func TestPassedOnOnce(t *testing.T) {
 	if want := "b " + c.LocalAddr().String() + "\n"; err != nil || line != want {
 		t.Errorf("got %q, %v; want %q", line, err, want)
 	}
+}
 
-	b.Forward(fixed(a), nil) // without a key only the bounds end it
+// Without a key nobody can tell: the bounds and the patience of ports end it.
+func TestPassedOnInCircles(t *testing.T) {
+	t.Parallel()
+	a, b := listen(t, 16), listen(t, 16)
 	a.Forward(fixed(b), nil)
-	c = connect(t, a)
+	b.Forward(fixed(a), nil)
+	c := connect(t, a)
 	send(t, c, "x")
 	isCut(t, c, "it went round until there was no room")
 }
