@@ -80,8 +80,22 @@ func (l *life) sealed(ctx context.Context) (seal.Key, error) {
 // remember takes over what was seen of the state.
 func (l *life) remember(_ *store.Store, st *coordinator.Standing) error {
 	l.seen, l.looked = st, time.Now()
-	l.head.Store(st.Head.Sequence)
+	l.see(st.Head)
 	return nil
+}
+
+// see keeps the newest head of the state.
+func (l *life) see(head store.Head) {
+	l.tip = head
+	l.head.Store(head.Sequence)
+}
+
+// follows refuses a state that does not go on from what this replica has seen of
+// it. Of what came since all of it was looked at, that is the newest head.
+func (l *life) follows(ctx context.Context, db *store.Store, st *coordinator.Standing) error {
+	older := *l.seen
+	older.Head = l.tip
+	return st.Follows(ctx, db, &older)
 }
 
 // hold keeps the key of the state, which was inspected.
@@ -166,7 +180,7 @@ func (l *life) accept(ctx context.Context, got client.Joined) error {
 // what this replica has seen.
 func (l *life) take(ctx context.Context, key seal.Key, db *store.Store, st *coordinator.Standing) error {
 	if l.seen != nil {
-		if err := st.Follows(ctx, db, l.seen); err != nil {
+		if err := l.follows(ctx, db, st); err != nil {
 			return err
 		}
 	}

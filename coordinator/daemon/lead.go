@@ -77,15 +77,15 @@ func (l *life) watch(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case l.verdict == nil && head == l.seen.Head && !l.unsealed:
+	case l.verdict == nil && head == l.seen.Head && head == l.tip && !l.unsealed:
 		l.rev = rev
 		return nil
-	case l.verdict == nil && head.Sequence > l.seen.Head.Sequence && !due:
-		l.head.Store(head.Sequence)
+	case l.verdict == nil && !due && (head == l.tip || head.Sequence > l.tip.Sequence):
+		l.see(head)
 		return nil
 	}
 	err = l.inspect(ctx, l.key, func(db *store.Store, st *coordinator.Standing) error {
-		if err := st.Follows(ctx, db, l.seen); err != nil {
+		if err := l.follows(ctx, db, st); err != nil {
 			return err
 		}
 		if l.recovered != nil && st.Head != l.seen.Head {

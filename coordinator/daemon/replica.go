@@ -66,7 +66,8 @@ type life struct {
 
 	// Of the goroutine that lives it alone:
 	key       seal.Key
-	seen      *coordinator.Standing // the newest; nil before the first
+	seen      *coordinator.Standing // what was looked at last; nil before the first
+	tip       store.Head            // the newest head that was seen
 	looked    time.Time             // when the whole state was looked at,
 	rev       store.Rev             // of the cluster before that,
 	verdict   error                 // and what it is: nil, or that it went back

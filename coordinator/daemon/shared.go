@@ -197,7 +197,7 @@ func (l *life) openShared(ctx context.Context, t *tenure) (*openedState, error) 
 func (l *life) claim(ctx context.Context, o *openedState) error {
 	st, err := coordinator.Inspect(ctx, o.store)
 	if err == nil {
-		err = st.Follows(ctx, o.store, l.seen)
+		err = l.follows(ctx, o.store, st)
 	}
 	if err == nil {
 		err = coordinator.Claim(ctx, o.store)

@@ -27,8 +27,9 @@ type endpoint struct {
 	misses              int // in a row
 }
 
-// service is the one address of all replicas: a connection goes to one of those
-// that are ready, in turn. Connections stay where they are.
+// service is the one address of all replicas, as the chart's Services are: a
+// connection of a marble goes to one of those that are ready, one of a client to
+// any that accepts it, in turn. Connections stay where they are.
 type service struct {
 	t      *testing.T
 	probes *http.Client
@@ -109,21 +110,29 @@ func (s *service) ready(ctx context.Context, probe string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// targets are the addresses of the replicas that are ready.
-func (s *service) targets(of func(*endpoint) string) []string {
+// clients and marbles are the addresses that their connections may go to.
+func (s *service) clients() []string {
+	return s.targets(func(e *endpoint) (string, bool) { return e.client, true })
+}
+
+func (s *service) marbles() []string {
+	return s.targets(func(e *endpoint) (string, bool) { return e.mesh, e.misses < probeMisses })
+}
+
+func (s *service) targets(of func(*endpoint) (string, bool)) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []string
 	for _, e := range s.endpoints {
-		if e.misses < probeMisses {
-			all = append(all, of(e))
+		if address, ok := of(e); ok {
+			all = append(all, address)
 		}
 	}
 	return all
 }
 
-// listen serves an address with one port of all replicas.
-func (s *service) listen(address string, of func(*endpoint) string) {
+// listen serves an address with a port of all replicas.
+func (s *service) listen(address string, targets func() []string) {
 	s.t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -139,18 +148,17 @@ func (s *service) listen(address string, of func(*endpoint) string) {
 			if err != nil {
 				return // closed
 			}
-			s.work.Go(func() { s.carry(c, of, int(turn.Add(1))) })
+			s.work.Go(func() { s.carry(c, targets(), int(turn.Add(1))) })
 		}
 	})
 }
 
 // carry connects to the replica whose turn it is, or to the next that accepts.
-func (s *service) carry(near net.Conn, of func(*endpoint) string, turn int) {
+func (s *service) carry(near net.Conn, all []string, turn int) {
 	if !s.conns.keep(near) {
 		return
 	}
 	defer s.conns.drop(near)
-	all := s.targets(of)
 	for i := range all {
 		far, err := net.DialTimeout("tcp", all[(turn+i)%len(all)], dialTime)
 		if err != nil {

@@ -15,7 +15,7 @@ func TestClusterOfOne(t *testing.T) {
 	r.up()
 	s.set(s.manifest("1h", nil))
 	s.marbles()
-	visits, joins := s.visit(), s.activate(4)
+	visits, joins := s.visit(), s.activate(4, 0)
 	visits.More(50)
 	joins.More(20)
 	r.kill()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
@@ -42,7 +43,7 @@ func (s *site) manifest(lease string, amend func(doc map[string]any)) []byte {
 		s.t.Fatal(err)
 	}
 	coordinator := s.digest(s.tools.coordinator)
-	marbles := map[string]any{"probe": map[string]any{"package": "probe", "maxInstances": 1000}}
+	marbles := map[string]any{"probe": map[string]any{"package": "probe", "maxInstances": 1000}, "stray": map[string]any{"package": "probe"}}
 	for i, name := range chain {
 		env := map[string]string{listenEnv: fmt.Sprintf("%s:%d", s.loopback(i), programPort)}
 		m := map[string]any{"package": "program", "lease": lease, "parameters": map[string]any{"env": env}}
@@ -154,10 +155,9 @@ func (s *site) marbles() {
 	s.visited()
 }
 
-// activate has many probes activated at once.
-func (s *site) activate(workers int) *drive.Activators {
-	issuer := s.machines[0].issuer()
-	return drive.Activate(s.t, drive.Marbles{Mesh: s.mesh(), Marble: "probe", Issuer: issuer, Workers: workers})
+// activate has probes activated all the while.
+func (s *site) activate(workers int, pause time.Duration) *drive.Activators {
+	return drive.Activate(s.t, drive.Marbles{Mesh: s.mesh(), Marble: "probe", Issuer: s.machines[0].issuer(), Workers: workers, Pause: pause})
 }
 
 // set puts the first manifest in force.

@@ -3,9 +3,11 @@
 package cluster
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,15 +33,22 @@ type replica struct {
 func (s *site) replica(name string, m *machine) *replica {
 	s.t.Helper()
 	r := &replica{site: s, name: name, machine: m, program: s.tools.coordinator, ip: s.address(10 + len(s.replicas))}
-	var endpoints []string
 	for _, member := range s.etcd.Endpoints() {
-		w := newWire(s.t, member)
-		r.ways, endpoints = append(r.ways, w), append(endpoints, w.address())
+		r.ways = append(r.ways, newWire(s.t, member))
 	}
-	r.store = "etcd://" + strings.Join(endpoints, ",") + "/" + prefix + "?tls=off"
+	r.store = r.storeAt(prefix)
 	s.replicas = append(s.replicas, r)
 	s.service.add(endpoint{client: r.ip + ":4433", mesh: r.ip + ":2001", probe: r.ip + ":9944"})
 	return r
+}
+
+// storeAt is a prefix in etcd by way of the replica's wires.
+func (r *replica) storeAt(prefix string) string {
+	var endpoints []string
+	for _, w := range r.ways {
+		endpoints = append(endpoints, w.address())
+	}
+	return "etcd://" + strings.Join(endpoints, ",") + "/" + prefix + "?tls=off"
 }
 
 // state is the replica's own folder.
@@ -50,7 +59,7 @@ func (r *replica) command(verb string, more ...string) []string {
 	c := []string{r.program, verb, "--state", r.state(), "--tee", "sim:sgx", "--sim-socket", r.machine.socket, "--sim-root", r.site.simRoot(),
 		"--pccs", r.site.pccs(), "--client-addr", r.ip + ":4433", "--mesh-addr", r.ip + ":2001", "--metrics-addr", r.ip + ":9944"}
 	if r.store != "" {
-		c = append(c, "--store", r.store)
+		c = append(c, "--store", r.store, "--replica", r.name)
 	}
 	return append(c, more...)
 }
@@ -70,14 +79,14 @@ func (r *replica) start() {
 	r.process = spawn(r.site.t, r.site.file("logs"), r.name, r.command("run"))
 }
 
-// probe is what /readyz says.
-type probe struct {
+// says is what /readyz says.
+type says struct {
 	Ready         bool
 	Stage, Reason string
 }
 
-func (r *replica) probe() (probe, error) {
-	var p probe
+func (r *replica) probe() (says, error) {
+	var p says
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get("http://" + r.ip + ":9944/readyz")
 	if err != nil {
@@ -88,7 +97,7 @@ func (r *replica) probe() (probe, error) {
 }
 
 // until waits until what the replica says of itself is so.
-func (r *replica) until(what string, holds func(probe) bool) {
+func (r *replica) until(what string, holds func(says) bool) {
 	r.site.t.Helper()
 	drive.Eventually(r.site.t, patience, func() string {
 		if !r.running() {
@@ -105,7 +114,7 @@ func (r *replica) until(what string, holds func(probe) bool) {
 // up waits until the replica is ready.
 func (r *replica) up() {
 	r.site.t.Helper()
-	r.until("ready", func(p probe) bool { return p.Ready })
+	r.until("ready", func(p says) bool { return p.Ready })
 }
 
 // cut takes etcd away from the replica, and mend gives it back.
@@ -119,4 +128,25 @@ func (r *replica) mend() {
 	for _, w := range r.ways {
 		w.mend()
 	}
+}
+
+// head is the sequence of the newest head of the state that the replica has seen.
+func (r *replica) head() uint64 {
+	r.site.t.Helper()
+	resp, err := http.Get("http://" + r.ip + ":9944/metrics")
+	if err != nil {
+		r.site.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "ashlar_replica_head_sequence "); ok {
+			n, err := strconv.ParseFloat(text, 64)
+			if err != nil {
+				r.site.t.Fatal(err)
+			}
+			return uint64(n)
+		}
+	}
+	r.site.t.Fatalf("%s shows no head", r.name)
+	return 0
 }

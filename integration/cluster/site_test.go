@@ -47,8 +47,8 @@ type site struct {
 	replicas []*replica
 	service  *service
 	shell    *drive.Shell
-	visitors string // where the first program answers
 
+	known      []attest.Hex       // programs that users take for the coordinator
 	remembered *client.Remembered // by the client of this process
 }
 
@@ -68,13 +68,14 @@ func newSite(t *testing.T, machines ...string) *site {
 			t.Fatal(err)
 		}
 	}
+	s.known = []attest.Hex{s.digest(s.tools.coordinator)}
 	s.etcd = etcdtest.Start(t, 3)
 	for _, name := range machines {
 		s.machines = append(s.machines, s.machine(name))
 	}
 	s.service = newService(t)
-	s.service.listen(s.client(), func(e *endpoint) string { return e.client })
-	s.service.listen(s.mesh(), func(e *endpoint) string { return e.mesh })
+	s.service.listen(s.client(), s.service.clients)
+	s.service.listen(s.mesh(), s.service.marbles)
 	s.shell = &drive.Shell{T: t, Program: s.tools.ashlar, Dir: s.file("shell"), Env: append(os.Environ(), "ASHLAR_ADDRESS="+s.client())}
 	return s
 }
@@ -208,7 +209,7 @@ func (s *site) as(name string) []string {
 
 // policy is what users and marbles demand of the coordinator.
 func (s *site) policy() attest.Policy {
-	return attest.Policy{Package: attest.Package{Sim: &attest.SimReference{Program: []attest.Hex{s.digest(s.tools.coordinator)}, Agent: []attest.Hex{s.digest(s.tools.coordinator)}}}}
+	return attest.Policy{Package: attest.Package{Sim: &attest.SimReference{Program: s.known, Agent: s.known}}}
 }
 
 // dial verifies the coordinator behind the Service, as alice, and holds it to all
@@ -219,7 +220,7 @@ func (s *site) dial(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := client.Options{Policy: s.policy(), Timeout: 20 * time.Second, Verifiers: hardware.Verifiers(), Certificate: &cert, Remembered: s.remembered}
+	o := client.Options{Policy: s.policy(), Timeout: 8 * time.Second, Verifiers: hardware.Verifiers(), Certificate: &cert, Remembered: s.remembered}
 	if err := sim.AddVerifiers(o.Verifiers, s.machines[0].tee.Root()); err != nil {
 		return nil, err
 	}

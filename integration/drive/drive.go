@@ -34,7 +34,7 @@ func Audit(t testing.TB, c *client.Client) []apiv1.AuditRecord {
 	t.Helper()
 	var all []apiv1.AuditRecord
 	for {
-		page, err := c.Audit(t.Context(), uint64(len(all)), 1000)
+		page, err := c.Audit(t.Context(), uint64(len(all)), 250)
 		if err != nil {
 			t.Fatal(err)
 		}
