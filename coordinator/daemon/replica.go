@@ -197,6 +197,7 @@ func (l *life) meet(ctx context.Context, self replica.Self) (err error) {
 		if l.cluster, err = etcd.Dial(ctx, l.s.shared); err != nil {
 			return err
 		}
+		l.cluster.Scratch = l.s.State
 	}
 	l.member, err = replica.Open(ctx, l.cluster, self)
 	return err

@@ -35,8 +35,8 @@ type Cluster struct {
 	folders []string // of backups that are being made; guarded by backups
 }
 
-// Dial connects to a cluster and finds out whether it answers; STO-030 and
-// STO-031.
+// Dial connects to a cluster and finds out whether it answers; STO-030, STO-031 and
+// STO-033.
 func Dial(ctx context.Context, l Location) (*Cluster, error) {
 	config, err := l.tls()
 	if err != nil {
@@ -52,7 +52,7 @@ func Dial(ctx context.Context, l Location) (*Cluster, error) {
 	defer cancel()
 	if _, err := client.Get(bounded, l.Prefix, clientv3.WithCountOnly()); err != nil {
 		_ = client.Close() // nothing was done with it
-		return nil, problem.Because(err, "STO-031", "%s", l)
+		return nil, c.coded(err, "%s", l)
 	}
 	return c, nil
 }

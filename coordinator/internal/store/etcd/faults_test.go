@@ -149,7 +149,7 @@ func TestClusterCrashAtEachStep(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		n, size int
-	}{{"small", 3, 10}, {"large", 100, 1200 << 10}} {
+	}{{"small", 3, 10}, {"large", 60, 1050 << 10}} {
 		for _, end := range []fault{lost, silent} {
 			steps, news := 0, 0
 			for at, whole := 1, false; !whole; at++ {

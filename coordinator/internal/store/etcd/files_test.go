@@ -103,3 +103,42 @@ func TestClusterFilesOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// TestClusterFilesAfterATakeover has two coordinators, one after the other, keep the recovery
+// document in etcd: the second finishes what the first began, and what the first
+// does later changes nothing.
+func TestClusterFilesAfterATakeover(t *testing.T) {
+	c := dial(t, etcdtest.Start(t, 1, "--unsafe-no-fsync"))
+	ctx := t.Context()
+	before, after := c.Files(), c.Files()
+	for _, name := range []string{recovery.File, recovery.File + ".new"} {
+		for _, f := range []*Files{before, after} {
+			if _, err := f.Read(ctx, name); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := before.Write(ctx, recovery.File+".new", []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	// The first one made its commit and stops; the second finishes.
+	if _, err := after.Read(ctx, recovery.File+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := after.Rename(ctx, recovery.File+".new", recovery.File); err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Rename(ctx, recovery.File+".new", recovery.File); err == nil {
+		t.Error("the first one finished it too")
+	}
+	if err := after.Write(ctx, recovery.File+".new", []byte("second")); err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Remove(ctx, recovery.File); !errors.Is(err, errFileMoved) {
+		t.Errorf("the first one removes the document: got %v", err)
+	}
+	found, err := recovery.Documents(ctx, after)
+	if err != nil || string(found[recovery.File]) != "first" || string(found[recovery.File+".new"]) != "second" {
+		t.Errorf("got %q, %v", found, err)
+	}
+}

@@ -24,7 +24,7 @@ import (
 
 const (
 	writerEnv = "ASHLAR_STORE_WRITER" // set in the child: where it writes
-	killsEnv  = "ASHLAR_KILLS"        // how often to kill, default 10
+	killsEnv  = "ASHLAR_KILLS"        // how often to kill, default 6
 	blobSize  = 600 << 10             // two of them are more than one request
 )
 
@@ -143,7 +143,7 @@ func audit(s *store.Store) (n int, err error) {
 // it creates or opens the state. A reader looks all the time, and sees one commit
 // each time; the next writer opens by itself and has all that was acknowledged.
 func TestClusterKilledWriter(t *testing.T) {
-	kills := 10
+	kills := 6
 	if n, err := strconv.Atoi(os.Getenv(killsEnv)); err == nil {
 		kills = n
 	}

@@ -79,6 +79,21 @@ func (c *Cluster) viewOf(resp *clientv3.TxnResponse) (*view, error) {
 	return v, nil
 }
 
+// Revision returns the revision of the newest commit; 0 if there is none. A standby
+// learns by it that the state changed.
+func (c *Cluster) Revision(ctx context.Context) (store.Rev, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	resp, err := c.client.Get(ctx, c.Key(revName))
+	if err != nil {
+		return 0, c.coded(err, "looking for the revision of the state")
+	}
+	if len(resp.Kvs) == 0 {
+		return 0, nil
+	}
+	return store.Rev(resp.Kvs[0].GetModRevision()), nil
+}
+
 // newest returns the newest view of a state that is whole; STO-035.
 func (c *Cluster) newest(ctx context.Context) (*view, error) {
 	v, err := c.look(ctx)

@@ -45,6 +45,9 @@ func TestClusterTwoWriters(t *testing.T) {
 		rev = revs[winner]
 		won[winner]++
 		got, at := all(t, c.Engine())
+		if seen, err := writers[1-winner].Revision(t.Context()); err != nil || seen != rev {
+			t.Fatalf("round %d: the other sees revision %d, %v, want %d", round, seen, err, rev)
+		}
 		if want := fmt.Sprint(round, winner); string(got["r0"]) != want || string(got["r2"]) != want || at != rev {
 			t.Fatalf("round %d: got %q at %d, want %q at %d", round, got["r0"], at, want, rev)
 		}
