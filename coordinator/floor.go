@@ -46,20 +46,15 @@ type floorRecord struct {
 // policyFor returns what a marble's evidence is judged by: its package, and its
 // platform with the floor in force.
 func (f floorsRecord) policyFor(rev *revision, marble string) (attest.Policy, bool) {
-	return f.policyWith(rev, marble, nil)
-}
-
-// policyWith is policyFor while break-glass has the platform accept more TCB
-// statuses than the manifest does; floors count all the same.
-func (f floorsRecord) policyWith(rev *revision, marble string, more []attest.TCBStatus) (attest.Policy, bool) {
 	p, ok := rev.policyFor(marble)
 	if !ok {
 		return p, false
 	}
-	return f.raise(p, more), true
+	return f.raise(p, nil), true
 }
 
-// raise is a policy under the floors in force, with more TCB statuses accepted.
+// raise is a policy under the floors in force, while break-glass has its platform
+// accept more TCB statuses than the manifest does; floors count all the same.
 func (f floorsRecord) raise(p attest.Policy, more []attest.TCBStatus) attest.Policy {
 	p.Platform = accepting(p.Platform, more)
 	if floor, raised := f.Platforms[p.PlatformName]; raised {

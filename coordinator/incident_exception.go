@@ -228,14 +228,6 @@ func (i *incidents) accepted(platform string, at time.Time) []apiv1.Incident {
 	return all
 }
 
-// statusesFor are what break-glass has the platform of a marble accept.
-func (i *incidents) statusesFor(rev *revision, marble string, at time.Time) []attest.TCBStatus {
-	if rev.m == nil {
-		return nil
-	}
-	return i.statusesOn(rev.m.Marbles[marble].Platform, at)
-}
-
 // statusesOn are what break-glass has a platform accept.
 func (i *incidents) statusesOn(platform string, at time.Time) []attest.TCBStatus {
 	var all []attest.TCBStatus

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -121,8 +122,11 @@ func (c *Coordinator) withheld(p Peer) error {
 }
 
 // bar says that an instance would get no lease for who it is.
-func (p *planner) bar(it *planItem, v attest.Verdict) *problem.Error {
-	s := p.next.suspect(instanceKey(it.marble, it.instance))
+func (p *planner) bar(it *planItem, m matter, v attest.Verdict) *problem.Error {
+	s := suspect{packageName: m.policy.PackageName, platform: m.policy.PlatformName}
+	if m.expected.Purpose != binding.Replica {
+		s.marble, s.instance = it.marble, it.instance
+	}
 	s.add(provenanceOf(v.Claims, p.at))
 	if in := p.c.incidents.Load().barred(s); in != nil && (in.Kind == apiv1.Revocation || !it.live) {
 		return refusalOf(in)

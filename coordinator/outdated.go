@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 )
 
@@ -95,7 +96,7 @@ func (p *planner) changesRules(marble string) bool {
 		return false
 	}
 	is, known := p.floors.policyFor(p.rev, marble)
-	would, stays := p.policy(marble)
+	would, stays := p.policy(binding.Activate, marble)
 	return known && (!stays || !reflect.DeepEqual(is, would))
 }
 

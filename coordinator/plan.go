@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -168,20 +169,24 @@ func (p *planner) assumeFloors() error {
 	return nil
 }
 
-// policy is what a marble would be judged by.
-func (p *planner) policy(marble string) (attest.Policy, bool) {
-	policy, ok := p.floors.policyWith(p.next, marble, p.c.incidents.Load().statusesFor(p.next, marble, p.at))
-	return p.raised(policy), ok
-}
-
-// raised is a policy with the floors that are assumed.
-func (p *planner) raised(policy attest.Policy) attest.Policy {
+// policy is what a marble, or a further coordinator, would be judged by.
+func (p *planner) policy(purpose binding.Purpose, marble string) (attest.Policy, bool) {
+	policy, ok := p.policyOf(p.next, purpose, marble, p.at)
 	for _, name := range []string{policy.PlatformName, anyPlatform} {
 		if floor, assumed := p.assumed[name]; assumed {
 			policy.Platform, _ = policy.Platform.Raise(floor)
 		}
 	}
-	return policy
+	return policy, ok
+}
+
+// policyOf is what a revision has judged by, with nothing else assumed.
+func (p *planner) policyOf(rev *revision, purpose binding.Purpose, marble string, at time.Time) (attest.Policy, bool) {
+	policy, ok := rev.policyAs(purpose, marble)
+	if !ok {
+		return policy, false
+	}
+	return p.floors.raise(policy, p.c.incidents.Load().statusesOn(policy.PlatformName, at)), true
 }
 
 // collect lists what is to be judged, those with one endorsement set together.

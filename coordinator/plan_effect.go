@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
+	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
@@ -21,14 +22,18 @@ type ruled struct {
 func (r ruled) accepted() bool { return r.verdict.OK() && r.denial == nil }
 
 // rule judges a matter as an activation or renewal would be.
-func (p *planner) rule(it *planItem, m matter, policyFor func(string) (attest.Policy, bool)) ruled {
-	policy, ok := policyFor(it.marble)
-	if !ok {
+func (p *planner) rule(it *planItem, m matter, policyFor func(binding.Purpose, string) (attest.Policy, bool)) ruled {
+	policy, ok := policyFor(m.expected.Purpose, it.marble)
+	switch {
+	case ok:
+	case m.expected.Purpose == binding.Replica:
+		return ruled{denial: problem.New("REP-020", "the manifest has no section coordinators")}
+	default:
 		return ruled{denial: problem.New("CRD-030", "the manifest has no marble %s", it.marble)}
 	}
 	m.policy = policy
 	r := ruled{verdict: m.judge(p.c.config.Verifiers)}
-	if bar := p.bar(it, r.verdict); r.verdict.OK() && bar != nil {
+	if bar := p.bar(it, m, r.verdict); r.verdict.OK() && bar != nil {
 		r.denial = bar
 	}
 	if end := r.verdict.Claims.TCB.ValidUntil(); r.verdict.OK() && !end.IsZero() && end.Sub(m.at) < minLife {
@@ -44,8 +49,8 @@ func (p *planner) compare(it *planItem, is, next matter, behind []attest.Step) {
 	would.verdict = withSteps(would.verdict, behind)
 	was := would
 	if p.hypothesis {
-		was = p.rule(it, is, func(marble string) (attest.Policy, bool) {
-			return p.floors.policyWith(p.rev, marble, p.c.incidents.Load().statusesFor(p.rev, marble, p.now))
+		was = p.rule(it, is, func(purpose binding.Purpose, marble string) (attest.Policy, bool) {
+			return p.policyOf(p.rev, purpose, marble, p.now)
 		})
 	}
 	e := &apiv1.PlanEffect{Marble: it.marble, Instance: it.instance, Decision: it.record.Decision, TEE: is.evidence.TEE}

@@ -14,7 +14,7 @@ import (
 // coordinators of what is assumed. Who joins judges by it the one that hands the
 // key over, so nobody could join then.
 func (p *planner) planGiver(ctx context.Context) []string {
-	policy, admits := p.next.policyAs(binding.Replica, coordinators)
+	policy, admits := p.policy(binding.Replica, coordinators)
 	if !p.hypothesis || !admits {
 		return nil
 	}
@@ -25,18 +25,14 @@ func (p *planner) planGiver(ctx context.Context) []string {
 	if err != nil {
 		return []string{fmt.Sprintf("coordinators: whether the coordinator that runs would be admitted itself is not known: %v", err)}
 	}
-	incidents := p.c.incidents.Load()
-	m := matter{
-		evidence: own.Evidence, claims: bound(own, nonce), expected: bound(own, nonce),
-		policy: p.raised(p.floors.raise(policy, incidents.statusesOn(policy.PlatformName, p.at))), at: p.at,
-	}
+	m := matter{evidence: own.Evidence, claims: bound(own, nonce), expected: bound(own, nonce), policy: policy, at: p.at}
 	m.expected.Devices = binding.Devices(own.Evidence.Devices)
 	m.endorsements, _ = p.overlay.apply(own.Endorsements)
 	verdict := withSteps(m.judge(p.c.config.Verifiers), p.c.marks.failed(m.endorsements))
 	code, reason := verdict.Reason()
 	who := suspect{packageName: policy.PackageName, platform: policy.PlatformName}
 	who.add(provenanceOf(verdict.Claims, time.Time{}))
-	if in := incidents.barred(who); verdict.OK() && in != nil {
+	if in := p.c.incidents.Load().barred(who); verdict.OK() && in != nil {
 		bar := refusalOf(in)
 		code, reason = string(bar.Code), bar.Detail
 	} else if verdict.OK() {

@@ -78,3 +78,49 @@ func (d *deployment) givesAway(t *testing.T, req apiv1.PlanRequest, want string)
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestPlanOfRefusedCoordinators checks that a plan says which of those that were
+// refused would get the key.
+func TestPlanOfRefusedCoordinators(t *testing.T) {
+	d := newGiver(t, func(m object) {
+		m["roles"].(object)["operator"].(object)["actions"] = []string{"updateManifest", "revoke:*"}
+	})
+	j := d.joining("ashlar-1")
+	j.issuer = d.platform.NewInsecureIssuer(attest.SimSGX, measured("next"))
+	_, err := j.ask(d)
+	wantCode(t, err, "REP-021")
+	next := apiv1.PlanRequest{Manifest: shop(t, admits("next", "default"))}
+	for _, c := range []struct {
+		name string
+		req  apiv1.PlanRequest
+		want string
+	}{
+		{"nothing assumed", apiv1.PlanRequest{}, ""},
+		{"its program is admitted", next, "gains coordinators/ashlar-1"},
+		{"on a platform that it does not meet", apiv1.PlanRequest{Manifest: shop(t, admits("next", "strict"))}, ""},
+		{"with a floor that it does not meet", apiv1.PlanRequest{Manifest: next.Manifest, Floors: map[string]attest.Floor{"*": evaluation(9999)}}, ""},
+		{"nobody is admitted", apiv1.PlanRequest{Manifest: shop(t)}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) { d.plans(t, c.req, c.want) })
+	}
+	same := apiv1.PlanRequest{Manifest: shop(t, admitting, program("coordinator", "next"))}
+	d.plans(t, same, "gains coordinators/ashlar-1")
+	d.revoke(apiv1.Revocation, apiv1.Subject{Kind: apiv1.PackageSubject, Name: "coordinator"})
+	d.plans(t, same, "")
+}
+
+// plans makes a plan, and compares who loses and who gains.
+func (d *deployment) plans(t *testing.T, req apiv1.PlanRequest, want string) {
+	t.Helper()
+	p, err := d.Plan(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range p.Effects {
+		got = append(got, e.Outcome+" "+e.Marble+"/"+e.Instance)
+	}
+	if text := strings.Join(got, ", "); text != want {
+		t.Errorf("got %q, want %q", text, want)
+	}
+}
