@@ -188,6 +188,13 @@ func (e *endorsements) Outcomes() map[fetch.Outcome]uint64 {
 	return out
 }
 
+// doubt has all documents asked for again when they are needed next. Decisions
+// refuse what is older than any rested on, and another replica may have had newer.
+func (e *endorsements) doubt() {
+	e.hardware.Doubt()
+	e.simulated.Doubt()
+}
+
 // close ends the fetches under way.
 func (e *endorsements) close() {
 	e.hardware.Close()

@@ -205,6 +205,7 @@ func (l *life) openCore(ctx context.Context, t *tenure) (*service, error) {
 		return nil, err
 	}
 	o.opening.Recovered = l.recovered
+	l.s.endorsements.doubt()
 	v, err := l.newService(ctx, o)
 	if err == nil {
 		v.prepare(l.most)

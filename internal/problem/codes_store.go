@@ -18,7 +18,7 @@ var storeCodes = []Entry{
 	{"STO-015", Refused, "the data key was sealed by another source or platform", "start on the platform and with the software identity that created this state"},
 	{"STO-016", Refused, "the audit log's chain is broken", "treat the host as hostile; keep the files for examination"},
 	{"STO-017", Internal, "a stored value does not decode", "use the release that wrote this state, or a newer one"},
-	{"STO-018", Conflict, "another writer changed the state", "let only one coordinator write to it, then restart this one"},
+	{"STO-018", Conflict, "another writer changed the state", "ask again if another coordinator has just taken over; otherwise let only one write to it, then restart this one"},
 	{"STO-019", Unavailable, "gave up while waiting to write", "retry; nothing was written"},
 	{"STO-020", NotFound, "no such decision in the log", "list recent decisions to see their ids"},
 	{"STO-021", Refused, "no platform opens this state: it is sealed with the mode none", "recover it with the holders' shares: ashlar recover status"},

@@ -414,6 +414,15 @@ func (s *Store) keys(at time.Time) []endorse.Need {
 	return all
 }
 
+// Doubt makes every set due: somebody else may have judged by newer documents.
+func (s *Store) Doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.sets {
+		k.due = s.c.Now()
+	}
+}
+
 // Run renews sets that are due, one after the other, until ctx ends.
 func (s *Store) Run(ctx context.Context) {
 	t := time.NewTicker(min(time.Minute, s.c.Refresh))

@@ -285,15 +285,22 @@ func TestOlderNeverReplaces(t *testing.T) {
 // TestNewerReplaces takes over what is newer, document by document.
 func TestNewerReplaces(t *testing.T) {
 	old, recovered := attesttest.Load(t, "sgx/automata-v3-606a-eval17"), attesttest.Load(t, "sgx/automata-v3-606a-eval19")
-	w := newWorld(t, old.At(), old.Endorsements)
-	w.open("", w.pccs(""))
-	w.endorse(old.Evidence)
-	w.service.Serve(recovered.Endorsements) // a TCB recovery
-	w.pass(fetch.DefaultRefresh)
-	for _, d := range endorse.Describe(w.endorse(old.Evidence)) {
-		if d.Kind == attest.KindTCBInfo && d.Number != 19 {
-			t.Errorf("got evaluation number %d, want 19", d.Number)
-		}
+	for name, due := range map[string]func(w *world){
+		"in time":  func(w *world) { w.pass(fetch.DefaultRefresh) },
+		"in doubt": func(w *world) { w.pass(time.Minute); w.store.Doubt() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, old.At(), old.Endorsements)
+			w.open("", w.pccs(""))
+			w.endorse(old.Evidence)
+			w.service.Serve(recovered.Endorsements) // a TCB recovery
+			due(w)
+			for _, d := range endorse.Describe(w.endorse(old.Evidence)) {
+				if d.Kind == attest.KindTCBInfo && d.Number != 19 {
+					t.Errorf("got evaluation number %d, want 19", d.Number)
+				}
+			}
+		})
 	}
 }
 
