@@ -94,7 +94,7 @@ func (h *throne) run(ctx context.Context, m *Member) {
 }
 
 // reign lets members campaign until the test ends.
-func reign(t *testing.T, members ...*Member) {
+func reign(t *testing.T, members ...*Member) *throne {
 	h := &throne{t: t}
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
@@ -105,6 +105,7 @@ func reign(t *testing.T, members ...*Member) {
 		cancel()
 		work.Wait()
 	})
+	return h
 }
 
 // oneIs waits until all agree on who is elected, and returns it.
@@ -272,12 +273,13 @@ func TestClusterAway(t *testing.T) {
 	}
 }
 
-// When etcd's own leader dies, a term outlasts that.
+// When members of etcd die in turn, its leader among them, somebody is elected all
+// the while; how often another one was is logged.
 func TestClusterEtcdMemberDies(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.Start(t, 3)
 	members := three(t, c.Location("ashlar/test"))
-	reign(t, members...)
+	h := reign(t, members...)
 	oneIs(t, members...)
 	for i := range 3 { // one of them is etcd's leader
 		c.Kill(i)
@@ -287,6 +289,9 @@ func TestClusterEtcdMemberDies(t *testing.T) {
 	for _, m := range members {
 		eventually(t, m, "all are there", func() bool { return len(m.List()) == 3 && m.Problem() == nil })
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.Logf("%d terms", len(h.terms))
 }
 
 func TestClusterNameIsTaken(t *testing.T) {
