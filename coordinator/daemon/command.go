@@ -39,7 +39,8 @@ in the TEE that they find themselves in; without one, as a simulation:
 Commands
   init      make the state of a new coordinator, once
   run       serve the state until SIGTERM
-  restore   put a backup's state into a new folder: restore --from FILE --state DIR
+  restore   put a backup's state into a new folder: restore --from FILE --state DIR;
+            with --store under a prefix of etcd that is empty
   version   print the version
 
 Each flag can be given as an environment variable: --sim-root is ASHLAR_SIM_ROOT.

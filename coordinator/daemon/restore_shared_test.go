@@ -123,3 +123,68 @@ func TestClusterRestore(t *testing.T) {
 		}
 	}
 }
+
+// TestClusterBackup takes a backup of a shared state, and puts it into a folder and
+// under another prefix: both open, with their holders, in a new epoch.
+func TestClusterBackup(t *testing.T) {
+	c, alice, bob := newCrew(t, 1), newMember(t, "alice"), newMember(t, "bob")
+	if err := Init(t.Context(), c.config(0)); err != nil {
+		t.Fatal(err)
+	}
+	first := c.run(0)
+	first.until("waiting for a manifest", "")
+	digest := c.set(first, alice.cert, nil, recoverable(t, "", "1h", 1, alice, bob))
+	var file bytes.Buffer
+	if err := c.serves(first, alice.cert).Backup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := backup.Verify(bytes.NewReader(file.Bytes())); err != nil || len(s.Files) != 3 {
+		t.Fatalf("got %+v, %v, want three files", s, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(first.config.State, ".backup-*")); err != nil || len(left) > 0 {
+		t.Errorf("left in the folder: %v, %v", left, err)
+	}
+	first.stop()
+	path := filepath.Join(t.TempDir(), "state.backup")
+	if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verified := func(where, addr string) {
+		t.Helper()
+		cl, err := c.machines[0].dial(addr, "", alice.cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		if e := cl.Verified().Epoch; e.Number != 2 || e.Cause != "restore" {
+			t.Errorf("%s: got epoch %+v, want the second", where, e)
+		}
+		if m, err := cl.Manifest(t.Context()); err != nil || !bytes.Equal(m.Digest, digest) {
+			t.Errorf("%s: got manifest %s, %v, want %s", where, m.Digest, err, digest)
+		}
+		r, err := cl.Recovery(t.Context())
+		if err != nil || r.Document == nil || len(r.Document.Holders) != 2 {
+			t.Errorf("%s: got %+v, %v, want both holders", where, r.Document, err)
+		}
+	}
+	embedded := c.machines[0].config()
+	embedded.State = filepath.Join(t.TempDir(), "embedded")
+	if err := Restore(path, embedded.State, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	addr, stop := run(t, embedded)
+	verified("the folder", addr.Client)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(t.TempDir(), "moved")
+	if err := RestoreShared(t.Context(), path, c.etcd.Location("moved"), state, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one epoch, however often it starts
+		moved := c.run(0, func(o *Config) { o.Store, o.State = c.etcd.Location("moved"), state })
+		moved.until("serving", "")
+		verified("the other prefix", moved.Client)
+		moved.stop()
+	}
+}
