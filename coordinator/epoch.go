@@ -60,19 +60,6 @@ func (r epochRecord) document() ([]byte, error) {
 type Opening struct {
 	Recovered *recovery.Outcome // by the holders' shares
 	Restored  string            // by the restore command: the mark that it left
-	Seen      *Standing         // the newest that this replica has seen of it: Open refuses a state that does not follow
-}
-
-// follows refuses a state that does not follow what was seen of it.
-func (o Opening) follows(ctx context.Context, s *store.Store) error {
-	if o.Seen == nil {
-		return nil
-	}
-	now, err := Inspect(ctx, s)
-	if err != nil {
-		return err
-	}
-	return now.Follows(ctx, s, o.Seen)
 }
 
 // epoch returns the epoch that the state is in.
@@ -190,7 +177,8 @@ func RecoveryMark(ctx context.Context, s *store.Store) (mark recovery.Mark, err 
 	return mark, nil
 }
 
-// Claim makes a commit that changes nothing. Whoever else had the state open can
+// Claim makes a commit that changes nothing, for a replica that takes over and has
+// seen that the state follows (Standing.Follows). Whoever else had the state open can
 // write no more from then on, and what stands beside it is this one's to change.
 func Claim(ctx context.Context, s *store.Store) error {
 	return s.Update(ctx, func(tx *store.Tx) error {

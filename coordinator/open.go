@@ -123,9 +123,6 @@ func Open(ctx context.Context, s *store.Store, config Config) (*Coordinator, err
 	if c.joins, err = newNonces(config.Rand); err != nil {
 		return nil, err
 	}
-	if err := config.Opening.follows(ctx, s); err != nil {
-		return nil, fmt.Errorf("opening the coordinator: %w", err)
-	}
 	if err := c.load(ctx); err != nil {
 		return nil, fmt.Errorf("opening the coordinator: %w", err)
 	}

@@ -189,33 +189,56 @@ func (st *Standing) judgeEvidence(v attest.Verifiers, g Giver, at time.Time) err
 	if !admits {
 		return problem.New("REP-030", "the manifest of the state, revision %d, has no section coordinators", st.rev.record.Number)
 	}
-	claims, err := binding.Parse(g.Statement.ClaimsBuffer)
-	if err != nil {
+	o := ownStatement{Statement: g.Statement, nonce: g.Nonce, incidents: st.incidents, at: at,
+		policy: st.floors.raise(policy, st.incidents.statusesOn(policy.PlatformName, at)),
+		marks: func(en attest.Endorsements) []attest.Step {
+			return failedSteps(append(st.marks.Check(en), st.marks.CheckClock(at)))
+		}}
+	o.TLSKey = g.TLSKey
+	verdict, barred, err := o.judge(v)
+	switch {
+	case err != nil:
 		return problem.Because(err, "REP-030", "reading the claims buffer")
+	case barred != nil:
+		return problem.Because(barred, "REP-030", "it counts no more")
+	case verdict.OK():
+		return nil
 	}
-	said := g.Statement
-	said.TLSKey = g.TLSKey
-	m := matter{
-		evidence: said.Evidence, claims: claims, expected: bound(said, g.Nonce), endorsements: said.Endorsements,
-		policy: st.floors.raise(policy, st.incidents.statusesOn(policy.PlatformName, at)), at: at,
+	code, text := verdict.Reason()
+	e := problem.New("REP-030", "%s (%s)", text, code)
+	if e.Verdict, err = json.Marshal(verdict); err != nil {
+		return fmt.Errorf("encoding a verdict: %w", err)
 	}
-	m.expected.Devices = binding.Devices(said.Evidence.Devices)
-	behind := failedSteps(append(st.marks.Check(m.endorsements), st.marks.CheckClock(at)))
-	verdict := withSteps(m.judge(v), behind)
-	if !verdict.OK() {
-		code, text := verdict.Reason()
-		e := problem.New("REP-030", "%s (%s)", text, code)
-		if e.Verdict, err = json.Marshal(verdict); err != nil {
-			return fmt.Errorf("encoding a verdict: %w", err)
-		}
-		return e
+	return e
+}
+
+// ownStatement is what a coordinator says of itself, with what it is judged by
+// where it is to be one that may hold the state.
+type ownStatement struct {
+	apiv1.Statement // TLSKey is that of the connection
+	nonce           []byte
+	policy          attest.Policy
+	incidents       *incidents
+	marks           func(attest.Endorsements) []attest.Step // those that do not hold
+	at              time.Time
+}
+
+// judge makes the verdict, which has each binding of the statement as a step.
+// Barred says why evidence that holds counts no more.
+func (o ownStatement) judge(v attest.Verifiers) (verdict attest.Verdict, barred *problem.Error, err error) {
+	claims, err := binding.Parse(o.ClaimsBuffer)
+	if err != nil {
+		return verdict, nil, err
 	}
-	who := suspect{packageName: policy.PackageName, platform: policy.PlatformName}
+	m := matter{evidence: o.Evidence, claims: claims, expected: bound(o.Statement, o.nonce), endorsements: o.Endorsements, policy: o.policy, at: o.at}
+	m.expected.Devices = binding.Devices(o.Evidence.Devices)
+	verdict = withSteps(m.judge(v), o.marks(o.Endorsements))
+	who := suspect{packageName: o.policy.PackageName, platform: o.policy.PlatformName}
 	who.add(provenanceOf(verdict.Claims, time.Time{}))
-	if in := st.incidents.barred(who); in != nil {
-		return problem.Because(refusalOf(in), "REP-030", "it counts no more")
+	if in := o.incidents.barred(who); verdict.OK() && in != nil {
+		barred = refusalOf(in)
 	}
-	return nil
+	return verdict, barred, nil
 }
 
 // reaches refuses a state whose log ends before the checkpoint that the giver

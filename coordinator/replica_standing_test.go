@@ -13,7 +13,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/audit"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/storetest"
@@ -187,30 +186,33 @@ func TestAcceptedRollbackIsFollowed(t *testing.T) {
 	}
 }
 
-// TestOpenRefusesWhatDoesNotFollow: before it writes anything.
-func TestOpenRefusesWhatDoesNotFollow(t *testing.T) {
+// TestClaim: whoever had the state open before can write no more, and nothing else
+// changes.
+func TestClaim(t *testing.T) {
 	d := newDeployment(t)
 	d.mustSet(shop(t))
-	then := d.disk.Clone()
-	d.mustActivate("web", "one")
-	seen := d.mustStand()
-	d.config.Opening.Seen = seen
-	d.restart()
-	if err := d.Close(); err != nil {
+	other := storetest.Open(t, d.disk.Engine())
+	before := d.mustStand()
+	if err := Claim(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	s := storetest.Open(t, then.Engine())
-	commits := then.Commits()
-	_, err := Open(t.Context(), s, d.config)
-	wantCode(t, err, "REP-031")
-	if then.Commits() != commits {
-		t.Error("something was written before the refusal")
+	after, err := Inspect(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
 	}
-	d.config.Opening.Seen = nil
+	if after.Head.Sequence != before.Head.Sequence+1 || after.Log != before.Log || after.Mark.Generation != before.Mark.Generation {
+		t.Errorf("got %s, before it was %s", after.Position(), before.Position())
+	}
+	wantCode(t, after.Follows(t.Context(), other, before), "")
+	_, err = d.attempt("web", "one").activate(d)
+	wantCode(t, err, "STO-018")
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.store.Close()
 	d.reopen()
-	if n := len(d.entries(audit.Start)); n < 3 {
-		t.Errorf("%d starts in the log", n)
-	}
+	d.mustActivate("web", "one")
+	d.check()
 }
 
 // TestJudgeGiver changes one thing of the giver, or of the state that its key opens.
