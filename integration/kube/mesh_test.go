@@ -36,6 +36,8 @@ type mesh struct {
 	ns    string // of the release
 	dir   string // policy, manifest, the operator's key, what verify wrote
 	bin   string
+
+	images map[string]node.Image // what the names of images stand for
 }
 
 // simDir is where pods find the platform of the simulated TEE.
@@ -49,15 +51,15 @@ func newMesh(t *testing.T) *mesh {
 	if bin == "" || envoy == "" {
 		need(t, "ASHLAR_BIN and ASHLAR_ENVOY are not set: run make kubetest")
 	}
-	m := &mesh{t: t, c: c, ns: c.Namespace(t, nil), dir: t.TempDir(), bin: bin}
+	m := &mesh{t: t, c: c, ns: c.Namespace(t, nil), dir: t.TempDir(), bin: bin, images: images(t, bin, envoy)}
 	m.platform()
-	m.nodes = machines(t, images(t, bin, envoy), node.Machine{Name: "one"}, node.Machine{Name: "two"})
+	m.nodes = machines(t, m.images, node.Machine{Name: "one"}, node.Machine{Name: "two"})
 	t.Cleanup(func() {
 		if t.Failed() {
 			m.tell()
 		}
 	})
-	m.write("policy.json", m.policy())
+	m.write("policy.json", m.policyOf(m.digest(filepath.Join(bin, "ashlar-coordinator"))))
 	m.operator("alice")
 	return m
 }
@@ -154,13 +156,12 @@ func (m *mesh) digest(path string) attest.Hex {
 	return d
 }
 
-// policy is what the coordinator must be.
-func (m *mesh) policy() any {
+// policyOf takes a coordinator of one of these measurements.
+func (m *mesh) policyOf(program ...attest.Hex) any {
 	root, err := os.ReadFile(simDir + "/root.pem")
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	program := []attest.Hex{m.digest(filepath.Join(m.bin, "ashlar-coordinator"))}
 	return map[string]any{"tee": "sim", "simulationRoot": string(root), "package": map[string]any{"sim": map[string]any{"program": program, "agent": program}}}
 }
 

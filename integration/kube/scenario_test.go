@@ -105,8 +105,11 @@ func (m *mesh) awaitEvent(ns, kind, name, reason, says string) {
 	})
 }
 
-func (m *mesh) join(shop string) {
-	m.write("manifest.json", m.shopManifest())
+func (m *mesh) join(shop string) { m.joinBy(shop, m.shopManifest()) }
+
+// joinBy sets a manifest that has the shop, and starts the services.
+func (m *mesh) joinBy(shop string, manifest object) {
+	m.write("manifest.json", manifest)
 	m.ashlar("manifest", "set", "manifest.json", "-a", m.address(), "--yes")
 	for name, value := range map[string]string{"cartKey": cartKey, "apiToken": apiToken} {
 		if err := os.WriteFile(m.file(name), []byte(value), 0o600); err != nil {

@@ -70,20 +70,20 @@ func Start(ctx context.Context, binary, dir string) (*Cluster, error) {
 	if err := c.prepare(binary); err != nil {
 		return c, err
 	}
-	if err := c.start("etcd", "--data-dir="+c.path("etcd"), "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
+	if err := c.start("etcd", "etcd", "--data-dir="+c.path("etcd"), "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 		"--listen-peer-urls=http://127.0.0.1:2380", "--log-level=warn", "--unsafe-no-fsync"); err != nil {
 		return c, err
 	}
 	if err := c.await(ctx, "etcd", func() error { return answers(ctx, http.DefaultClient, etcd+"/health") }); err != nil {
 		return c, err
 	}
-	if err := c.start("kube-apiserver", c.apiserver()...); err != nil {
+	if err := c.start("kube-apiserver", "kube-apiserver", c.apiserver()...); err != nil {
 		return c, err
 	}
 	if err := c.await(ctx, "kube-apiserver", func() error { return c.ready(ctx) }); err != nil {
 		return c, err
 	}
-	return c, c.start("kube-controller-manager", "--kubeconfig="+c.Kubeconfig(), "--service-account-private-key-file="+c.path("sa.key"),
+	return c, c.start("kube-controller-manager", "kube-controller-manager", "--kubeconfig="+c.Kubeconfig(), "--service-account-private-key-file="+c.path("sa.key"),
 		"--root-ca-file="+c.path("ca.crt"), "--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=true",
 		"--concurrent-gc-syncs=5", "--kube-api-qps=200", "--kube-api-burst=400", "--controllers="+strings.Join(controllers, ","))
 }
@@ -148,13 +148,13 @@ func (c *Cluster) apiserver() []string {
 }
 
 // start starts one of the three; its output goes to logs/NAME.log.
-func (c *Cluster) start(name string, args ...string) error {
+func (c *Cluster) start(program, name string, args ...string) error {
 	log, err := os.Create(c.path("logs/" + name + ".log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(c.path("bin/"+name), args...)
+	cmd := exec.Command(c.path("bin/"+program), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", name, err)

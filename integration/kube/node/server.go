@@ -160,19 +160,37 @@ func (n *Nodes) Client(namespace, name string) *http.Client {
 }
 
 // ReadFile reads a file of a running container, as its processes see it.
-func (n *Nodes) ReadFile(namespace, name, container, path string) ([]byte, error) {
+func (n *Nodes) ReadFile(namespace, name, container, path string) (content []byte, err error) {
+	running := n.running(namespace, name, container, func(first *os.Process) {
+		content, err = os.ReadFile(filepath.Join(fmt.Sprintf("/proc/%d/root", first.Pid), path))
+	})
+	return content, errors.Join(running, err)
+}
+
+// Kill ends all processes of a container at once (SIGKILL), as the loss of power
+// would.
+func (n *Nodes) Kill(namespace, name, container string) (err error) {
+	running := n.running(namespace, name, container, func(first *os.Process) {
+		err = first.Kill() // the first of its process namespace: all of it ends
+	})
+	return errors.Join(running, err)
+}
+
+// running calls f with the first process of a running container.
+func (n *Nodes) running(namespace, name, container string, f func(*os.Process)) error {
 	p := n.find(namespace, name)
 	if p == nil {
-		return nil, fmt.Errorf("no pod %s/%s runs here", namespace, name)
+		return fmt.Errorf("no pod %s/%s runs here", namespace, name)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.containers {
 		if c.spec.Name == container && c.process != nil {
-			return os.ReadFile(filepath.Join(fmt.Sprintf("/proc/%d/root", c.process.cmd.Process.Pid), path))
+			f(c.process.cmd.Process)
+			return nil
 		}
 	}
-	return nil, fmt.Errorf("no container %s of %s/%s runs", container, namespace, name)
+	return fmt.Errorf("no container %s of %s/%s runs", container, namespace, name)
 }
 
 func (p *pod) dial(address string) (net.Conn, error) {
