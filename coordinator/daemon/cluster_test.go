@@ -36,7 +36,7 @@ type crew struct {
 
 func newCrew(t *testing.T, n int) *crew {
 	t.Helper()
-	return &crew{t: t, etcd: etcdtest.Start(t, 1), machines: newMachines(t, n), dir: t.TempDir()}
+	return &crew{t: t, etcd: etcdtest.Start(t, 1, "--unsafe-no-fsync"), machines: newMachines(t, n), dir: t.TempDir()}
 }
 
 // config is that of a replica on machine i, which is called by that number.

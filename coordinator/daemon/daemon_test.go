@@ -317,15 +317,55 @@ func TestConfigurationNamesTheField(t *testing.T) {
 		"mesh-addr":    func(c *Config) { c.MeshAddr = "x" },
 		"metrics-addr": func(c *Config) { c.MetricsAddr = "x" },
 		"advertise":    func(c *Config) { c.Advertise = []string{"*.example"} },
+		"store":        func(c *Config) { c.Store = "bbolt:///state" },
+		"replica":      func(c *Config) { c.Replica = "one" },
+		"reach":        func(c *Config) { c.Reach = "one.example" },
 	} {
 		t.Run(flag, func(t *testing.T) {
 			c := m.config()
 			edit(&c)
 			err := Run(context.Background(), c)
-			if problem.CodeOf(err) != "CRD-130" || !strings.Contains(err.Error(), "--"+flag) {
-				t.Errorf("got %v, want CRD-130 about --%s", err, flag)
+			want := problem.Code("CRD-130")
+			if flag == "store" {
+				want = "STO-030"
+			}
+			if problem.CodeOf(err) != want || !strings.Contains(err.Error(), "--"+flag) {
+				t.Errorf("got %v, want %s about --%s", err, want, flag)
 			}
 		})
+	}
+}
+
+// Several coordinators have to find one another.
+func TestReplicasNameThemselves(t *testing.T) {
+	m := newMachine(t)
+	shared := func(c *Config) {
+		c.Store, c.ClientAddr, c.MeshAddr, c.Reach, c.Replica = "etcd://127.0.0.1:1/x?tls=off", ":0", ":0", "one.example", "one"
+	}
+	for name, c := range map[string]struct {
+		flag string
+		edit func(*Config)
+	}{
+		"nothing is known of its address": {"reach", func(c *Config) { c.Reach = "" }},
+		"two addresses":                   {"reach", func(c *Config) { c.Reach, c.ClientAddr, c.MeshAddr = "", "127.0.0.1:0", "127.0.0.2:0" }},
+		"a port":                          {"reach", func(c *Config) { c.Reach = "one.example:4433" }},
+		"a path":                          {"reach", func(c *Config) { c.Reach = "one/two" }},
+		"a dot":                           {"replica", func(c *Config) { c.Replica = "one.two" }},
+		"a dash at the end":               {"replica", func(c *Config) { c.Replica = "one-" }},
+		"too long":                        {"replica", func(c *Config) { c.Replica = strings.Repeat("a", 64) }},
+	} {
+		o := m.config()
+		shared(&o)
+		c.edit(&o)
+		if err := Run(t.Context(), o); problem.CodeOf(err) != "CRD-130" || !strings.Contains(err.Error(), "--"+c.flag) {
+			t.Errorf("%s: got %v, want CRD-130 about --%s", name, err, c.flag)
+		}
+	}
+	o := m.config()
+	o.Store = "etcd://127.0.0.1:1/x?tls=off"
+	s, err := o.check()
+	if err != nil || s.Reach != "127.0.0.1" || s.Replica == "" {
+		t.Errorf("got --reach %q and --replica %q, %v, want those of the listening address and of the host", s.Reach, s.Replica, err)
 	}
 }
 

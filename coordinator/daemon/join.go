@@ -24,21 +24,14 @@ import (
 func (l *life) unlock(ctx context.Context) error {
 	for wait := l.backoff(); ; wait.pause(ctx) {
 		key, err := l.sealed(ctx)
-		if code := problem.CodeOf(err); keyless(err) || code == "STO-002" || code == "STO-014" {
+		switch code := problem.CodeOf(err); {
+		case err == nil:
+			return l.hold(key)
+		case keyless(err) || code == "STO-014":
 			return l.join(ctx, err)
-		}
-		if err == nil {
-			if err = l.inspect(ctx, key, l.remember); err == nil {
-				return l.hold(key)
-			}
-		}
-		switch problem.CodeOf(err) {
-		case "STO-004":
+		case code == "STO-002" || code == "STO-004":
 			return err
-		case "STO-012":
-			return problem.New("STO-002", "%s", problem.From(err).Detail)
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err), why: err})
@@ -56,25 +49,37 @@ func stageOf(err error) string {
 	return joiningStage
 }
 
-// sealed opens the key that is sealed here, and finishes what an interrupted init
-// left. A key of no state that exists is removed.
+// sealed opens the state by the key that is sealed here, and finishes what an
+// interrupted init left. Without one it is STO-015.
 func (l *life) sealed(ctx context.Context) (seal.Key, error) {
+	if rev, err := l.cluster.Revision(ctx); err != nil || rev == 0 {
+		if err == nil {
+			err = problem.New("STO-002", "%s holds no state", l.s.shared)
+		}
+		return seal.Key{}, err
+	}
 	key, err := seal.Open(ctx, l.s.sealPath(), l.s.sources()...)
+	if err == nil {
+		return key, l.inspect(ctx, key, l.remember)
+	}
 	if problem.CodeOf(err) != "STO-002" {
 		return key, err
 	}
-	begun, berr := seal.Open(ctx, l.s.sealPath()+unfinished, l.s.sources()...)
-	if berr != nil {
-		return key, err
+	none := problem.New("STO-015", "the key of the state was never sealed here")
+	if key, err = seal.Open(ctx, l.s.sealPath()+unfinished, l.s.sources()...); err != nil {
+		return key, none
 	}
-	switch berr = l.inspect(ctx, begun, l.remember); {
-	case berr == nil:
-		return begun, l.s.nameKey()
-	case problem.CodeOf(berr) == "STO-004":
+	err = l.inspect(ctx, key, l.remember)
+	switch problem.CodeOf(err) {
+	case "":
+		if err == nil {
+			err = l.s.nameKey()
+		}
+	case "STO-004":
 		_ = os.Remove(l.s.sealPath() + unfinished) // another replica was faster to make the state
-		return key, err
+		return key, none
 	}
-	return key, berr
+	return key, err
 }
 
 // remember takes over what was seen of the state.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"sync"
 	"time"
 
@@ -36,7 +37,11 @@ func (l *life) standBy(ctx context.Context) (*replica.Term, error) {
 			c.stop()
 			l.enter(role{name: apiv1.ReplicaStandby, stage: wentBackStage, why: err})
 		case err != nil: // what is not known changes nothing but the role
-			l.enter(role{name: apiv1.ReplicaStandby, stage: noEtcdStage, why: err})
+			stage := stageOf(err)
+			if stage == joiningStage {
+				stage = standbyStage
+			}
+			l.enter(role{name: apiv1.ReplicaStandby, stage: stage, why: err})
 		case l.unfit != nil && time.Now().Before(l.fitAt): // others may manage
 			l.enter(role{name: apiv1.ReplicaStandby, stage: standbyStage, why: l.unfit})
 		default:
@@ -68,11 +73,15 @@ func (l *life) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	due := time.Since(l.looked) >= l.pace.inspect
+	due := time.Since(l.looked) >= l.pace.inspect // also of a verdict
 	if rev == l.rev && !(l.unsealed && due) || l.verdict != nil && !due {
 		return l.verdict
 	}
 	head, err := store.ReadHead(ctx, l.cluster.Engine(), l.key)
+	if problem.CodeOf(err) == "STO-012" {
+		l.looked, l.verdict = time.Now(), problem.New("REP-031", "there is none any more; this replica has seen %s", l.seen.Position())
+		return l.verdict
+	}
 	if err != nil {
 		return err
 	}
@@ -150,10 +159,18 @@ func (c *candidacy) stop() {
 
 // tenure is one time of being active.
 type tenure struct {
-	term      *replica.Term
-	engine    context.Context    // of all that is asked of etcd for the state
-	cut       context.CancelFunc // ends that
-	overtaken chan struct{}      // closes when a commit shows that another replica writes
+	term   *replica.Term
+	engine context.Context    // of all that is asked of etcd for the state
+	cut    context.CancelFunc // ends that
+	over   chan string        // why another one has to be looked for; has one place
+}
+
+// end lets the tenure end.
+func (t *tenure) end(why string) {
+	select {
+	case t.over <- why:
+	default: // it ends already
+	}
 }
 
 // lead serves the state until ctx ends, the term is lost or another replica
@@ -163,7 +180,7 @@ func (l *life) lead(ctx context.Context, term *replica.Term) error {
 	l.client.Hold()
 	l.mesh.Hold()
 	l.enter(role{name: apiv1.ReplicaActive, stage: electedStage})
-	t := &tenure{term: term, overtaken: make(chan struct{})}
+	t := &tenure{term: term, over: make(chan string, 1)}
 	t.engine, t.cut = context.WithCancel(context.WithoutCancel(ctx))
 	defer t.cut()
 	v, err := l.takeOver(ctx, t)
@@ -234,19 +251,22 @@ func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 	l.enter(role{name: apiv1.ReplicaActive, stage: stage})
 	l.warnOpen(v)
 	v.start(l.client.Serve(l.voucher), l.mesh.Serve(l.voucher))
+	watching, enough := context.WithCancel(t.engine)
+	defer enough()
+	l.work.Go(func() { l.compare(watching, t, v) })
 	grace, lost := l.pace.cut, ""
 	select {
 	case <-ctx.Done():
 		grace = l.s.Grace
 	case <-t.term.Lost():
 		lost = "the term was lost"
-	case <-t.overtaken:
-		lost = "another replica writes"
+	case lost = <-t.over:
 	case err = <-v.failed:
 	}
 	if lost != "" {
 		l.s.Log.Warn("not active any more", "reason", lost)
 	}
+	enough()
 	v.stop(grace)
 	within := closeTime
 	if lost != "" {
@@ -265,4 +285,22 @@ func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 		l.s.Log.Warn("closing the state", "error", err)
 	}
 	return err
+}
+
+// compare ends the tenure when what is in etcd is not what this replica wrote: the
+// host put something else there, and nothing that is decided would stay.
+func (l *life) compare(ctx context.Context, t *tenure, v *service) {
+	for ctx.Err() == nil {
+		pause(ctx, l.pace.look, nil)
+		own := v.head()
+		head, err := store.ReadHead(ctx, l.cluster.Engine(), l.key)
+		switch {
+		case err == nil && (head.Sequence < own.Sequence || head.Sequence == own.Sequence && head != own):
+			t.end(fmt.Sprintf("the head in etcd is %s, and was %s", head, own))
+			return
+		case problem.CodeOf(err) == "STO-012":
+			t.end("the state in etcd is gone")
+			return
+		}
+	}
 }

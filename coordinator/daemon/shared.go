@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
@@ -174,11 +173,10 @@ func (w within) Snapshot(ctx context.Context, each func(int64, func(io.Writer) e
 
 // openShared opens the shared state for a tenure.
 func (l *life) openShared(ctx context.Context, t *tenure) (*openedState, error) {
-	overtaken := sync.OnceFunc(func() { close(t.overtaken) })
 	observe := func(took time.Duration, err error) {
 		l.commits(took, err)
 		if errors.Is(err, store.ErrConflict) || problem.CodeOf(err) == "STO-018" {
-			overtaken()
+			t.end("another replica writes")
 		}
 	}
 	o := &openedState{files: l.cluster.Files()}
