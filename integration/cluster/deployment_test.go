@@ -19,6 +19,12 @@ import (
 func three(t *testing.T, lease string, amend func(doc map[string]any)) *site {
 	t.Helper()
 	s := newSite(t, "first", "second")
+	s.three(lease, amend)
+	return s
+}
+
+func (s *site) three(lease string, amend func(doc map[string]any)) {
+	s.t.Helper()
 	for i, name := range []string{"a", "b", "c"} {
 		s.replica(name, s.machines[i%2])
 	}
@@ -30,7 +36,6 @@ func three(t *testing.T, lease string, amend func(doc map[string]any)) *site {
 	s.settled(2)
 	s.marbles()
 	s.shell.Must(0, "verify", "--policy", s.policyFile())
-	return s
 }
 
 // roles are what the replicas say of themselves, by name.
