@@ -146,66 +146,77 @@ func heldAfter(g, n, size int) map[string][]byte {
 // new one, it can commit on that, and nothing is left over.
 func TestClusterCrashAtEachStep(t *testing.T) {
 	server := etcdtest.Start(t, 1, "--unsafe-no-fsync")
-	for _, c := range []struct {
-		name    string
-		n, size int
-	}{{"small", 3, 10}, {"large", 60, 1050 << 10}} {
-		for _, end := range []fault{lost, silent} {
-			steps, news := 0, 0
-			for at, whole := 1, false; !whole; at++ {
-				base := dial(t, server)
-				puts, deletes := generation(1, c.n, c.size)
-				rev, err := base.Engine().Commit(t.Context(), 0, puts, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				dying := dialAt(t, base.location.String()+"?tls=off")
-				whole = true
-				ctx, cancel := context.WithCancel(t.Context())
-				w := wired(dying, func(n int) fault {
-					if n < at {
-						return passed
-					}
-					whole = false
-					if n == at {
-						return end
-					}
-					return lost
-				})
-				w.after = cancel
-				puts, deletes = generation(2, c.n, c.size)
-				_, err = dying.Engine().Commit(ctx, rev, puts, deletes)
-				cancel()
-				next := base.Engine()
-				got, rev := all(t, next)
-				g := 1
-				if string(got["h"]) == "2" {
-					g = 2
-					news++
-				}
-				if err == nil && g != 2 {
-					t.Errorf("%s, end %d at %d: it was acknowledged and is lost", c.name, end, at)
-				}
-				what := fmt.Sprintf("%s, end %d at %d", c.name, end, at)
-				same(t, what, got, heldAfter(g, c.n, c.size))
-				puts, deletes = generation(g+1, c.n, c.size)
-				if rev, err = next.Commit(t.Context(), rev, puts, deletes); err != nil {
-					t.Fatalf("%s: the next commit: %v", what, err)
-				}
-				got, at := all(t, base.Engine())
-				same(t, what+", the next commit", got, heldAfter(g+1, c.n, c.size))
-				for _, name := range []string{stageStart, pendingName} {
-					if left := keys(t, base, name); len(left) > 0 || at != rev {
-						t.Errorf("%s: left %q, revision %d of %d", what, left, at, rev)
-					}
-				}
-				steps++
-			}
-			if t.Logf("%s: %d steps, the new state after %d", c.name, steps, news); news == 0 || end == lost && news == steps {
-				t.Errorf("%s: it was new after %d of %d steps", c.name, news, steps)
+	for _, c := range []crash{{"small", 3, 10, lost, 0}, {"small", 3, 10, silent, 0}, {"large", 60, 1050 << 10, lost, 0}, {"large", 60, 1050 << 10, silent, 0}} {
+		news, whole := 0, false
+		for c.at = 1; !whole; c.at++ {
+			var made bool
+			if made, whole = c.run(t, dial(t, server)); made {
+				news++
 			}
 		}
+		if t.Logf("%+v: the new state after %d", c, news); news == 0 || c.end == lost && news == c.at-1 {
+			t.Errorf("%+v: it was new after %d", c, news)
+		}
 	}
+}
+
+// crash is the end of a process in a commit of so many entries and bytes, at one of
+// its transactions.
+type crash struct {
+	name    string
+	n, size int
+	end     fault
+	at      int
+}
+
+// run returns whether the commit was made, and whether it came to its end.
+func (c crash) run(t *testing.T, base *Cluster) (made, whole bool) {
+	t.Helper()
+	puts, _ := generation(1, c.n, c.size)
+	rev, err := base.Engine().Commit(t.Context(), 0, puts, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dying := dialAt(t, base.location.String()+"?tls=off")
+	whole = true
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := wired(dying, func(n int) fault {
+		if n < c.at {
+			return passed
+		}
+		whole = false
+		if n == c.at {
+			return c.end
+		}
+		return lost
+	})
+	w.after = cancel
+	puts, deletes := generation(2, c.n, c.size)
+	_, err = dying.Engine().Commit(ctx, rev, puts, deletes)
+	next := base.Engine()
+	got, rev := all(t, next)
+	g := 1
+	if made = string(got["h"]) == "2"; made {
+		g = 2
+	}
+	if err == nil && !made {
+		t.Errorf("%+v: it was acknowledged and is lost", c)
+	}
+	what := fmt.Sprintf("%+v", c)
+	same(t, what, got, heldAfter(g, c.n, c.size))
+	puts, deletes = generation(g+1, c.n, c.size)
+	if rev, err = next.Commit(t.Context(), rev, puts, deletes); err != nil {
+		t.Fatalf("%s: the next commit: %v", what, err)
+	}
+	got, now := all(t, base.Engine())
+	same(t, what+", the next commit", got, heldAfter(g+1, c.n, c.size))
+	for _, name := range []string{stageStart, pendingName} {
+		if left := keys(t, base, name); len(left) > 0 || now != rev {
+			t.Errorf("%s: left %q, revision %d of %d", what, left, now, rev)
+		}
+	}
+	return made, whole
 }
 
 // TestClusterLateCommit has a commit come to etcd after its writer gave it up:

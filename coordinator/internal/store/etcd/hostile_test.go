@@ -56,8 +56,7 @@ func TestClusterHostile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cl := dial(t, server)
-			rev, err := cl.Engine().Commit(t.Context(), 0, []store.Entry{{Key: "h", Value: []byte("head")}}, nil)
-			if err != nil {
+			if _, err := cl.Engine().Commit(t.Context(), 0, []store.Entry{{Key: "h", Value: []byte("head")}}, nil); err != nil {
 				t.Fatal(err)
 			}
 			// With the revision, as a commit writes them.
@@ -69,7 +68,7 @@ func TestClusterHostile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rev = store.Rev(resp.Header.Revision)
+			rev := store.Rev(resp.Header.Revision)
 			if _, err := cl.Engine().Load(t.Context(), func(store.Entry) error { return nil }); problem.CodeOf(err) != c.want || err != nil && c.want == "" {
 				t.Errorf("loading: got %v, want %q", err, c.want)
 			}
