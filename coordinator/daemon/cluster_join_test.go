@@ -80,21 +80,8 @@ func TestClusterKeyOfAnotherState(t *testing.T) {
 func TestClusterNothingToRun(t *testing.T) {
 	c := newCrew(t, 1)
 	for name, prepare := range map[string]func(){
-		"no folder": func() {},
-		"the key of a state that was never made": func() {
-			o := c.config(0)
-			s, err := o.check()
-			if err == nil {
-				err = s.enter(t.Context())
-			}
-			if err == nil {
-				err = os.MkdirAll(o.State, 0o700)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			begun(t, s)
-		},
+		"no folder":                              func() {},
+		"the key of a state that was never made": func() { c.begun(0) },
 	} {
 		prepare()
 		if err := Run(t.Context(), c.config(0)); problem.CodeOf(err) != "STO-002" {
@@ -134,17 +121,7 @@ func TestClusterInitInterrupted(t *testing.T) {
 	}
 	// Another replica was faster than one that was interrupted before.
 	o := c.config(1)
-	s, err := o.check()
-	if err == nil {
-		err = s.enter(t.Context())
-	}
-	if err == nil {
-		err = os.MkdirAll(o.State, 0o700)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	begun(t, s)
+	c.begun(1)
 	if err := Init(t.Context(), o); problem.CodeOf(err) != "STO-001" {
 		t.Errorf("got %v, want STO-001", err)
 	}

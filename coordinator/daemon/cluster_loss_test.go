@@ -25,11 +25,22 @@ func eventually(t testing.TB, holds func() bool, what string) {
 	}
 }
 
-// begun leaves the key that an interrupted init leaves.
-func begun(t testing.TB, s settings) {
-	t.Helper()
-	if _, err := seal.Create(t.Context(), s.sealPath()+unfinished, s.source(""), rand.Reader); err != nil {
-		t.Fatal(err)
+// begun leaves in the folder of replica i the key that an interrupted init leaves.
+func (c *crew) begun(i int) {
+	c.t.Helper()
+	o := c.config(i)
+	s, err := o.check()
+	if err == nil {
+		err = s.enter(c.t.Context())
+	}
+	if err == nil {
+		err = os.MkdirAll(o.State, 0o700)
+	}
+	if err == nil {
+		_, err = seal.Create(c.t.Context(), s.sealPath()+unfinished, s.source(""), rand.Reader)
+	}
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }
 

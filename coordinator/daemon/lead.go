@@ -180,7 +180,7 @@ func (l *life) lead(ctx context.Context, term *replica.Term) error {
 	l.client.Hold()
 	l.mesh.Hold()
 	l.enter(role{name: apiv1.ReplicaActive, stage: electedStage})
-	t := &tenure{term: term, over: make(chan string, 1)}
+	t := &tenure{term: term}
 	t.engine, t.cut = context.WithCancel(context.WithoutCancel(ctx))
 	defer t.cut()
 	v, err := l.takeOver(ctx, t)
@@ -209,6 +209,7 @@ func (l *life) takeOver(ctx context.Context, t *tenure) (*service, error) {
 		}
 	})
 	for try := 1; ; try++ {
+		t.over = make(chan string, 1)
 		v, err := l.openCore(ctx, t)
 		if err == nil || try == openTries || ctx.Err() != nil || problem.CodeOf(err) != "STO-018" {
 			return v, err
@@ -279,6 +280,7 @@ func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 	if st, err := v.core.Inspect(context.WithoutCancel(ctx)); err == nil {
 		_ = l.remember(v.store, st)
 	}
+	l.metrics.WatchLapses(func() coordinator.Lapses { return coordinator.Lapses{} })
 	l.enter(role{name: apiv1.ReplicaStandby, stage: coordinator.Stopping.String()})
 	l.serving.Store(nil)
 	if err := v.store.Close(); err != nil {
