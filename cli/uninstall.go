@@ -25,7 +25,8 @@ wait for an injector that is gone. The coordinator's volume with CA keys,
 secrets and log is kept, and used again by a release of the same name in the
 same namespace. With --delete-state NAME it goes too; NAME has to be the
 release's, so that nobody deletes another's. Nothing brings it back but a
-backup.
+backup. A state that coordinators share in etcd stays in any case, and is
+named.
 
 Marbles go on running until their leases end; then peers refuse them. They
 lose nothing that way if the release comes back before.`,

@@ -35,11 +35,11 @@ values, shows what that changes, and asks. The values that the release was
 given stay, and the flags come on top of them; defaults are those of the new
 chart. With --reset-values only what the flags say is given.
 
-The state survives. What would part a workload from its volume is refused. An
-older chart or older programs need --accept downgrade; a change after which
-the coordinator may not open its state by itself needs --accept recovery. With
---atomic the revision before comes back if the new one does not get ready or
-is not verified.`,
+The state survives. What would part a workload from its volume, or have the
+coordinator look for its state elsewhere, is refused. An older chart or older
+programs need --accept downgrade; a change after which the coordinator may not
+open its state by itself needs --accept recovery. With --atomic the revision
+before comes back if the new one does not get ready or is not verified.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error { return a.upgrade(c.Context(), f) },
 	}
