@@ -34,19 +34,19 @@ func (l *life) unlock(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err), why: err})
+		l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err, joiningStage), why: err})
 	}
 }
 
-// stageOf is the stage of a replica that could not read the state.
-func stageOf(err error) string {
+// stageOf is the stage that an error keeps a replica in, or that it has anyway.
+func stageOf(err error, otherwise string) string {
 	switch problem.CodeOf(err) {
-	case "STO-031", "STO-007", "REP-002":
+	case "STO-031", "REP-002":
 		return noEtcdStage
 	case "REP-031", "REP-032":
 		return wentBackStage
 	}
-	return joiningStage
+	return otherwise
 }
 
 // sealed opens the state by the key that is sealed here, and finishes what an
@@ -148,7 +148,7 @@ func (l *life) join(ctx context.Context, why error) error {
 // waitFor is the role of a replica that has no key, and why. That nobody is admitted
 // is how a deployment begins, and no failure of this replica.
 func (l *life) waitFor(err error) {
-	l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err), why: err, ready: problem.CodeOf(err) == "REP-020"})
+	l.enter(role{name: apiv1.ReplicaJoining, stage: stageOf(err, joiningStage), why: err, ready: problem.CodeOf(err) == "REP-020"})
 }
 
 // ask asks the active replica for the key, judges who gave it by the state that it

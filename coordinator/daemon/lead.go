@@ -37,11 +37,7 @@ func (l *life) standBy(ctx context.Context) (*replica.Term, error) {
 			c.stop()
 			l.enter(role{name: apiv1.ReplicaStandby, stage: wentBackStage, why: err})
 		case err != nil: // what is not known changes nothing but the role
-			stage := stageOf(err)
-			if stage == joiningStage {
-				stage = standbyStage
-			}
-			l.enter(role{name: apiv1.ReplicaStandby, stage: stage, why: err})
+			l.enter(role{name: apiv1.ReplicaStandby, stage: stageOf(err, standbyStage), why: err})
 		case l.unfit != nil && time.Now().Before(l.fitAt): // others may manage
 			l.enter(role{name: apiv1.ReplicaStandby, stage: standbyStage, why: l.unfit})
 		default:

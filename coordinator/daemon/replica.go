@@ -281,7 +281,7 @@ func (l *life) probe() api.Probe {
 		return p
 	}
 	if err := l.member.Problem(); err != nil {
-		return api.Probe{Stage: noEtcdStage, Reason: problem.From(err).Error()}
+		return api.Probe{Stage: stageOf(err, standbyStage), Reason: problem.From(err).Error()}
 	}
 	p.Reason = "nobody is active yet"
 	if active, ok := l.member.Current(replica.Leader); ok {
