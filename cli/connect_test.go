@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
@@ -22,5 +26,41 @@ func TestUpgraded(t *testing.T) {
 				t.Errorf("got %q, want the hint: %t", next, c.hint)
 			}
 		})
+	}
+}
+
+// A coordinator may take over while a command connects: it tries again, and says in
+// the end what it met.
+func TestConnectionsThatAreCutAreTriedAgain(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var came atomic.Int32
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			came.Add(1)
+			conn.Close()
+		}
+	}()
+	policy := filepath.Join(t.TempDir(), "policy.json")
+	text := `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["0000000000000000000000000000000000000000000000000000000000000000"]}}}`
+	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, code := run(t, "verify", l.Addr().String(), "--policy", policy, "--trust", t.TempDir(), "--timeout", "1s")
+	l.Close()
+	<-done
+	if code != 4 || !strings.Contains(errs, "CRD-105") {
+		t.Errorf("got exit %d and %s, want 4 and CRD-105", code, errs)
+	}
+	if came.Load() < 2 {
+		t.Errorf("got %d connections, want it tried again", came.Load())
 	}
 }

@@ -93,7 +93,7 @@ func (a *app) explain(ctx context.Context, arg string, f explainFlags) error {
 	if _, err := os.Stat(arg); err == nil {
 		return a.explainEvidence(arg, f)
 	}
-	if name := marbleArg.MatchString(arg); name && a.hasTrust() {
+	if marbleArg.MatchString(arg) && (a.hasTrust() || arg == coordinators) {
 		return a.withUser(ctx, f.user, func(cl *client.Client) error { return a.explainNewest(ctx, cl, arg, f) })
 	}
 	if strings.Count(arg, "/") != 1 || strings.HasPrefix(arg, ".") || strings.HasPrefix(arg, "/") {
