@@ -375,12 +375,35 @@ func TestClusterCampaignEnds(t *testing.T) {
 	eventually(t, a, "b has left", func() bool { return len(a.List()) == 1 && holder(a, Desk) == "" })
 }
 
-// wire is a TCP connection to etcd that can stall: connections stay, and bytes wait.
+// A campaign that ends before etcd has answered is in nobody's way.
+func TestClusterCampaignEndsUnanswered(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	w := newWire(t, c.Endpoints()[0])
+	a, b := join(t, "etcd://"+w.addr()+"/ashlar/test?tls=off", 1), join(t, c.Location("ashlar/test"), 2)
+	w.mute(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := a.Campaign(ctx, Leader)
+		failed <- err
+	}()
+	eventually(t, b, "it is a candidate", func() bool { return candidates(b) == 1 })
+	cancel()
+	if err := <-failed; err == nil {
+		t.Error("got elected, want an error")
+	}
+	w.mute(false)
+	campaign(t, b, Leader)
+}
+
+// wire is a TCP connection to etcd that can stall, or answers alone can:
+// connections stay, and bytes wait.
 type wire struct {
-	l    net.Listener
-	mu   sync.Mutex
-	cond *sync.Cond
-	off  bool
+	l         net.Listener
+	mu        sync.Mutex
+	cond      *sync.Cond
+	off, dumb bool
 }
 
 func newWire(t *testing.T, to string) *wire {
@@ -404,12 +427,13 @@ func newWire(t *testing.T, to string) *wire {
 				continue
 			}
 			t.Cleanup(func() { _, _ = c.Close(), up.Close() })
-			work.Go(func() { w.copy(c, up) })
-			work.Go(func() { w.copy(up, c) })
+			work.Go(func() { w.copy(c, up, &w.dumb) })
+			work.Go(func() { w.copy(up, c, &w.off) })
 		}
 	})
 	t.Cleanup(func() {
 		w.stall(false)
+		w.mute(false)
 		_ = l.Close() // ends accepting
 		work.Wait()
 	})
@@ -425,13 +449,21 @@ func (w *wire) stall(off bool) {
 	w.cond.Broadcast()
 }
 
-func (w *wire) copy(dst, src net.Conn) {
+// mute has what etcd answers wait.
+func (w *wire) mute(dumb bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dumb = dumb
+	w.cond.Broadcast()
+}
+
+func (w *wire) copy(dst, src net.Conn, held *bool) {
 	defer dst.Close()
 	b := make([]byte, 4096)
 	for {
 		n, err := src.Read(b)
 		w.mu.Lock()
-		for w.off {
+		for w.off || *held {
 			w.cond.Wait()
 		}
 		w.mu.Unlock()

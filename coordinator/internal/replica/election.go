@@ -89,6 +89,9 @@ func (m *Member) candidate(ctx context.Context, e Election) (*Term, error) {
 	done, err := m.client.Txn(bounded).If(clientv3.Compare(clientv3.CreateRevision(t.key), "=", 0)).
 		Then(clientv3.OpPut(t.key, string(value), clientv3.WithLease(l.id))).Commit()
 	if err != nil {
+		if ctx.Err() != nil {
+			l.end(errUnheard) // nobody is left who would withdraw
+		}
 		return nil, fmt.Errorf("standing for %s: %w", e, err)
 	}
 	// The key is there already if an answer was lost.

@@ -27,10 +27,11 @@ const (
 
 // Why a lease is lost.
 var (
-	errSilent  = fmt.Errorf("the lease could not be renewed for %s", leaseTime-leaseMargin)
-	errEnded   = errors.New("etcd ended the lease")
-	errReplace = errors.New("the entry in the registry is not this replica's any more")
-	errLeft    = errors.New("the replica gave it up")
+	errSilent   = fmt.Errorf("the lease could not be renewed for %s", leaseTime-leaseMargin)
+	errEnded    = errors.New("etcd ended the lease")
+	errReplaced = errors.New("the entry in the registry is not this replica's any more")
+	errUnheard  = errors.New("a campaign was ended before etcd said whether it had begun")
+	errLeft     = errors.New("the replica gave it up")
 )
 
 // lease is what everything that this replica holds in etcd is bound to. Once lost
@@ -271,7 +272,7 @@ func (m *Member) write(ctx context.Context, l *lease) error {
 		return err
 	}
 	if !done.Succeeded {
-		l.end(errReplace)
+		l.end(errReplaced)
 	}
 	return nil
 }
