@@ -286,18 +286,25 @@ func (l *life) active(ctx context.Context, t *tenure, v *service) (err error) {
 }
 
 // compare ends the tenure when what is in etcd is not what this replica wrote: the
-// host put something else there, and nothing that is decided would stay.
+// host put something else there, and nothing that is decided would stay. Where the
+// head is ahead, a commit that changes nothing waits for those that are being made,
+// and is refused if they are another replica's.
 func (l *life) compare(ctx context.Context, t *tenure, v *service) {
 	for ctx.Err() == nil {
 		pause(ctx, l.pace.look, nil)
 		own := v.head()
 		head, err := store.ReadHead(ctx, l.cluster.Engine(), l.key)
-		switch {
+		switch code := problem.CodeOf(err); {
 		case err == nil && (head.Sequence < own.Sequence || head.Sequence == own.Sequence && head != own):
 			t.end(fmt.Sprintf("the head in etcd is %s, and was %s", head, own))
 			return
-		case problem.CodeOf(err) == "STO-012":
+		case err == nil && head.Sequence > v.head().Sequence:
+			_ = coordinator.Claim(ctx, v.store) // its outcome is observed
+		case code == "STO-012":
 			t.end("the state in etcd is gone")
+			return
+		case code == "STO-003" || code == "STO-004" || code == "STO-005" || code == "STO-006":
+			t.end("what is in etcd is not this state: " + problem.From(err).Error())
 			return
 		}
 	}
