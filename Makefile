@@ -66,7 +66,7 @@ kubetest: build tools
 # cluster runs what needs a real etcd, which comes with kubetest's control plane.
 cluster: build tools
 	@./scripts/controlplane.sh
-	ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 -run Cluster ./internal/etcdtest ./coordinator/internal/store/etcd ./coordinator/internal/replica ./coordinator/daemon ./integration/cluster
+	ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 -parallel 4 -run Cluster ./internal/etcdtest ./coordinator/internal/store/etcd ./coordinator/internal/replica ./coordinator/daemon ./integration/cluster
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
@@ -103,6 +103,8 @@ bench: build tools
 soak: build tools
 	ASHLAR_KILLS=$(SOAKKILLS) $(GO) test -timeout 60m -count=1 ./coordinator/internal/store/...
 	ASHLAR_SOAK=1 ASHLAR_KILLS=$(SOAKKILLS) ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube -e /cluster)
+	@./scripts/controlplane.sh
+	ASHLAR_SOAK=1 ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 60m -count=1 -parallel 2 -run Cluster ./integration/cluster
 
 check: lint unit ego
 

@@ -3,15 +3,18 @@
 package cluster
 
 import (
+	"fmt"
+	"regexp"
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
-// restore puts a backup where a replica looks for its state.
-func (r *replica) restore(backup string) {
+// restore puts a state where a replica looks for its own: from a backup, or from
+// the folder of a coordinator that has ended.
+func (r *replica) restore(from string) {
 	r.site.t.Helper()
-	command := []string{r.program, "restore", "--from", backup, "--state", r.state()}
+	command := []string{r.program, "restore", "--from", from, "--state", r.state()}
 	if r.store != "" {
 		command = append(command, "--store", r.store)
 	}
@@ -21,9 +24,9 @@ func (r *replica) restore(backup string) {
 	}
 }
 
-// An embedded deployment moves to etcd while its marbles run: its backup is
-// restored there, replicas join, and everybody sees a new epoch. From there a
-// backup goes into another prefix, and back into an embedded state.
+// An embedded deployment moves to etcd while its marbles run: its folder is restored
+// there, replicas join, and everybody sees a new epoch. From there a backup goes into
+// another prefix, and another back into an embedded state.
 func TestClusterBackup(t *testing.T) {
 	s := newSite(t, "first", "second")
 	embedded := s.replica("embedded", s.machines[0])
@@ -31,58 +34,74 @@ func TestClusterBackup(t *testing.T) {
 	embedded.init()
 	embedded.start()
 	embedded.up()
-	s.set(s.manifest("10m", nil))
+	s.set(s.manifest(lease, nil))
 	s.marbles()
 	s.shell.Must(0, "verify", "--policy", s.policyFile())
 	log, visits := s.history(), s.visit()
-	s.moved(log, 1, embedded, s.replica("a", s.machines[0]))
-	b := s.replica("b", s.machines[1])
+	a, b := s.replica("a", s.machines[0]), s.replica("b", s.machines[1])
+	epoch := s.epoch()
+	s.ends(embedded)
+	s.goesOnAt(a, embedded.state())
+	s.began(log, epoch+1)
 	b.start()
-	active := s.settled(1)
-	active.terminate()
-	if _, err := s.join("probe", 3); err != nil {
-		t.Errorf("a marble after a takeover: %v", err)
-	}
-	active.start()
 	s.settled(1)
-
-	for _, r := range []*replica{active, b} {
-		if r != s.named("a") {
-			r.terminate()
-			s.service.remove(r.ip + ":4433")
+	// What is decided after a backup is not in it: no lease is renewed until the end.
+	s.amend(s.connect(), func(doc map[string]any) {
+		for _, name := range chain {
+			doc["marbles"].(map[string]any)[name].(map[string]any)["lease"] = "1h"
 		}
+	})
+	s.renewed(log)
+	a.terminate()
+	s.joined("probe", 3)
+	a.start()
+	s.settled(1)
+	s.ends(b)
+
+	from := a
+	for i, to := range []*replica{s.replica("elsewhere", s.machines[0]), s.replica("again", s.machines[0])} {
+		if to.store = to.storeAt("ashlar/elsewhere"); to.name == "again" {
+			to.store = ""
+		}
+		from.up()
+		epoch, backup := s.epoch(), s.file(to.name+".backup")
+		s.shell.Must(0, append([]string{"backup", backup}, s.as("alice")...)...)
+		drive.Wants(t, s.shell.Must(0, "backup", backup, "--check").Stdout, "whole")
+		s.ends(from)
+		s.goesOnAt(to, backup)
+		s.began(log, epoch+1)
+		s.joined("probe", 10+i)
+		from = to
 	}
-	s.named("a").up()
-	elsewhere := s.replica("elsewhere", s.machines[0])
-	elsewhere.store = elsewhere.storeAt("ashlar/elsewhere")
-	s.moved(log, 2, s.named("a"), elsewhere)
-	again := s.replica("again", s.machines[0])
-	again.store = ""
-	s.moved(log, 3, elsewhere, again)
+	log.goesOn()
 	visits.Flawless("a deployment moved to etcd, within it, and back")
 }
 
-// moved takes a backup of the only replica, ends it, and has another one on the
-// same machine go on from the backup.
-func (s *site) moved(log *history, n int, from, to *replica) {
-	t := s.t
-	t.Helper()
-	epoch := s.connect().Verified().Epoch.Number
-	backup := s.file(to.name + ".backup")
-	s.shell.Must(0, append([]string{"backup", backup}, s.as("alice")...)...)
-	drive.Wants(t, s.shell.Must(0, "backup", backup, "--check").Stdout, "whole")
-	from.terminate()
-	s.service.remove(from.ip + ":4433")
-	to.restore(backup)
+// ends terminates a replica, which does not come back.
+func (s *site) ends(r *replica) {
+	r.terminate()
+	s.service.remove(r.ip + ":4433")
+}
+
+// goesOnAt has a replica go on from what another one left.
+func (s *site) goesOnAt(to *replica, from string) {
+	to.restore(from)
 	to.start()
 	to.up()
-	now := s.connect().Verified().Epoch
-	if now.Number != epoch+1 || now.Cause != "restore" {
-		t.Errorf("after a restore to %s: got epoch %d by %q, want %d by restore", to.name, now.Number, now.Cause, epoch+1)
+}
+
+// epoch is the number of the epoch.
+func (s *site) epoch() int { return s.connect().Verified().Epoch.Number }
+
+// began checks that a restore has begun an epoch, which everybody sees.
+func (s *site) began(log *history, epoch int) {
+	t := s.t
+	t.Helper()
+	if now := s.connect().Verified().Epoch; now.Number != epoch || now.Cause != "restore" {
+		t.Errorf("after a restore: got epoch %d by %q, want %d by restore", now.Number, now.Cause, epoch)
 	}
 	log.goesOn()
-	if _, err := s.join("probe", 10*n); err != nil {
-		t.Errorf("a marble after a restore to %s: %v", to.name, err)
+	if got := s.shell.Must(0, "verify").Stdout; !regexp.MustCompile(fmt.Sprintf(`epoch +%d, .*by restore`, epoch)).MatchString(got) {
+		t.Errorf("ashlar verify shows no epoch %d:\n%s", epoch, got)
 	}
-	log.goesOn()
 }

@@ -82,6 +82,9 @@ func (s *site) withoutMajority(visits *drive.Traffic, joins *drive.Activators) {
 	for _, r := range s.replicas {
 		r.until("not ready", func(p says) bool { return !p.Ready && p.Reason != "" })
 	}
+	if got := s.shell.Run("status"); got.Code != problem.Unavailable.ExitCode() || !strings.Contains(got.Stderr, "CRD-10") {
+		t.Errorf("ashlar status without etcd's majority: got exit %d, %s%s, want it unavailable, with a code", got.Code, got.Stdout, got.Stderr)
+	}
 	visits.More(100)
 	began := time.Now()
 	s.etcd.Restart(0)
@@ -92,7 +95,11 @@ func (s *site) withoutMajority(visits *drive.Traffic, joins *drive.Activators) {
 
 // join has one instance of a marble activated, through whoever answers.
 func (s *site) join(marble string, n int) (probe.Activation, error) {
-	c, err := probe.Dial(s.t.Context(), s.mesh(), probe.Options{})
+	return s.joinAt(s.mesh(), marble, n)
+}
+
+func (s *site) joinAt(address, marble string, n int) (probe.Activation, error) {
+	c, err := probe.Dial(s.t.Context(), address, probe.Options{})
 	if err != nil {
 		return probe.Activation{}, err
 	}
@@ -101,15 +108,27 @@ func (s *site) join(marble string, n int) (probe.Activation, error) {
 		Instance: &marblepb.Instance{Marble: marble, Id: fmt.Sprintf("30000000-0000-4000-8000-%012d", n), Address: "10.77.0.2"}})
 }
 
+// joined is join, again and again until somebody answers.
+func (s *site) joined(marble string, n int) probe.Activation {
+	s.t.Helper()
+	var a probe.Activation
+	drive.Eventually(s.t, patience, func() string {
+		var err error
+		if a, err = s.join(marble, n); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	return a
+}
+
 // etcd goes back to what it was before the newest decisions. A replica that has
 // seen them refuses that, loudly, and nobody decides anything; with the newest state
 // put back it goes on. When every replica was started anew none of them can know:
 // then their clients do.
 func TestClusterRolledBack(t *testing.T) {
 	s := three(t, "2m", nil)
-	if _, err := s.join("stray", 1); err != nil {
-		t.Fatal(err)
-	}
+	s.joined("stray", 1)
 	older := s.saved()
 	active := s.settled(2)
 	log := s.history()
@@ -117,9 +136,7 @@ func TestClusterRolledBack(t *testing.T) {
 	s.amend(s.connect(), func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["probe"].(map[string]any)["maxInstances"] = 77
 	})
-	if _, err := s.join("stray", 2); err != nil {
-		t.Fatal(err)
-	}
+	newer := s.joined("stray", 2)
 	log.goesOn()
 	visits := s.visit()
 	drive.Eventually(t, patience, func() string {
@@ -161,6 +178,26 @@ func TestClusterRolledBack(t *testing.T) {
 		r.start()
 	}
 	s.behind()
+	s.shown(newer)
+}
+
+// shown has a marble of the newer state come to the older one: its leaf proves that
+// there was a newer one, and from then on nobody is activated.
+func (s *site) shown(newer probe.Activation) {
+	t := s.t
+	certificate := newer.Certificate()
+	drive.Eventually(t, patience, func() string {
+		c, err := probe.Dial(t.Context(), s.mesh(), probe.Options{Certificate: &certificate})
+		if err == nil {
+			_, err = c.Challenge(t.Context())
+			c.Close()
+		}
+		if _, err := s.join("stray", 3); codeOf(err) != "REC-030" {
+			return fmt.Sprintf("a marble of the newer state was told %v, and the next one %v; want REC-030", err, err)
+		}
+		return ""
+	})
+	drive.Wants(t, s.shell.Run("recover", "status", "--policy", s.policyFile()).Stdout, "behind")
 }
 
 // behind waits until a client that remembers the newer state refuses the older.

@@ -97,21 +97,25 @@ func (s *site) amend(c *client.Client, change func(doc map[string]any)) apiv1.Se
 	return r
 }
 
-// policyFile writes what users and marbles demand of the coordinator.
+// policyFile writes, once, what users and marbles demand of the coordinator.
 func (s *site) policyFile() string {
 	s.t.Helper()
+	path := s.file("policy.json")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
 	root, err := os.ReadFile(s.simRoot())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	raw, err := json.Marshal(map[string]any{"tee": "sim", "simulationRoot": string(root), "package": s.policy().Package})
 	if err == nil {
-		err = os.WriteFile(s.file("policy.json"), raw, 0o600)
+		err = os.WriteFile(path, raw, 0o600)
 	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.file("policy.json")
+	return path
 }
 
 // marble starts a marble of the chain.

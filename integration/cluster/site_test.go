@@ -53,9 +53,11 @@ type site struct {
 }
 
 // newSite starts etcd and as many machines as there are names. The first one's
-// platform plays the vendor's service for all.
+// platform plays the vendor's service for all. Tests of sites run side by side: most
+// of their time they wait for leases to end.
 func newSite(t *testing.T, machines ...string) *site {
 	t.Helper()
+	t.Parallel()
 	n := sites.Add(1)
 	s := &site{t: t, tools: installed(t), block: fmt.Sprintf("127.%d.%d.", 64+os.Getpid()%128, n)}
 	var err error

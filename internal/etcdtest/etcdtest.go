@@ -6,6 +6,7 @@ package etcdtest
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -55,15 +56,21 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 	return c
 }
 
-// port returns a free address. Somebody else may take it before etcd does; then
-// the test fails, and says so.
+// port returns a free address, where the system has them of a loopback IP that
+// nobody else uses: a port of 127.0.0.1 may be taken by an outgoing connection
+// while a member is dead.
 func port(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	own := fmt.Sprintf("127.%d.%d.%d", 200+rand.N(50), 1+rand.N(250), 1+rand.N(250))
+	for _, ip := range []string{own, "127.0.0.1"} {
+		l, err := net.Listen("tcp", ip+":0")
+		if err != nil {
+			continue // not every system has more than one
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port on loopback")
+	return ""
 }
 
 func (c *Cluster) run(m *member) {
