@@ -96,7 +96,7 @@ func TestInspectPlainServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := serve(t, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, false)
-	out, errs, code := run(t, "inspect", addr, "--timeout", "5s")
+	out, errs, code := run(t, "inspect", addr, "--timeout", "1s")
 	if code != 4 || out != "" || !strings.Contains(errs, "CRD-105") {
 		t.Errorf("got exit %d, %s%s, want 4 and CRD-105", code, out, errs)
 	}
