@@ -200,7 +200,7 @@ func (in *inbound) hear() bool {
 // hand gives a connection to the server of a route. It is done with it, or else
 // the route is over.
 func (p *Port) hand(in *inbound, r *route, patience <-chan time.Time) (served, done bool) {
-	if in.header != nil {
+	if in.header != nil && r.voucher != nil {
 		from, err := r.voucher.open(in.header)
 		if err != nil {
 			p.count(func(c *Counts) { c.Forged++ })

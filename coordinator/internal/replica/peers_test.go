@@ -129,11 +129,19 @@ func TestHeadersThatDoNotCount(t *testing.T) {
 	send(t, c, header(v))
 	hears(t, c, "a", caller.String())
 
-	keyless := listen(t, 16)
-	echo(t, "a", keyless.Serve(nil))
-	c = connect(t, keyless)
-	send(t, c, header(v)+"hello")
-	isCut(t, c, "there is no key to check it with")
+}
+
+// Who has no key takes what others pass on, and believes nothing of whose it is.
+func TestHeadersWithoutAKey(t *testing.T) {
+	standby, desk := listen(t, 16), listen(t, 16)
+	echo(t, "desk", desk.Serve(nil))
+	standby.Forward(fixed(desk), newVoucher(t))
+	c := connect(t, standby)
+	send(t, c, "x\n")
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if caller := c.LocalAddr().String(); err != nil || !strings.HasPrefix(line, "desk 127.0.0.1:") || strings.Contains(line, caller) {
+		t.Errorf("got %q, %v; want an answer to 127.0.0.1, and not to %s", line, err, caller)
+	}
 }
 
 // What another replica passed on is not passed on again: two that take each other

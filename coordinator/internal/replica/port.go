@@ -143,7 +143,8 @@ func (p *Port) Forward(to Target, v *Voucher) {
 
 // Serve gives connections to a server from now on, which gets them from the
 // listener that it returns. Closing that ends the serving, not the port: then
-// connections wait. The voucher checks what other replicas vouch for.
+// connections wait. The voucher checks what other replicas vouch for; without one
+// their word is skipped, and they count as the callers themselves.
 func (p *Port) Serve(v *Voucher) net.Listener {
 	s := &served{port: p, conns: make(chan net.Conn)}
 	s.route = &route{served: s, voucher: v}
