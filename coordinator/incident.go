@@ -251,8 +251,6 @@ func (r *ruling) suspect() suspect {
 	return s
 }
 
-func (r *ruling) key() string { return instanceKey(r.asked.info.Marble, r.asked.info.ID) }
-
 // loadIncidents takes in what the store holds, and tells who waits for a change.
 func (c *Coordinator) loadIncidents(ctx context.Context) error {
 	var next *incidents

@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"regexp"
 	"slices"
 	"time"
 
@@ -53,11 +52,9 @@ func replicaOf(tx *store.Tx, decision string) (replicaRecord, bool) {
 	return replicaRecord{}, false
 }
 
-var replicaName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
-
 func (q *question) checkReplica() error {
-	if !replicaName.MatchString(q.info.ID) {
-		return problem.New("REP-024", "name %.80q is not 1 to 64 letters, digits, dots and dashes", q.info.ID)
+	if !apiv1.IsReplicaName(q.info.ID) {
+		return problem.New("REP-024", "name %.80q is not 1 to 63 letters, digits and dashes", q.info.ID)
 	}
 	if len(q.publicKey) != apiv1.ReplicaKeySize {
 		return problem.New("REP-024", "wanted an X25519 key of %d bytes, got %d", apiv1.ReplicaKeySize, len(q.publicKey))

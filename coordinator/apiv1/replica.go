@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
@@ -22,11 +23,17 @@ const (
 type Replica struct {
 	Name    string    `json:"name"`
 	Role    string    `json:"role"`
-	Reason  string    `json:"reason,omitempty"` // why it is still joining
+	Reason  string    `json:"reason,omitempty"` // why it is still joining, or would not take over
 	Version string    `json:"version"`
 	TEE     string    `json:"tee"`
 	Since   time.Time `json:"since"` // when it took that role
 }
+
+var replicaName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+// IsReplicaName reports whether a replica may be called so: 1 to 63 letters, digits
+// and dashes, as a label of a DNS name.
+func IsReplicaName(name string) bool { return replicaName.MatchString(name) }
 
 // ReplicaQuestion begins the handing over of the state's key. Nonce (32 bytes) is
 // fresh, so that the statement that comes back is.

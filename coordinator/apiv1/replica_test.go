@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -93,4 +94,15 @@ func replicaVector(key hpke.PrivateKey, b ReplicaBinding, sealed []byte) string 
 	info := b.info()
 	return fmt.Sprintf("```vector replica-key\nprivate-key: %x\npublic-key: %x\nroot: %x\nnonce: %x\ninfo:\n  %x\n  %x\nsealed:\n  %x\n  %x\nkey: %x\n```",
 		counted(1), key.PublicKey().Bytes(), b.Root, b.Nonce, info[:48], info[48:], sealed[:48], sealed[48:], counted(0x60))
+}
+
+func TestReplicaNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"m1": true, "a": true, "ashlar-coordinator-0": true, "M1": true, strings.Repeat("a", 63): true,
+		"": false, "-a": false, "a-": false, "a.b": false, "a_b": false, "a b": false, "a\n": false, "../x": false, "é": false, strings.Repeat("a", 64): false,
+	} {
+		if got := IsReplicaName(name); got != want {
+			t.Errorf("%q: got %v, want %v", name, got, want)
+		}
+	}
 }

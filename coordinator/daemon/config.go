@@ -15,13 +15,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
+	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal/token"
@@ -187,9 +187,6 @@ func (s *settings) checkAddresses() error {
 	return nil
 }
 
-// replicaName is how replicas may be called.
-var replicaName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-
 // checkShared judges what several coordinators need to find one another.
 func (s *settings) checkShared() (err error) {
 	if s.Store == "" {
@@ -211,7 +208,7 @@ func (s *settings) checkShared() (err error) {
 		}
 		s.Replica, _, _ = strings.Cut(host, ".")
 	}
-	if !replicaName.MatchString(s.Replica) {
+	if !apiv1.IsReplicaName(s.Replica) {
 		return invalid("replica", "wanted 1 to 63 letters, digits and dashes, got %.80q", s.Replica)
 	}
 	if s.Reach == "" {

@@ -11,7 +11,7 @@ var replicaCodes = []Entry{
 	{"REP-021", Refused, "the coordinator was refused the key of the state", "see the decision: ashlar explain coordinators"},
 	{"REP-022", Unavailable, "this coordinator has no key of the state that it could hand over", "ask the active one"},
 	{"REP-023", Unavailable, "a replica waits for the key of the state", "see its reason; it tries again by itself"},
-	{"REP-024", Usage, "the request for the state's key is malformed", "a name of 1 to 64 letters, digits, dots and dashes, and an X25519 key of 32 bytes"},
+	{"REP-024", Usage, "the request for the state's key is malformed", "a name of 1 to 63 letters, digits and dashes, and an X25519 key of 32 bytes"},
 	{"REP-025", Refused, "a coordinator that got the key of the state counts no more", "end it; what it has seen it knows: rotate the CAs and secrets, or set the deployment up anew"},
 	{"REP-030", Refused, "the manifest does not admit the coordinator that gave the key", "treat the host as hostile; nothing was taken over from it"},
 	{"REP-031", Refused, "the state went back: this replica has seen a newer one", "put the newest state back, have the holders of shares accept this one, or end this replica to forget what it has seen"},

@@ -37,10 +37,7 @@ type entry struct {
 	Mesh   string `json:"mesh"`
 }
 
-var (
-	nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	hostForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?$`)
-)
+var hostForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?$`)
 
 // check refuses what other replicas would drop; REP-003.
 func (s Self) check() error {
@@ -57,8 +54,8 @@ func (s Self) check() error {
 }
 
 func (r Record) check() error {
-	if !nameForm.MatchString(r.Name) {
-		return fmt.Errorf("name: wanted 1 to 64 of letters, digits, dot, - and _, got %.80q", r.Name)
+	if !apiv1.IsReplicaName(r.Name) {
+		return fmt.Errorf("name: wanted 1 to 63 letters, digits and dashes, got %.80q", r.Name)
 	}
 	if err := checkAddress(r.Client); err != nil {
 		return fmt.Errorf("client address: %w", err)
