@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,8 @@ func TestClusterInitUntil(t *testing.T) {
 		says    string
 	}{
 		{"too late", 0, past, func() {}, 1, "STO-002"},
-		{"in time", 0, soon, func() {}, 0, "Made the state of a new coordinator in etcd://"},
+		{"beside a folder's state", 1, soon, func() { c.sealed(1) }, 0, "There is a part of a state in " + c.config(1).State},
+		{"in time", 0, soon, func() { os.Remove(filepath.Join(c.config(1).State, "seal.json")) }, 0, "Made the state of a new coordinator in etcd://"},
 		{"again", 0, soon, func() {}, 0, "There is a state"},
 		{"another replica", 1, soon, func() {}, 0, "There is a state"},
 		{"another replica, late", 1, past, func() {}, 0, "There is a state"},
@@ -46,6 +48,15 @@ func TestClusterInitUntil(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(c.config(1).State, "seal.json")); err == nil {
 		t.Error("a replica that made nothing has a sealed key")
+	}
+}
+
+// sealed leaves a key of no state in a replica's folder.
+func (c *crew) sealed(i int) {
+	c.t.Helper()
+	path := filepath.Join(c.config(i).State, "seal.json")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("{}"), 0o600)); err != nil {
+		c.t.Fatal(err)
 	}
 }
 

@@ -188,8 +188,11 @@ func begin(ctx context.Context, o options, stdout io.Writer) error {
 		switch {
 		case err != nil:
 			return err
-		case there == bolt.Present || there == bolt.Incomplete:
+		case there == bolt.Present:
 			return nothingMade(place, stdout)
+		case there == bolt.Incomplete:
+			fmt.Fprintf(stdout, "There is a part of a state in %s; nothing was made.\n", o.State)
+			return nil
 		case time.Now().After(until):
 			return problem.New("STO-002", "%s holds no state, and none is made after %s", place, o.until).
 				WithNext("put the volume or a backup back; only if this deployment never had a state, give a later time to make one")

@@ -241,7 +241,7 @@ func TestInitUntil(t *testing.T) {
 		{"in time", soon, nil, 0, "Made the state", true},
 		{"again", soon, nil, 0, "There is a state", true},
 		{"again and late", past, nil, 0, "There is a state", true},
-		{"a part of it is gone", soon, func() error { return os.Remove(filepath.Join(state, "seal.json")) }, 0, "There is a state", true},
+		{"a part of it is gone", soon, func() error { return os.Remove(filepath.Join(state, "seal.json")) }, 0, "There is a part of a state in " + state, true},
 		{"all of it is gone, and late", past, func() error { return os.RemoveAll(state) }, 1, "STO-002", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
