@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -51,14 +52,19 @@ type Joined struct {
 	Decision  string // "coordinators/7f2c19ab"
 }
 
-// StateKey is the key of a state. It prints nothing of itself in any format.
+// StateKey is the key of a state. It prints nothing of itself in any format, nor
+// does what holds it.
 type StateKey struct {
-	_ [0]func() // not comparable
-	b []byte
+	b func() []byte // fmt reaches through an unexported field for slices and pointers, and shows a function's address
 }
 
 // Reveal returns a copy of the 32 bytes; nil of the zero StateKey.
-func (k StateKey) Reveal() []byte { return append([]byte(nil), k.b...) }
+func (k StateKey) Reveal() []byte {
+	if k.b == nil {
+		return nil
+	}
+	return bytes.Clone(k.b())
+}
 
 // Format hides the key from every verb.
 func (StateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
@@ -151,7 +157,7 @@ func (j joining) join(ctx context.Context) (Joined, error) {
 	if err != nil {
 		return Joined{}, problem.Because(err, "REP-034", "from %s", j.addr)
 	}
-	out.Key = StateKey{b: key}
+	out.Key = StateKey{b: func() []byte { return key }}
 	if decisionForm.MatchString(given.Decision) {
 		out.Decision = given.Decision
 	}

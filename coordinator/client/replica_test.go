@@ -109,12 +109,14 @@ func TestJoinReplica(t *testing.T) {
 
 // TestStateKeyPrintsNothing tries every way.
 func TestStateKeyPrintsNothing(t *testing.T) {
-	j := Joined{Key: StateKey{b: []byte("hunter2hunter2hunter2hunter2hunt")}}
+	secret := []byte("hunter2hunter2hunter2hunter2hunt")
+	j := Joined{Key: StateKey{b: func() []byte { return secret }}}
 	var text strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
 		fmt.Fprintf(&text, verb+"\n", j.Key)
 		fmt.Fprintf(&text, verb+"\n", &j.Key)
 		fmt.Fprintf(&text, verb+"\n", j)
+		fmt.Fprintf(&text, verb+"\n", struct{ hidden StateKey }{j.Key})
 	}
 	slog.New(slog.NewTextHandler(&text, nil)).Info("joined", "key", j.Key, "all", j)
 	slog.New(slog.NewJSONHandler(&text, nil)).Info("joined", "key", j.Key, "all", j)
@@ -123,7 +125,7 @@ func TestStateKeyPrintsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	text.Write(b)
-	for _, form := range []string{"hunter2", "68756e74", "aHVudGVy", "104 117 110"} {
+	for _, form := range []string{"hunter2", "68756e74", "aHVudGVy", "104 117 110", "0x68, 0x75"} {
 		if strings.Contains(text.String(), form) {
 			t.Errorf("the key is printed as %s", form)
 		}

@@ -18,8 +18,7 @@ const redacted = "[redacted]"
 // Key is a 256-bit secret. It prints nothing of itself in any format, and it
 // cannot be compared with ==. The zero Key is invalid.
 type Key struct {
-	_ [0]func()
-	b *[KeySize]byte
+	b func() [KeySize]byte // fmt reaches through an unexported field for arrays and pointers, and shows a function's address
 }
 
 // NewKey copies 32 bytes. All-zero bytes are refused: they are what a platform
@@ -31,9 +30,8 @@ func NewKey(b []byte) (Key, error) {
 	if allZero(b) {
 		return Key{}, errors.New("the key is all zero")
 	}
-	k := Key{b: new([KeySize]byte)}
-	copy(k.b[:], b)
-	return k, nil
+	own := [KeySize]byte(b)
+	return Key{b: func() [KeySize]byte { return own }}, nil
 }
 
 // RandomKey reads a key from r.
@@ -51,7 +49,7 @@ func (k Key) Reveal() []byte {
 	if k.b == nil {
 		return nil
 	}
-	b := *k.b
+	b := k.b()
 	return b[:]
 }
 

@@ -164,7 +164,8 @@ func TestKeyPrintsNothing(t *testing.T) {
 	}
 	outputs := []string{log.String(), string(asJSON)}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
-		outputs = append(outputs, fmt.Sprintf(verb, k), fmt.Sprintf(verb, wrapped), fmt.Sprintf(verb, &wrapped))
+		outputs = append(outputs, fmt.Sprintf(verb, k), fmt.Sprintf(verb, wrapped), fmt.Sprintf(verb, &wrapped),
+			fmt.Sprintf(verb, struct{ hidden Key }{k}), fmt.Sprintf(verb, &struct{ hidden *Key }{&k}))
 	}
 	for _, out := range outputs {
 		for _, leak := range []string{string(secret), hex.EncodeToString(secret), strings.Trim(fmt.Sprint(secret), "[]")} {
