@@ -5,6 +5,7 @@ package cluster
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,15 +71,19 @@ func (s *site) withoutMajority(visits *drive.Traffic, joins *drive.Activators) {
 		}
 		return ""
 	})
-	for n := range 3 {
-		began := time.Now()
-		_, err := s.join("stray", 1+n)
-		e, coded := marblepb.Problem(err)
-		if err == nil || coded && e.Kind() != problem.Unavailable {
-			t.Errorf("activation without etcd's majority: got %v, want a code that says to try again", err)
-		}
-		t.Logf("refused after %s: %v", time.Since(began).Round(10*time.Millisecond), err)
+	var asked sync.WaitGroup
+	for n, r := range s.replicas {
+		asked.Go(func() {
+			began := time.Now()
+			_, err := s.joinAt(r.ip+":2001", "stray", 1+n)
+			e, coded := marblepb.Problem(err)
+			if err == nil || coded && e.Kind() != problem.Unavailable {
+				t.Errorf("activation by %s without etcd's majority: got %v, want it refused, if with a code then one that says to try again", r.name, err)
+			}
+			t.Logf("%s refused after %s: %v", r.name, time.Since(began).Round(10*time.Millisecond), err)
+		})
 	}
+	asked.Wait()
 	for _, r := range s.replicas {
 		r.until("not ready", func(p says) bool { return !p.Ready && p.Reason != "" })
 	}
@@ -188,12 +193,13 @@ func (s *site) shown(newer probe.Activation) {
 	certificate := newer.Certificate()
 	drive.Eventually(t, patience, func() string {
 		c, err := probe.Dial(t.Context(), s.mesh(), probe.Options{Certificate: &certificate})
-		if err == nil {
-			_, err = c.Challenge(t.Context())
-			c.Close()
+		if err != nil {
+			return err.Error()
 		}
+		defer c.Close()
+		_, told := c.Challenge(t.Context())
 		if _, err := s.join("stray", 3); codeOf(err) != "REC-030" {
-			return fmt.Sprintf("a marble of the newer state was told %v, and the next one %v; want REC-030", err, err)
+			return fmt.Sprintf("a marble of the newer state was told %v, and the next one %v; want REC-030", told, err)
 		}
 		return ""
 	})
