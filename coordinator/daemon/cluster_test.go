@@ -260,13 +260,9 @@ func TestClusterTakeover(t *testing.T) {
 	if _, err := cl.SetManifest(t.Context(), c.admitting(alice, "3h"), digest, risks...); err != nil {
 		t.Errorf("after the takeover: %v", err)
 	}
-	// What was sealed by joining opens alone.
+	// What was sealed by joining opens the state: nobody is active who could give the key.
 	second.stop()
-	again := c.run(1)
-	again.until("serving", "")
-	if strings.Contains(again.log.String(), "joining") && strings.Contains(again.log.String(), "is not here") {
-		t.Errorf("a replica that had joined did not open by its own seal:\n%s", again.log)
-	}
+	c.run(1).until("serving", "")
 }
 
 func TestClusterInitRace(t *testing.T) {
