@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"crypto/rand"
+	"os"
+	"path/filepath"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -10,6 +12,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
+	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
 // behind is what somebody has who reaches below a replica: its etcd, and its key.
@@ -86,4 +89,27 @@ func TestClusterAnotherState(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestClusterInitKeepsItsKey does not open what an interrupted init sealed, for now:
+// it may be the only key of the state that it made.
+func TestClusterInitKeepsItsKey(t *testing.T) {
+	c := newCrew(t, 2)
+	o := c.config(0)
+	if err := Init(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	sealed := filepath.Join(o.State, "seal.json")
+	if err := os.Rename(sealed, sealed+unfinished); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := c.config(1)
+	elsewhere.State = o.State
+	if err := Init(t.Context(), elsewhere); problem.CodeOf(err) != "STO-001" {
+		t.Errorf("got %v, want STO-001", err)
+	}
+	if err := Init(t.Context(), o); err != nil {
+		t.Errorf("where it opens again: %v", err)
+	}
+	c.run(0).until("waiting for a manifest", "")
 }

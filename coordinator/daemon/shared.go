@@ -91,7 +91,14 @@ func (s *settings) lookShared(ctx context.Context, cluster *etcd.Cluster) (bolt.
 func (s *settings) resumeShared(ctx context.Context, cluster *etcd.Cluster) (*store.Store, error) {
 	key, err := seal.Open(ctx, s.sealPath()+unfinished, s.sources()...)
 	if err != nil {
-		return nil, nil // it made nothing that opens
+		rev, lost := cluster.Revision(ctx)
+		if lost == nil && rev != 0 { // its only key may stand here
+			lost = problem.Because(err, "STO-001", "%s holds one, and a key that was begun here does not open", s.shared)
+		}
+		if lost != nil {
+			return nil, lost
+		}
+		return nil, nil // it made nothing
 	}
 	db, err := store.Open(ctx, store.Config{Engine: cluster.Engine(), Key: key, Random: rand.Reader})
 	switch problem.CodeOf(err) {
