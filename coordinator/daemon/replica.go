@@ -292,11 +292,14 @@ func (l *life) probe() api.Probe {
 
 // figures are what metrics show of this replica.
 func (l *life) figures() api.ReplicaFigures {
-	passed := func(p *replica.Port) func() (int, uint64) {
-		return func() (int, uint64) { c := p.Counts(); return c.Passing, c.Passed }
+	of := func(p *replica.Port) func() api.ReplicaPort {
+		return func() api.ReplicaPort {
+			c := p.Counts()
+			return api.ReplicaPort{Passing: c.Passing, Passed: c.Passed, Refused: c.Refused, Unheard: c.Unheard, Forged: c.Forged}
+		}
 	}
 	return api.ReplicaFigures{Role: func() string { return l.role.Load().name }, Head: l.newest,
-		Passed: map[string]func() (int, uint64){"client": passed(l.client), "mesh": passed(l.mesh)}}
+		Ports: map[string]func() api.ReplicaPort{"client": of(l.client), "mesh": of(l.mesh)}}
 }
 
 // pass has the ports pass connections on to the active replica.

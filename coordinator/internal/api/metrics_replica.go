@@ -9,9 +9,18 @@ import (
 
 // ReplicaFigures are what one of several coordinators knows of itself.
 type ReplicaFigures struct {
-	Role   func() string                              // active, standby or joining
-	Head   func() uint64                              // sequence of the newest head of the state that it has seen
-	Passed map[string]func() (open int, since uint64) // by port: connections that are, and were, passed on to the active one
+	Role  func() string                 // active, standby or joining
+	Head  func() uint64                 // sequence of the newest head of the state that it has seen
+	Ports map[string]func() ReplicaPort // by name
+}
+
+// ReplicaPort is what became of the connections to a port.
+type ReplicaPort struct {
+	Passing int    // on to the active replica
+	Passed  uint64 // since the start
+	Refused uint64 // for want of room
+	Unheard uint64 // nobody was there in time
+	Forged  uint64 // with a header that does not verify
 }
 
 // replicaFigures are counted here.
@@ -34,12 +43,21 @@ func (m *Metrics) WatchReplica(f ReplicaFigures) {
 	}
 	add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ashlar", Name: "replica_head_sequence",
 		Help: "Sequence of the newest head of the state that this replica has seen."}, func() float64 { return float64(f.Head()) }))
-	for port, passed := range f.Passed {
-		labels := prometheus.Labels{"port": port}
+	for name, port := range f.Ports {
+		labels := prometheus.Labels{"port": name}
 		add(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "ashlar", Name: "replica_connections_passing",
-			Help: "Connections that are being passed on to the active replica.", ConstLabels: labels}, func() float64 { n, _ := passed(); return float64(n) }))
+			Help: "Connections that are being passed on to the active replica.", ConstLabels: labels}, func() float64 { return float64(port().Passing) }))
 		add(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ashlar", Name: "replica_connections_passed_total",
-			Help: "Connections that were passed on to the active replica.", ConstLabels: labels}, func() float64 { _, n := passed(); return float64(n) }))
+			Help: "Connections that were passed on to the active replica.", ConstLabels: labels}, func() float64 { return float64(port().Passed) }))
+		for reason, of := range map[string]func(ReplicaPort) uint64{
+			"full":       func(p ReplicaPort) uint64 { return p.Refused },
+			"unanswered": func(p ReplicaPort) uint64 { return p.Unheard },
+			"forged":     func(p ReplicaPort) uint64 { return p.Forged },
+		} {
+			add(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "ashlar", Name: "replica_connections_closed_total",
+				Help:        "Connections that were closed unserved: for want of room, because nobody was there in time, or because of a header that does not verify.",
+				ConstLabels: prometheus.Labels{"port": name, "reason": reason}}, func() float64 { return float64(of(port())) }))
+		}
 	}
 	m.replica.takeovers = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "ashlar", Name: "replica_takeovers_total",
 		Help: "How often this replica became the active one."})
