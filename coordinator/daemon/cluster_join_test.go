@@ -77,6 +77,30 @@ func TestClusterKeyOfAnotherState(t *testing.T) {
 	}
 }
 
+// TestClusterKeySealedElsewhere does the same with one that does not open here: it
+// may be all that there is of that deployment's key.
+func TestClusterKeySealedElsewhere(t *testing.T) {
+	c, alice := newCrew(t, 2), user(t)
+	elsewhere := c.config(0)
+	elsewhere.Store, elsewhere.State = c.etcd.Location("other"), c.config(1).State
+	if err := Init(t.Context(), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	sealed := filepath.Join(elsewhere.State, "seal.json")
+	before, err := os.ReadFile(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.deploy(alice)
+	second := c.run(1)
+	if p := second.until("joining", "STO-004"); p.Ready {
+		t.Errorf("got %+v, want it not to be ready", p)
+	}
+	if after, err := os.ReadFile(sealed); err != nil || string(after) != string(before) {
+		t.Errorf("the sealed key became %s, %v", after, err)
+	}
+}
+
 func TestClusterNothingToRun(t *testing.T) {
 	c := newCrew(t, 1)
 	for name, prepare := range map[string]func(){

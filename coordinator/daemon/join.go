@@ -189,6 +189,9 @@ func (l *life) take(ctx context.Context, key seal.Key, db *store.Store, st *coor
 			return err
 		}
 	}
+	if id, err := seal.KeyIDOf(l.s.sealPath()); err == nil && id != key.ID() {
+		return problem.New("STO-004", "%s is of the key %.16q, and came for %s the key %s", l.s.sealPath(), id, l.s.shared, key.ID())
+	}
 	if err := os.MkdirAll(l.s.State, 0o700); err != nil {
 		return problem.Because(err, "STO-007", "creating %s", l.s.State)
 	}

@@ -120,6 +120,13 @@ func SourceOf(path string) (string, error) {
 	return d.Source, err
 }
 
+// KeyIDOf returns the Key.ID of the data key that path names, which is the host's
+// word until it is opened.
+func KeyIDOf(path string) (string, error) {
+	d, err := read(path)
+	return d.KeyID, err
+}
+
 // Rewrap seals the data key by source and replaces path, unless it is sealed by
 // the newest key of that source already. Whatever fails or crashes, path opens as
 // it did before or by the new source: a file that does not open is never written.
