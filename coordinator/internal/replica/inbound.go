@@ -39,6 +39,15 @@ func (in *inbound) silent() time.Duration {
 	return time.Since(epoch) - time.Duration(in.active.Load())
 }
 
+// peer is the other end of the connection itself.
+func (in *inbound) peer() netip.AddrPort {
+	a, ok := in.conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+}
+
 // admit takes a connection in hand, if there is room.
 func (p *Port) admit(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
@@ -47,9 +56,7 @@ func (p *Port) admit(c net.Conn) {
 		return
 	}
 	in := &inbound{conn: tcp, host: caller.Of(c.RemoteAddr())}
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		in.from = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
-	}
+	in.from = in.peer()
 	in.touch()
 	p.mu.Lock()
 	victim, full := p.room(in.host)
@@ -209,8 +216,11 @@ func (p *Port) hand(in *inbound, r *route, patience <-chan time.Time) (served, d
 		in.from, in.header = from, nil
 	}
 	if !p.show(in.from) {
-		p.count(func(c *Counts) { c.Refused++ })
-		return false, true
+		// A balancer may have one address at two replicas.
+		if in.from = in.peer(); !in.passed || !p.show(in.from) {
+			p.count(func(c *Counts) { c.Refused++ })
+			return false, true
+		}
 	}
 	c := &conn{Conn: in.conn, first: in.first, remote: net.TCPAddrFromAddrPort(in.from), closed: func() { p.hide(in.from) }}
 	select {

@@ -108,9 +108,21 @@ func TestHeadersThatDoNotCount(t *testing.T) {
 	if got := p.Counts().Forged; got != 3 {
 		t.Errorf("got %d forged, want 3", got)
 	}
-	again := connect(t, p)
-	send(t, again, header(v)+"hello")
-	isCut(t, again, "the address is another connection's")
+	again := connect(t, p) // the address is another connection's
+	send(t, again, header(v))
+	hears(t, again, "a", again.LocalAddr().String())
+	_ = again.Close() // nothing more is asked of it
+	own := connect(t, p)
+	h, err := v.header(own.LocalAddr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := connect(t, p)
+	send(t, first, string(h))
+	hears(t, first, "a", own.LocalAddr().String())
+	send(t, own, "hello")
+	isCut(t, own, "its address is another connection's")
+	_ = first.Close() // nothing more is asked of it
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
