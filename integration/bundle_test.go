@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // TestBundle makes bundles of a running deployment, over an auditor's nonce and
@@ -19,7 +20,7 @@ func TestBundle(t *testing.T) {
 	nonce := strings.Repeat("a7", apiv1.NonceSize)
 	o.Must(0, "verify", d.Client, "--policy", policy, "--bundle", "first.json", "--nonce", nonce)
 	c := d.client()
-	d.amend(c, func(doc map[string]any) {
+	drive.Amend(d.t, c, func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["cart"].(map[string]any)["maxInstances"] = 7
 	})
 	d.awaitSettled(c)

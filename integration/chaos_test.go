@@ -144,7 +144,7 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 		}
 	})
 	t.Run("a change reaches the running Envoys", func(t *testing.T) {
-		d.amend(c, uncalled("web"))
+		drive.Amend(d.t, c, uncalled("web"))
 		closed(t, webToCart+"/items")
 		// The hops before and after go on.
 		status, body, err := get(t.Context(), gatewayToWeb+"/page")
@@ -152,7 +152,7 @@ func TestCoordinatorKilledUnderTraffic(t *testing.T) {
 			t.Errorf("gateway asked web: got %d %s, %v, want web's own 502 about the cart", status, body, err)
 		}
 		open(t, cartToCatalog+"/catalog.json")
-		d.amend(c, func(doc map[string]any) {
+		drive.Amend(d.t, c, func(doc map[string]any) {
 			doc["marbles"].(map[string]any)["web"].(map[string]any)["calls"] =
 				[]any{map[string]any{"marble": "cart", "port": "http", "listen": 9082, "routes": []string{"GET /items"}}}
 		})
@@ -293,16 +293,16 @@ func (d *deployment) marbleStalled(t *testing.T, c *client.Client) {
 				[]any{map[string]any{"marble": "web", "port": "http", "listen": 9081, "routes": routes}}
 		}
 	}
-	d.amend(c, calls("GET /page", "GET /admin"))
+	drive.Amend(d.t, c, calls("GET /page", "GET /admin"))
 	open(t, gatewayToWeb+"/admin")
-	d.amend(c, calls("GET /page"))
+	drive.Amend(d.t, c, calls("GET /page"))
 	closed(t, gatewayToWeb+"/admin")
-	d.amend(c, uncalled("cart"))
+	drive.Amend(d.t, c, uncalled("cart"))
 	closed(t, cartToCatalog+"/catalog.json") // by catalog's Envoy: a caller that is not told is refused all the same
 	if err := cart.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	d.amend(c, func(doc map[string]any) {
+	drive.Amend(d.t, c, func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["cart"].(map[string]any)["calls"] =
 			[]any{map[string]any{"marble": "catalog", "port": "items", "listen": 9083}}
 	})

@@ -128,10 +128,10 @@ func (d *deployment) refuse(t *testing.T, c *client.Client, name string) (heal f
 	t.Helper()
 	var accepted any
 	pid := d.Marble(name).Pid()
-	d.amend(c, func(doc map[string]any) { accepted = acceptProgram(doc, name, []string{strings.Repeat("00", 32)}) })
+	drive.Amend(d.t, c, func(doc map[string]any) { accepted = acceptProgram(doc, name, []string{strings.Repeat("00", 32)}) })
 	return func() {
 		t.Helper()
-		d.amend(c, func(doc map[string]any) { acceptProgram(doc, name, accepted) })
+		drive.Amend(d.t, c, func(doc map[string]any) { acceptProgram(doc, name, accepted) })
 		d.healed(t, c)
 		if got := d.Marble(name).Pid(); got != pid {
 			t.Errorf("%s was started again: process %d, was %d", name, got, pid)

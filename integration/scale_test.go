@@ -183,7 +183,7 @@ func TestManyMarbleTypes(t *testing.T) {
 	const most = 10_000
 	types(doc, most)
 	began := time.Now()
-	r := d.put(c, doc, now.Digest)
+	r := drive.Put(d.t, c, doc, now.Digest)
 	took := time.Since(began)
 	st, err := c.Status(t.Context())
 	if err != nil || st.Marbles != most {

@@ -3,17 +3,14 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"testing"
 	"time"
 
-	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/integration/drive"
-	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // Addresses at which programs of the shop reach others, on loopback, by way of
@@ -73,34 +70,6 @@ func (d *deployment) awaitSettled(c *client.Client) {
 		}
 		return ""
 	})
-}
-
-// amend sets a changed copy of the manifest in force, as alice.
-func (d *deployment) amend(c *client.Client, change func(doc map[string]any)) apiv1.SetResult {
-	d.t.Helper()
-	now, err := c.Manifest(d.t.Context())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	var doc map[string]any
-	if err := json.Unmarshal(now.Raw, &doc); err != nil {
-		d.t.Fatal(err)
-	}
-	change(doc)
-	return d.put(c, doc, now.Digest)
-}
-
-func (d *deployment) put(c *client.Client, doc map[string]any, ifMatch attest.Hex) apiv1.SetResult {
-	d.t.Helper()
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	r, err := c.SetManifest(d.t.Context(), raw, ifMatch, manifest.AllRisks()...)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return r
 }
 
 // soak reports whether what takes minutes, or needs an idle machine, is wanted.

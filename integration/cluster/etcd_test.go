@@ -138,7 +138,7 @@ func TestClusterRolledBack(t *testing.T) {
 	active := s.settled(2)
 	log := s.history()
 	before := active.head()
-	s.amend(s.connect(), func(doc map[string]any) {
+	drive.Amend(s.t, s.connect(), func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["probe"].(map[string]any)["maxInstances"] = 77
 	})
 	newer := s.joined("stray", 2)

@@ -10,10 +10,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
-	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
-	"github.com/ashlar-mesh/ashlar/coordinator/client"
 	"github.com/ashlar-mesh/ashlar/integration/drive"
-	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
 // probeDigest stands for the program of marbles that this process plays.
@@ -72,29 +69,6 @@ func (s *site) manifest(lease string, amend func(doc map[string]any)) []byte {
 		s.t.Fatal(err)
 	}
 	return raw
-}
-
-// amend sets a changed copy of the manifest in force.
-func (s *site) amend(c *client.Client, change func(doc map[string]any)) apiv1.SetResult {
-	s.t.Helper()
-	now, err := c.Manifest(s.t.Context())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var doc map[string]any
-	if err := json.Unmarshal(now.Raw, &doc); err != nil {
-		s.t.Fatal(err)
-	}
-	change(doc)
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	r, err := c.SetManifest(s.t.Context(), raw, now.Digest, manifest.AllRisks()...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return r
 }
 
 // policyFile writes, once, what users and marbles demand of the coordinator.

@@ -89,7 +89,7 @@ func TestClusterRefusesReplicas(t *testing.T) {
 	// What heals joins by itself.
 	s.machines[1].misbehave(t, `{}`)
 	debug.up()
-	s.amend(s.connect(), func(doc map[string]any) {
+	drive.Amend(s.t, s.connect(), func(doc map[string]any) {
 		ref := doc["packages"].(map[string]any)["coordinator"].(map[string]any)["sim"].(map[string]any)
 		digest := s.digest(stranger.program).String()
 		ref["program"], ref["agent"] = append(ref["program"].([]any), digest), append(ref["agent"].([]any), digest)

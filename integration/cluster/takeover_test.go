@@ -89,7 +89,7 @@ func (s *site) killed(log *history, round int, joins *drive.Activators) {
 	log.goesOn()
 	joins.More(3)
 	c := s.connect()
-	s.amend(c, func(doc map[string]any) {
+	drive.Amend(s.t, c, func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["probe"].(map[string]any)["maxInstances"] = 1001 + round
 	})
 	log.goesOn()
@@ -136,7 +136,7 @@ func TestClusterPaused(t *testing.T) {
 	drive.Eventually(t, patience, func() string { return s.settledWithout(old) })
 	t.Logf("a successor served %s after the pause", time.Since(began).Round(10*time.Millisecond))
 	joins.More(4)
-	s.amend(s.connect(), func(doc map[string]any) {
+	drive.Amend(s.t, s.connect(), func(doc map[string]any) {
 		doc["marbles"].(map[string]any)["probe"].(map[string]any)["maxInstances"] = 900
 	})
 	log.goesOn()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // asking asks the client API for the status again and again, and remembers the
@@ -77,7 +78,7 @@ func TestClusterRollingUpgrade(t *testing.T) {
 	s.known = append(s.known, s.digest(newer)) // users and marbles that judge the coordinator by its program know both
 	s.three(lease, nil)
 	log := s.history()
-	s.amend(s.connect(), func(doc map[string]any) {
+	drive.Amend(s.t, s.connect(), func(doc map[string]any) {
 		ref := doc["packages"].(map[string]any)["coordinator"].(map[string]any)["sim"].(map[string]any)
 		for _, field := range []string{"program", "agent"} {
 			ref[field] = append(ref[field].([]any), s.digest(newer).String())
