@@ -154,7 +154,7 @@ func (l *life) waitFor(err error) {
 // ask asks the active replica for the key, judges who gave it by the state that it
 // opens, and seals it.
 func (l *life) ask(ctx context.Context, active replica.Record) error {
-	got, err := client.JoinReplica(ctx, active.Client, client.JoinOptions{Name: l.s.Replica, Issue: l.issue})
+	got, err := client.JoinReplica(ctx, active.Client, client.JoinOptions{Name: l.s.Replica, Issue: l.issue, DialContext: l.client.DialContext})
 	if err == nil {
 		err = l.accept(ctx, got)
 	}

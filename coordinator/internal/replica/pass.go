@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -36,8 +38,7 @@ func (p *Port) dial(in *inbound, r *route) (*net.TCPConn, error) {
 		case <-bounded.Done():
 		}
 	})
-	d := net.Dialer{KeepAliveConfig: keepAlive}
-	c, err := d.DialContext(bounded, "tcp", r.addr)
+	c, err := p.DialContext(bounded, "tcp", r.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +50,22 @@ func (p *Port) dial(in *inbound, r *route) (*net.TCPConn, error) {
 		}
 	}
 	return nil, errors.Join(fmt.Errorf("reaching the active replica at %s: %w", r.addr, err), c.Close())
+}
+
+// DialContext connects to another replica. Its address is the host's word: a port
+// that is not on the loopback itself leads nobody to what listens there.
+func (p *Port) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: func(_, addr string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return err
+		}
+		if ip := to.Addr().Unmap(); !p.local && (ip.IsLoopback() || ip.IsUnspecified()) {
+			return fmt.Errorf("%s is within this machine, and no other replica", ip)
+		}
+		return nil
+	}}
+	return d.DialContext(ctx, network, addr)
 }
 
 // pass lets bytes go both ways until both sides have ended, or one failed, or

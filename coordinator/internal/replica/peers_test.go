@@ -184,3 +184,31 @@ func TestPassedOnInCircles(t *testing.T) {
 	send(t, c, "x")
 	isCut(t, c, "it went round until there was no room")
 }
+
+// A record that names the loopback leads nobody to what listens there, unless the
+// port does so itself.
+func TestNotToTheLoopback(t *testing.T) {
+	to := listen(t, 16)
+	_, port, err := net.SplitHostPort(to.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, err := Listen("0.0.0.0:0", 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = outside.Close() })
+	for _, host := range []string{"127.0.0.1", "localhost", "::ffff:127.0.0.1", "0.0.0.0", "::"} {
+		addr := net.JoinHostPort(host, port)
+		if c, err := outside.DialContext(t.Context(), "tcp", addr); err == nil || !strings.Contains(err.Error(), "within this machine") {
+			t.Errorf("%s: got %v, %v; want it refused", addr, c, err)
+		}
+	}
+	c, err := to.DialContext(t.Context(), "tcp", to.Addr().String())
+	if err != nil {
+		t.Fatalf("on the loopback itself: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}

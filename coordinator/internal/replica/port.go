@@ -34,6 +34,7 @@ type Target func() (addr string, changed <-chan struct{})
 type Port struct {
 	listener        net.Listener
 	most, perCaller int
+	local           bool            // it listens on the loopback
 	ctx             context.Context // ends with the port
 	cancel          context.CancelFunc
 	work            sync.WaitGroup // the accept loop, and a goroutine for each connection in hand
@@ -81,6 +82,9 @@ func Listen(addr string, most int) (*Port, error) {
 	}
 	p := &Port{listener: l, most: most, perCaller: most - most/4, route: &route{over: make(chan struct{})}, conns: map[*inbound]struct{}{},
 		hosts: map[netip.Addr]int{}, shown: map[netip.AddrPort]struct{}{}}
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		p.local = a.IP.IsLoopback()
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.work.Go(p.accept)
 	return p, nil
