@@ -198,6 +198,9 @@ func (s *Store) checkLogs(ctx context.Context, st *state) error {
 // settle finds out, after a failed commit, whether it was made, and takes over
 // what the engine holds. It runs in the writer.
 func (s *Store) settle() error {
+	if s.outrun != nil {
+		return s.outrun
+	}
 	if !s.doubt {
 		return nil
 	}

@@ -75,7 +75,8 @@ type Store struct {
 	engines sync.RWMutex // read-held while the engine is in use outside the writer
 
 	// Of the writer alone:
-	doubt      bool // the last commit failed and may have been made or not
+	doubt      bool  // the last commit failed and may have been made or not
+	outrun     error // STO-018: another writer was faster, and this one writes no more
 	sealedHead []byte
 }
 

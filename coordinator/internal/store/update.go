@@ -201,7 +201,8 @@ func (s *Store) commit(b *batch) error {
 	if err != nil {
 		s.doubt = true
 		if errors.Is(err, ErrConflict) {
-			return problem.Because(err, "STO-018", "committing sequence %d", next.head.Sequence)
+			s.outrun = problem.Because(err, "STO-018", "committing sequence %d", next.head.Sequence)
+			return s.outrun
 		}
 		err = unusable(err, "committing sequence %d", next.head.Sequence)
 		_ = s.settle() // so that readers see at once what became of it; if it fails, the next Update tries again

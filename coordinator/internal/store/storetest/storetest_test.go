@@ -129,6 +129,8 @@ func TestOtherWriter(t *testing.T) {
 	wantCode(t, Put(b, "k", "b1"), "STO-018")
 	model := NewModel()
 	model.Check(t, b)
+	wantCode(t, Put(b, "k", "b1"), "STO-018") // what a wrote does not become b's
+	model.Check(t, b)
 	must(t, Put(a, "k", "a2"))
 	wantCode(t, Put(b, "k", "b2"), "STO-018")
 	model.Values["k"] = "a2"
