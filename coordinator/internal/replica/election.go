@@ -181,8 +181,8 @@ func (t *Term) watch() {
 
 func (t *Term) end() {
 	t.once.Do(func() {
+		t.member.retire(t.election) // first: whoever hears of it may stand again
 		close(t.lost)
-		t.member.retire(t.election)
 	})
 }
 
