@@ -46,12 +46,13 @@ func TestClusterBackup(t *testing.T) {
 	b.start()
 	s.settled(1)
 	// What is decided after a backup is not in it: no lease is renewed until the end.
+	mark := log.mark()
 	drive.Amend(s.t, s.connect(), func(doc map[string]any) {
 		for _, name := range chain {
 			doc["marbles"].(map[string]any)[name].(map[string]any)["lease"] = "1h"
 		}
 	})
-	s.renewed(log)
+	s.renewedSince(log, mark)
 	a.terminate()
 	s.joined("probe", 3)
 	a.start()

@@ -97,6 +97,12 @@ func (s *site) history() *history {
 	return h
 }
 
+// mark is where the history ends now.
+func (h *history) mark() int {
+	h.goesOn()
+	return len(h.records)
+}
+
 // goesOn reads the log: it begins with what was read before, and no leaf was
 // issued twice. It returns what is new.
 func (h *history) goesOn() []apiv1.AuditRecord {

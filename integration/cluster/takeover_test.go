@@ -103,8 +103,12 @@ func (s *site) killed(log *history, round int, joins *drive.Activators) {
 // active now.
 func (s *site) renewed(log *history) {
 	s.t.Helper()
-	log.goesOn()
-	mark := len(log.records)
+	s.renewedSince(log, log.mark())
+}
+
+// renewedSince waits until every service has renewed its lease since a mark.
+func (s *site) renewedSince(log *history, mark int) {
+	s.t.Helper()
 	drive.Eventually(s.t, patience, func() string {
 		log.goesOn()
 		if got := subjects(log.records[mark:], "renewalAccepted"); got != "back front middle" {
