@@ -68,7 +68,7 @@ func (o *operator) seesEndorsements(t *testing.T) {
 	}
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
-	if err != nil || !bytes.Contains(body, []byte(`ashlar_endorsements_expire_seconds{kind="tcbInfo"}`)) || !bytes.Contains(body, []byte(`ashlar_endorsements_fetches_total{drive.Outcome="renewed"} 1`)) {
+	if err != nil || !bytes.Contains(body, []byte(`ashlar_endorsements_expire_seconds{kind="tcbInfo"}`)) || !bytes.Contains(body, []byte(`ashlar_endorsements_fetches_total{outcome="renewed"} 1`)) {
 		t.Errorf("metrics: %v, or no line about endorsements", err)
 	}
 }
