@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/manifest"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
@@ -92,7 +93,7 @@ func (m *Marble) firstActivation(ctx context.Context) error {
 			s.Stage = stage.WaitingForManifest
 		}
 		m.tracker.Enter(s)
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return problem.New("MRB-024", "%s", e.Detail)
 		}
 	}

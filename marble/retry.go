@@ -1,7 +1,6 @@
 package marble
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
@@ -29,18 +28,6 @@ func (r *retrier) next() time.Duration {
 }
 
 func (r *retrier) reset() { r.failed = 0 }
-
-// sleep waits, and reports false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
 
 // retryable reports whether another attempt may succeed without anybody's doing:
 // the coordinator is away, busy or without a manifest, or the challenge ended

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest/binding"
 	"github.com/ashlar-mesh/ashlar/internal/alarm"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/stage"
@@ -86,7 +87,7 @@ func (m *Marble) wait(ctx context.Context, lease *Lease, err error, wait time.Du
 		wait = left
 	}
 	m.tracker.Trouble(troubleLease, stage.Trouble{Code: string(code), Reason: reason, NextRetry: now.Add(wait), Mild: true})
-	return sleep(ctx, wait)
+	return pause.For(ctx, wait)
 }
 
 // session is one Session stream under one leaf.

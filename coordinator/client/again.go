@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -28,12 +29,7 @@ func (r *rests) rest(ctx context.Context) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) < r.next {
 		return false
 	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(r.next):
-		return true
-	}
+	return pause.For(ctx, r.next)
 }
 
 // Operations of a net.OpError. Alerts of TLS have others: they are an answer.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/transparency"
 )
@@ -23,10 +24,10 @@ const logPath = "/v1/log/"
 type getter func(path string, limit int64) ([]byte, error)
 
 // maxPauses is how often a getter waits when a coordinator is asked for too much
-// at once, each time for pause.
+// at once, each time for politeRest.
 const (
-	maxPauses = 20
-	pause     = time.Second
+	maxPauses  = 20
+	politeRest = time.Second
 )
 
 // patient returns a getter that waits when the coordinator says that it is asked
@@ -37,10 +38,8 @@ func (get getter) patient(ctx context.Context) getter {
 			if body, err = get(path, limit); problem.CodeOf(err) != "CRD-115" {
 				return body, err
 			}
-			select {
-			case <-ctx.Done():
+			if !pause.For(ctx, politeRest) {
 				return nil, err
-			case <-time.After(pause):
 			}
 		}
 		return body, err

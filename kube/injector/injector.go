@@ -25,6 +25,7 @@ import (
 	"golang.org/x/net/netutil"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/kube/stage"
 )
@@ -234,7 +235,7 @@ func (p *process) stayAware(ctx context.Context) {
 			away = err != nil
 			p.Log.Info("asking the coordinator for the manifest", "revision", seen.Revision, "error", err)
 		}
-		if !pause(ctx, keepAware) {
+		if !pause.For(ctx, keepAware) {
 			return
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	registration "k8s.io/client-go/kubernetes/typed/admissionregistration/v1"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -105,7 +106,7 @@ func (k *keeper) Run(ctx context.Context) {
 		default:
 			failed = 0
 		}
-		if !pause(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return
 		}
 	}
@@ -208,7 +209,7 @@ func (k *keeper) write(ctx context.Context, ours []*x509.Certificate) error {
 		case !apierrors.IsConflict(err) || attempt == conflicts-1:
 			return problem.Because(err, "KUB-078", "MutatingWebhookConfiguration %s", k.webhook)
 		}
-		if most := 50 * time.Millisecond << attempt; !pause(ctx, most/2+rand.N(most/2)) {
+		if most := 50 * time.Millisecond << attempt; !pause.For(ctx, most/2+rand.N(most/2)) {
 			return problem.Because(ctx.Err(), "KUB-078", "MutatingWebhookConfiguration %s", k.webhook)
 		}
 	}
@@ -246,16 +247,4 @@ func bundlePatch(have *admissionv1.MutatingWebhookConfiguration, to func([]byte)
 		return nil
 	}
 	return map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "webhooks": hooks}
-}
-
-// pause waits, and reports false if ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

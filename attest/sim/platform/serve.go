@@ -13,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -47,7 +48,7 @@ func (p *Platform) Serve(ctx context.Context, l net.Listener) error {
 			if !temporary(err) {
 				return fmt.Errorf("accepting on the platform's socket: %w", err)
 			}
-			sleep(ctx, acceptRetry)
+			pause.For(ctx, acceptRetry)
 			continue
 		}
 		wg.Go(func() {
@@ -62,18 +63,6 @@ func (p *Platform) Serve(ctx context.Context, l net.Listener) error {
 func temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
-}
-
-// sleep waits for d and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func (p *Platform) serveConn(ctx context.Context, conn net.Conn) {
@@ -100,7 +89,7 @@ func (p *Platform) answer(ctx context.Context, conn net.Conn, req sim.Request) (
 	if err != nil {
 		return sim.Response{}, problem.Because(err, "ATT-092", "reading the order to misbehave")
 	}
-	if m.Delay > 0 && !sleep(ctx, min(time.Duration(m.Delay), sim.Timeout)) {
+	if m.Delay > 0 && !pause.For(ctx, min(time.Duration(m.Delay), sim.Timeout)) {
 		return sim.Response{}, problem.Because(ctx.Err(), "ATT-093", "answering late")
 	}
 	if m.Throttled {

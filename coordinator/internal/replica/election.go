@@ -39,7 +39,7 @@ func (m *Member) Campaign(ctx context.Context, e Election) (*Term, error) {
 	if !m.stand(e) {
 		return nil, fmt.Errorf("this replica is a candidate for %s already", e)
 	}
-	for pause := retry(0); ; pause.wait(ctx) {
+	for rest := retry(0); ; rest.wait(ctx) {
 		t, err := m.candidate(ctx, e)
 		if err == nil {
 			if err = t.await(ctx); err == nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -90,10 +91,7 @@ type retry time.Duration
 
 func (r *retry) wait(ctx context.Context) {
 	*r = min(max(*r*2, retry(retryFirst)), retry(retryMost))
-	select {
-	case <-time.After(time.Duration(*r)):
-	case <-ctx.Done():
-	}
+	pause.For(ctx, time.Duration(*r))
 }
 
 // keep renews the lease until ctx ends, and makes another one when it is lost.
@@ -106,7 +104,7 @@ func (m *Member) keep(ctx context.Context, l *lease) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		for pause := retry(0); ; pause.wait(ctx) {
+		for rest := retry(0); ; rest.wait(ctx) {
 			if err != nil {
 				err = m.revoke(l.id)
 			}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -93,9 +94,7 @@ func (m *Member) enrolPatiently(ctx context.Context) (*lease, error) {
 		if problem.CodeOf(err) != "REP-001" || time.Now().After(end) {
 			return l, err
 		}
-		select {
-		case <-time.After(nameEvery):
-		case <-ctx.Done():
+		if !pause.For(ctx, nameEvery) {
 			return nil, ctx.Err()
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 )
 
 const (
@@ -199,21 +201,18 @@ func (p *Port) now() *route {
 
 // accept takes connections until the port is closed.
 func (p *Port) accept() {
-	for pause := acceptFirst; ; {
+	for wait := acceptFirst; ; {
 		c, err := p.listener.Accept()
 		if err == nil {
-			pause = acceptFirst
+			wait = acceptFirst
 			p.admit(c)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		select { // such as out of descriptors
-		case <-time.After(pause):
-		case <-p.ctx.Done():
-		}
-		pause = min(2*pause, acceptMost)
+		pause.For(p.ctx, wait) // such as out of descriptors
+		wait = min(2*wait, acceptMost)
 	}
 }
 

@@ -37,10 +37,10 @@ func (m *Member) key(folder, name string) string { return m.cluster.Key(folder +
 
 // watch keeps the copy until ctx ends.
 func (m *Member) watch(ctx context.Context) {
-	for pause := retry(0); ctx.Err() == nil; pause.wait(ctx) {
+	for rest := retry(0); ctx.Err() == nil; rest.wait(ctx) {
 		if m.read(ctx) == nil {
 			m.follow(ctx)
-			pause = 0
+			rest = 0
 		}
 	}
 }

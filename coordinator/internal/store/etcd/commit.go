@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/store"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -107,7 +108,7 @@ func (c *Cluster) insist(ctx context.Context, when []clientv3.Cmp, then, otherwi
 	defer cancel()
 	for wait, patience := retryAfter, tryTime; ; wait, patience = min(2*wait, retryMost), 2*patience {
 		resp, err := c.txn(ctx, patience, when, then, otherwise)
-		if err == nil || !uncertain(err) || !sleep(ctx, wait) {
+		if err == nil || !uncertain(err) || !pause.For(ctx, wait) {
 			return resp, err
 		}
 	}
@@ -137,7 +138,7 @@ func (e *engine) decide(ctx context.Context, d decision) (store.Rev, error) {
 			return rev, nil
 		}
 		asked = asked || got == unanswered
-		if got == unanswered && sleep(ctx, wait) {
+		if got == unanswered && pause.For(ctx, wait) {
 			continue
 		}
 		if asked && !errors.Is(err, store.ErrConflict) {
@@ -145,16 +146,6 @@ func (e *engine) decide(ctx context.Context, d decision) (store.Rev, error) {
 			return 0, e.coded(err, "committing: whether it was made is not known yet")
 		}
 		return 0, e.coded(err, "committing")
-	}
-}
-
-// sleep waits, and reports whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }
 
