@@ -14,6 +14,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/probe"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/transparency"
 )
@@ -186,7 +187,7 @@ func (o *operator) exports(t *testing.T, d *deployment) {
 // interrupted.
 func (o *operator) tails(t *testing.T, d *deployment) {
 	o.T = t
-	var out syncBuffer
+	var out transcript.Buffer
 	cmd := o.Command(t.Context(), "audit", "tail", "-n", "1", "--every", "100ms", "--kind", "manifestSet", "-o", "json")
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {

@@ -1,14 +1,13 @@
 package integration
 
 import (
-	"bytes"
 	"io"
 	"os/exec"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/integration/drive"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
 // atTerminal is a command on a terminal of its own.
@@ -16,25 +15,7 @@ type atTerminal struct {
 	o     *operator
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	out   syncBuffer
-}
-
-// syncBuffer collects what a command prints while it runs.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	out   transcript.Buffer
 }
 
 // terminal starts a command under script(1).

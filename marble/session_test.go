@@ -5,12 +5,12 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 	"github.com/ashlar-mesh/ashlar/marble"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/marbletest"
@@ -215,24 +215,10 @@ func TestSecretsArePushed(t *testing.T) {
 }
 
 // journal keeps what is logged: each stage that was entered, however briefly.
-type journal struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
+type journal struct{ transcript.Buffer }
 
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
+func (j *journal) count(code string) int { return strings.Count(j.String(), "stage.code="+code) }
 
-func (j *journal) count(code string) int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return strings.Count(j.text.String(), "stage.code="+code)
-}
-
-// record has a configuration's stages kept.
 func record(cfg *marble.Config) *journal {
 	j := new(journal)
 	cfg.Log = slog.New(slog.NewTextHandler(j, nil))

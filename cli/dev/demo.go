@@ -1,7 +1,6 @@
 package dev
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
 // shopURL is the shop's front door, on the gateway program's loopback port.
@@ -145,24 +144,6 @@ func (d *Deployment) actForbidden(ctx context.Context) error {
 	return nil
 }
 
-// syncBuffer collects the output of a process.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func (d *Deployment) actTampered(ctx context.Context) error {
 	code, output, err := d.RunTampered(ctx)
 	if err != nil {
@@ -202,7 +183,7 @@ func (d *Deployment) RunTampered(ctx context.Context) (int, string, error) {
 	defer os.Remove(tampered)
 	s := gateway
 	s.Name, s.Program, s.IP, s.Ready = "tampered", tampered, "127.0.77.99", "127.0.0.1:9199"
-	var out syncBuffer
+	var out transcript.Buffer
 	p, err := d.startAs(s, gateway.Name, &out)
 	if err != nil {
 		return 0, "", err

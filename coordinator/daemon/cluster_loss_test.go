@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
 // eventually waits until something holds.
@@ -94,7 +95,7 @@ func TestClusterDeath(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, kill := c.process(0)
-	first := &mate{t: t, machine: c.machines[0], Addresses: a, config: c.config(0), log: &syncBuffer{}}
+	first := &mate{t: t, machine: c.machines[0], Addresses: a, config: c.config(0), log: &transcript.Buffer{}}
 	first.until("waiting for a manifest", "")
 	digest := c.set(first, alice, nil, c.admitting(alice, "1h"))
 	second := c.run(1)
@@ -162,7 +163,7 @@ func TestClusterEtcdComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Ready = func(Addresses) {}
-	m := &mate{t: t, machine: c.machines[0], Addresses: Addresses{Metrics: o.MetricsAddr}, config: o, log: &syncBuffer{}}
+	m := &mate{t: t, machine: c.machines[0], Addresses: Addresses{Metrics: o.MetricsAddr}, config: o, log: &transcript.Buffer{}}
 	ended := make(chan error, 1)
 	go func() { ended <- Run(t.Context(), o) }()
 	t.Cleanup(func() { <-ended }) // the test's context has ended then

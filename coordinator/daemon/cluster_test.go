@@ -21,6 +21,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/api"
 	"github.com/ashlar-mesh/ashlar/internal/etcdtest"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
 // patience is how long a test waits for what is to come.
@@ -56,24 +57,7 @@ type mate struct {
 	config Config
 	cancel context.CancelFunc
 	ended  chan error
-	log    *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	log    *transcript.Buffer
 }
 
 // run starts the replica on machine i, and waits until its ports answer.
@@ -83,7 +67,7 @@ func (c *crew) run(i int, edit ...func(*Config)) *mate {
 	for _, e := range edit {
 		e(&o)
 	}
-	m := &mate{t: c.t, machine: c.machines[i], config: o, ended: make(chan error, 1), log: &syncBuffer{}}
+	m := &mate{t: c.t, machine: c.machines[i], config: o, ended: make(chan error, 1), log: &transcript.Buffer{}}
 	ready := make(chan Addresses, 1)
 	o.Log = slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.Ready = func(a Addresses) { ready <- a }

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +25,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/attest/sim"
 	"github.com/ashlar-mesh/ashlar/attest/sim/platform"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 	"github.com/ashlar-mesh/ashlar/marble/marbletest"
 )
@@ -189,25 +188,8 @@ func judge(t *testing.T, p *platform.Platform, path string) func(*marblepb.Activ
 // process is ashlar-marble as a process of its own.
 type process struct {
 	*exec.Cmd
-	stderr buffer
+	stderr transcript.Buffer
 	done   chan struct{}
-}
-
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func (x *bench) start(extra []string, command ...string) *process {
