@@ -1,7 +1,6 @@
 package apiv1
 
 import (
-	"crypto/ecdh"
 	"crypto/hpke"
 	"crypto/sha256"
 	"errors"
@@ -92,11 +91,7 @@ func (b ReplicaBinding) info() []byte {
 // SealReplicaKey encrypts the state's key to a public key (X25519, 32 bytes) with
 // HPKE as SealSecret does.
 func SealReplicaKey(public []byte, b ReplicaBinding, key []byte) ([]byte, error) {
-	to, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(public)
-	if err != nil {
-		return nil, errors.New("no X25519 key of 32 bytes to encrypt to")
-	}
-	return hpke.Seal(to, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(), key)
+	return sealTo(public, b.info(), key)
 }
 
 // OpenReplicaKey is the inverse. The error says nothing about the key.

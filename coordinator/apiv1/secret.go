@@ -121,11 +121,15 @@ func NewUploadKey() (hpke.PrivateKey, error) { return hpke.DHKEM(ecdh.X25519()).
 // base mode (RFC 9180; DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM):
 // the encapsulated key (32 bytes), and the ciphertext with its tag (16).
 func SealSecret(public []byte, b SealBinding, value []byte) ([]byte, error) {
+	return sealTo(public, b.info(), value)
+}
+
+func sealTo(public, info, plain []byte) ([]byte, error) {
 	key, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(public)
 	if err != nil {
 		return nil, errors.New("no X25519 key of 32 bytes to encrypt to")
 	}
-	return hpke.Seal(key, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(), value)
+	return hpke.Seal(key, hpke.HKDFSHA256(), hpke.AES256GCM(), info, plain)
 }
 
 // OpenSecret is the inverse. The error says nothing about the value.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
-	"path/filepath"
 	"strings"
 
 	"github.com/ashlar-mesh/ashlar/attest/issuer"
@@ -106,7 +105,7 @@ func (d *daemon) keep(ctx context.Context, o *openedState, key seal.Key) error {
 	if err != nil {
 		return err
 	}
-	o.keeper, err = recovery.Open(ctx, recovery.Config{Files: o.files, SealPath: filepath.Join(d.s.State, bolt.SealFile), Key: key,
+	o.keeper, err = recovery.Open(ctx, recovery.Config{Files: o.files, SealPath: d.s.sealPath(), Key: key,
 		Source: d.s.source, Random: rand.Reader, Now: d.s.Now}, mark)
 	if err != nil {
 		return err
