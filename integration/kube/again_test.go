@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
@@ -98,7 +99,7 @@ func TestAPIServerCallsAgain(t *testing.T) {
 		})
 	}
 	var made *core.Pod
-	eventually(t, patience, func() string { // until the API server has both webhooks
+	drive.Eventually(t, patience, func() string { // until the API server has both webhooks
 		pod := &core.Pod{ObjectMeta: meta.ObjectMeta{GenerateName: "web-", Labels: map[string]string{inject.Label: "web"}},
 			Spec: core.PodSpec{Containers: []core.Container{{Name: "web", Image: "web", Command: []string{"/web"},
 				VolumeMounts: []core.VolumeMount{{Name: "db", MountPath: "/etc/db"}}}},

@@ -13,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 func TestControlPlane(t *testing.T) {
@@ -54,7 +56,7 @@ func TestControlPlane(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() string { // the controllers' end-to-end: a Deployment's pod
+	drive.Eventually(t, time.Minute, func() string { // the controllers' end-to-end: a Deployment's pod
 		pods, err := c.Client.CoreV1().Pods(ns).List(t.Context(), meta.ListOptions{})
 		if err != nil || len(pods.Items) != 1 {
 			return fmt.Sprintf("got %d pods (%v), want 1", len(pods.Items), err)

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
@@ -44,7 +45,7 @@ func TestNobodyGetsPrivilegesByLabel(t *testing.T) {
 	} {
 		ns := c.Namespace(t, map[string]string{"test": "escalate", "pod-security.kubernetes.io/enforce": level})
 		for profile, admitted := range admits {
-			eventually(t, patience, func() string { // until the API server has the webhook
+			drive.Eventually(t, patience, func() string { // until the API server has the webhook
 				made, err := c.Client.CoreV1().Pods(ns).Create(t.Context(), modest(profile), meta.CreateOptions{})
 				switch {
 				case err == nil && made.Annotations[inject.Injected] == "":

@@ -22,6 +22,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ashlar-mesh/ashlar/cli"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 )
 
@@ -90,7 +91,7 @@ func TestCheckOfTheWebhook(t *testing.T) {
 	want(t, checked(t, only...), "warning", "no webhook is there for pods with the label ashlar.dev/marble")
 
 	config := injectorOf(t, c, ns)
-	eventually(t, time.Minute, func() string { // the API server takes a moment to know of a webhook
+	drive.Eventually(t, time.Minute, func() string { // the API server takes a moment to know of a webhook
 		if found := checked(t, only...); !says(found, "passed", `the webhook answers: it refuses a trial pod of marble ashlar-check (KUB-052`) {
 			return fmt.Sprint(found)
 		}
@@ -144,7 +145,7 @@ func TestExplainPod(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, time.Minute, func() string {
+	drive.Eventually(t, time.Minute, func() string {
 		if !says(checked(t, "--only", "webhook", "--kubeconfig", c.Kubeconfig(), "-n", ns), "passed", "it refuses a trial pod") {
 			return "the webhook is not called yet"
 		}
@@ -152,7 +153,7 @@ func TestExplainPod(t *testing.T) {
 	})
 
 	deploy("wrong", "wbe")
-	eventually(t, time.Minute, func() string {
+	drive.Eventually(t, time.Minute, func() string {
 		if s := explained(t, c, ns, "wrong"); s.Code != "KUB-052" || s.Why != `the manifest in force has no marble "wbe"` || s.Next != `did you mean "web"?` {
 			return fmt.Sprintf("got %+v, want the injector's reason", s)
 		}
@@ -164,7 +165,7 @@ func TestExplainPod(t *testing.T) {
 
 	deploy("right", "web")
 	var pod core.Pod
-	eventually(t, time.Minute, func() string {
+	drive.Eventually(t, time.Minute, func() string {
 		pods, err := c.Client.CoreV1().Pods(ns).List(t.Context(), meta.ListOptions{LabelSelector: "app=right"})
 		if err != nil || len(pods.Items) != 1 {
 			return fmt.Sprintf("got %d pods (%v), want 1", len(pods.Items), err)

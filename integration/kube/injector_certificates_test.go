@@ -15,6 +15,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/kube/injector"
 )
 
@@ -62,7 +63,7 @@ func (i *injectors) noneRefused(t *testing.T, prefix string, change func()) {
 func (i *injectors) replace(t *testing.T, name string, times injector.Times) {
 	t.Helper()
 	next := i.start(name, times)
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		if !next.ready.Load() {
 			return "a new injector is not ready"
 		}
@@ -84,7 +85,7 @@ func (i *injectors) replace(t *testing.T, name string, times injector.Times) {
 func (i *injectors) certificatesChange(t *testing.T) {
 	i.replace(t, "hasty", injector.Times{Leaf: 4 * time.Second, CA: 12 * time.Second, Look: 300 * time.Millisecond, First: time.Second, Next: time.Second})
 	cas := map[string]bool{}
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		conf, err := i.c.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), i.webhook, meta.GetOptions{})
 		if err != nil {
 			return err.Error()

@@ -27,6 +27,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/charts"
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/cli/kube"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 	"github.com/ashlar-mesh/ashlar/integration/kube/isolate"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
@@ -290,7 +291,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 	}
 	works := func(when, pod string) {
 		t.Helper()
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			if p, _, err := i.marble(pod, label("web")); err != nil || p.Annotations[inject.Injected] == "" {
 				return fmt.Sprintf("%s: %v", when, err)
 			}
@@ -302,7 +303,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 		t.Errorf("without injectors, no label: %v", err)
 	}
 	a, b := i.start("a", injector.Times{}), i.start("b", injector.Times{})
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		if !a.ready.Load() || !b.ready.Load() {
 			return "the injectors are not ready"
 		}
@@ -336,7 +337,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 	t.Run("stage", func(t *testing.T) { i.stage(t) })
 	t.Run("coordinator away", func(t *testing.T) {
 		i.mesh.Coordinator().Stop()
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			p := fmt.Sprint("away-", time.Now().UnixNano())
 			if said := injected("coordinator away", p); len(said) == 0 || !strings.Contains(strings.Join(said, " "), "the coordinator does not answer") {
 				return fmt.Sprintf("got warnings %q", said)
@@ -347,7 +348,7 @@ func TestInjectorsOfACluster(t *testing.T) {
 			r.stop()
 		}
 		c := i.start("late", injector.Times{})
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			if !c.ready.Load() {
 				return "the injector is not ready without a coordinator"
 			}
@@ -373,7 +374,7 @@ func (i *injectors) deploymentSaysWhy(t *testing.T) {
 	if _, err := i.c.Client.AppsV1().Deployments(i.pods).Create(t.Context(), d, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		events, err := i.c.Client.CoreV1().Events(i.pods).List(t.Context(), meta.ListOptions{FieldSelector: "reason=FailedCreate"})
 		if err != nil {
 			return err.Error()
@@ -417,7 +418,7 @@ func (i *injectors) stage(t *testing.T) {
 	var changed meta.Time
 	expect := func(status core.ConditionStatus, reason, message, event string) {
 		t.Helper()
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			p, err := i.c.Client.CoreV1().Pods(i.pods).Get(t.Context(), "staged", meta.GetOptions{})
 			if err != nil {
 				return err.Error()
@@ -430,7 +431,7 @@ func (i *injectors) stage(t *testing.T) {
 			}
 			return fmt.Sprintf("want %s %s, got %+v", status, reason, p.Status.Conditions)
 		})
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			events, err := i.c.Client.CoreV1().Events(i.pods).List(t.Context(), meta.ListOptions{FieldSelector: "involvedObject.name=staged,reason=" + reason})
 			if err != nil || len(events.Items) != 1 || events.Items[0].Type != event || events.Items[0].Source.Component != "ashlar-injector" {
 				return fmt.Sprintf("want one event %s %s, got %+v, %v", event, reason, events.Items, err)

@@ -20,6 +20,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ashlar-mesh/ashlar/cli"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 )
 
@@ -183,7 +184,7 @@ func TestReleaseIsInstalledUpgradedRolledBackAndRemoved(t *testing.T) {
 	}
 	o.want(2, "--delete-state", "uninstall", "--delete-state", "other", "--yes")
 	o.want(0, "deleted       volume claim", "uninstall", "--delete-state", "ashlar", "--yes")
-	eventually(t, time.Minute, func() string {
+	drive.Eventually(t, time.Minute, func() string {
 		if left := claimsOf(t, c, ns); len(left) > 0 {
 			return fmt.Sprintf("claims %v are left", left)
 		}
@@ -303,7 +304,7 @@ func TestInstallIsRefusedBeforeAnythingIsMade(t *testing.T) {
 		}
 		return ""
 	}
-	eventually(t, 30*time.Second, same)
+	drive.Eventually(t, 30*time.Second, same)
 
 	o.namespace = "not-" + ns
 	o.want(2, "there is no namespace", "install", "--policy", policy, "--create-namespace=false")

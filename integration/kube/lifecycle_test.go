@@ -14,6 +14,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // visitors ask for the shop's page again and again, from within the gateway's pod.
@@ -131,7 +133,7 @@ func (m *mesh) same(after, before string) {
 // gone waits until nothing of the release is there but its claim.
 func (m *mesh) gone() {
 	m.t.Helper()
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		pods, err := m.c.Client.CoreV1().Pods(m.ns).List(m.t.Context(), meta.ListOptions{})
 		if err != nil || len(pods.Items) > 0 {
 			return fmt.Sprintf("%d pods are left (%v)", len(pods.Items), err)

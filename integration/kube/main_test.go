@@ -11,7 +11,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 	"github.com/ashlar-mesh/ashlar/integration/kube/isolate"
@@ -85,22 +84,6 @@ func need(t *testing.T, reason string) {
 		t.Fatal(reason)
 	default:
 		t.Skip(reason)
-	}
-}
-
-// eventually polls until f returns "" or time is up; f says what is not so yet.
-func eventually(t *testing.T, limit time.Duration, f func() string) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for {
-		missing := f()
-		if missing == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s: %s", limit, missing)
-		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/sim"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 	"github.com/ashlar-mesh/ashlar/integration/kube/node"
 )
@@ -125,7 +126,7 @@ func (m *mesh) platform() {
 		}
 		_ = os.RemoveAll(simDir)
 	})
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		if _, err := os.Stat(simDir + "/platform.sock"); err != nil {
 			return err.Error()
 		}

@@ -16,6 +16,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/node"
 )
 
@@ -97,7 +98,7 @@ func TestNodeRunsPods(t *testing.T) {
 		t.Errorf("got %q, want no new privileges and no capabilities", status)
 	}
 
-	eventually(t, patience, func() string { // a name of the cluster, and another pod by way of the Service
+	drive.Eventually(t, patience, func() string { // a name of the cluster, and another pod by way of the Service
 		resp, err := n.Client(ns, pods[0].Name).Get("http://127.0.0.1:8000/index.html")
 		if err != nil {
 			return err.Error()
@@ -112,7 +113,7 @@ func TestNodeRunsPods(t *testing.T) {
 	if err := c.Client.CoreV1().Pods(ns).Delete(t.Context(), pods[0].Name, meta.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		if _, err := c.Client.CoreV1().Pods(ns).Get(t.Context(), pods[0].Name, meta.GetOptions{}); !apierrors.IsNotFound(err) {
 			return fmt.Sprintf("the deleted pod: got %v, want not found", err)
 		}
@@ -164,7 +165,7 @@ func TestNodeReports(t *testing.T) {
 		{"asks", "PodCompleted"},
 		{"unknown", "ErrImagePull"},
 	} {
-		eventually(t, patience, func() string {
+		drive.Eventually(t, patience, func() string {
 			pod, err := aPod(t.Context(), c.Client, ns, want.selector)
 			if err != nil {
 				return err.Error()
@@ -218,7 +219,7 @@ func summary(pod *core.Pod) string {
 func readyPods(t *testing.T, c kubernetes.Interface, ns, selector string, n int) []core.Pod {
 	t.Helper()
 	var items []core.Pod
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		list, err := c.CoreV1().Pods(ns).List(t.Context(), meta.ListOptions{LabelSelector: selector})
 		if err != nil {
 			return err.Error()
@@ -260,7 +261,7 @@ func get(t *testing.T, url string) string {
 	t.Helper()
 	var body string
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	eventually(t, patience, func() string {
+	drive.Eventually(t, patience, func() string {
 		resp, err := client.Get(url)
 		if err != nil {
 			return err.Error()

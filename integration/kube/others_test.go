@@ -20,6 +20,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/isolate"
 )
 
@@ -114,7 +115,7 @@ func (m *mesh) besideOthers(shop string) {
 			m.t.Fatal(err)
 		}
 		var made *core.Pod
-		eventually(m.t, patience, func() string { // a new webhook takes a moment to count
+		drive.Eventually(m.t, patience, func() string { // a new webhook takes a moment to count
 			pod, err := m.c.Client.CoreV1().Pods(shop).Create(m.t.Context(), m.plainPod("beside", "gateway"), meta.CreateOptions{DryRun: []string{meta.DryRunAll}})
 			if err != nil {
 				return err.Error()
@@ -182,7 +183,7 @@ func (m *mesh) withoutInjector(shop string) {
 	m.scale(0)
 	dry := meta.CreateOptions{DryRun: []string{meta.DryRunAll}}
 	pods := m.c.Client.CoreV1().Pods
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		_, err := pods(shop).Create(m.t.Context(), m.plainPod("refused", "gateway"), dry)
 		if err == nil || !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), "failed calling webhook") {
 			return fmt.Sprintf("a labelled pod while no injector runs: got %v, want that the webhook cannot be called", err)
@@ -202,7 +203,7 @@ func (m *mesh) withoutInjector(shop string) {
 	}
 	m.scale(2)
 	readyPods(m.t, m.c.Client, m.ns, "app.kubernetes.io/component=injector", 2)
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		if _, err := pods(shop).Create(m.t.Context(), m.plainPod("again", "gateway"), dry); err != nil {
 			return err.Error()
 		}

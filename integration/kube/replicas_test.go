@@ -21,6 +21,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/integration/kube/cluster"
 	"github.com/ashlar-mesh/ashlar/integration/kube/node"
 )
@@ -122,7 +123,7 @@ func (m *mesh) replicated(programs ...attest.Hex) object {
 // returns its name.
 func (m *mesh) roles(n int) (active string) {
 	m.t.Helper()
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		all, err := m.replicas()
 		if err != nil {
 			return err.Error()
@@ -154,7 +155,7 @@ func (m *mesh) replicas() ([]apiv1.Replica, error) {
 // takenOver waits until another coordinator than the one before is active.
 func (m *mesh) takenOver(before string) (active string) {
 	m.t.Helper()
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		all, err := m.replicas()
 		if err != nil {
 			return err.Error()
@@ -180,7 +181,7 @@ func (m *mesh) stopsAtTheFirst() {
 	if code != 4 || !strings.Contains(out, "KUB-008") {
 		m.t.Errorf("got exit code %d, want 4 and KUB-008\n%s", code, out)
 	}
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		if log := m.nodes.Logs(m.ns, "ashlar-coordinator-2")["coordinator"]; !strings.Contains(log, "REP-021") {
 			return "the first of the new coordinators was not refused: " + log[max(0, len(log)-500):]
 		}
@@ -211,7 +212,7 @@ func (m *mesh) coordinators() []core.Pod {
 // allRun waits until every coordinator is of an image, and ready.
 func (m *mesh) allRun(image string) {
 	m.t.Helper()
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		for _, p := range m.coordinators() {
 			if p.Spec.Containers[0].Image != image || !podReady(&p) {
 				return fmt.Sprintf("%s runs %s: %s", p.Name, p.Spec.Containers[0].Image, summary(&p))

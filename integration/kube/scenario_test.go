@@ -18,6 +18,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
 
@@ -86,7 +87,7 @@ spec:
 // reason, that says something.
 func (m *mesh) awaitEvent(ns, kind, name, reason, says string) {
 	m.t.Helper()
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		list, err := m.c.Client.CoreV1().Events(ns).List(m.t.Context(), meta.ListOptions{})
 		if err != nil {
 			return err.Error()
@@ -182,7 +183,7 @@ func (m *mesh) hop(shop string) {
 			}
 		}
 	}
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		status, body, err := m.ask(shop, "gateway", "http://127.0.0.1:8080/")
 		if err != nil || status != http.StatusOK {
 			return fmt.Sprintf("%d %s %v", status, body, err)
@@ -240,7 +241,7 @@ spec:
 
 func (m *mesh) tampered(shop string) {
 	m.patch(shop, "gateway", `{"spec":{"strategy":{"rollingUpdate":{"maxUnavailable":0}},"template":{"spec":{"containers":[{"name":"gateway","image":"shop-gateway:tampered"}]}}}}`)
-	eventually(m.t, patience, func() string {
+	drive.Eventually(m.t, patience, func() string {
 		list, err := m.c.Client.CoreV1().Pods(shop).List(m.t.Context(), meta.ListOptions{LabelSelector: "app=gateway"})
 		if err != nil {
 			return err.Error()
