@@ -58,15 +58,8 @@ func TestCoordinatorEffects(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			old := mustParse(t, admitting(c.oldPair, c.oldPart))
 			now := mustParse(t, []byte(strings.Replace(string(admitting(c.newPair, c.newPart)), c.edit[0], c.edit[1], 1)))
-			var got []string
 			d := Compare(old, now)
-			for _, e := range d.Effects {
-				text := e.Subject + ": " + e.Text
-				if e.Risk != "" {
-					text += " [" + e.Risk + "]"
-				}
-				got = append(got, text)
-			}
+			got := effectLines(t, d)
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}

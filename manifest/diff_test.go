@@ -66,17 +66,11 @@ func TestCompare(t *testing.T) {
 				raw = bytes.Replace(raw, []byte(e[0]), []byte(e[1]), 1)
 			}
 			d := Compare(mustParse(t, sample(t)), mustParse(t, raw))
-			var changes, effects []string
+			var changes []string
 			for _, ch := range d.Changes {
 				changes = append(changes, fmt.Sprintf("%s %s %s %s", ch.Op, ch.Path, ch.Old, ch.New))
 			}
-			for _, e := range d.Effects {
-				s := e.Subject + ": " + e.Text
-				if e.Risk != "" {
-					s += " [" + e.Risk + "]"
-				}
-				effects = append(effects, s)
-			}
+			effects := effectLines(t, d)
 			if !slices.Equal(changes, c.changes) {
 				t.Errorf("changes: got %q, want %q", changes, c.changes)
 			}
@@ -88,6 +82,23 @@ func TestCompare(t *testing.T) {
 			}
 		})
 	}
+}
+
+// effectLines are the effects of a diff, each with its risk, which is one of all.
+func effectLines(t testing.TB, d Diff) []string {
+	t.Helper()
+	var lines []string
+	for _, e := range d.Effects {
+		line := e.Subject + ": " + e.Text
+		if e.Risk != "" {
+			line += " [" + e.Risk + "]"
+			if !slices.Contains(AllRisks(), e.Risk) {
+				t.Errorf("%s is none of the risks", e.Risk)
+			}
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 func TestCompareLockOut(t *testing.T) {

@@ -68,17 +68,7 @@ func TestEffectsAndRisks(t *testing.T) {
 			old, now := governed(t), governed(t)
 			c.alter(now)
 			d := Compare(old, now)
-			var got []string
-			for _, e := range d.Effects {
-				text := e.Subject + ": " + e.Text
-				if e.Risk != "" {
-					text += " [" + e.Risk + "]"
-					if !slices.Contains(AllRisks(), e.Risk) {
-						t.Errorf("%s is none of the risks", e.Risk)
-					}
-				}
-				got = append(got, text)
-			}
+			got := effectLines(t, d)
 			for _, want := range c.want {
 				if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, want) }) {
 					t.Errorf("got %q, want %q among them", got, want)
