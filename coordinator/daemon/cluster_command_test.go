@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/recovery"
-	"github.com/ashlar-mesh/ashlar/coordinator/internal/store/etcd"
 )
 
 // TestClusterInitUntil starts every replica with init: one makes the state, the
@@ -73,15 +72,7 @@ func TestClusterCannotTakeOver(t *testing.T) {
 	c.set(first, alice.cert, nil, c.alsoAdmitting(recoverable(t, "", "1h", 1, alice)))
 	first.stop()
 
-	l, err := etcd.ParseLocation(c.config(0).Store)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster, err := etcd.Dial(t.Context(), l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cluster.Close()
+	cluster := beside(t, c.config(0).Store)
 	replace := func(with []byte) (before []byte) {
 		t.Helper()
 		files := cluster.Files()

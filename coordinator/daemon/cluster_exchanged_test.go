@@ -29,12 +29,7 @@ func (c *crew) behind(m *mate) (*etcd.Cluster, seal.Key, settings) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	cluster, err := etcd.Dial(c.t.Context(), s.shared)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(func() { _ = cluster.Close() })
-	return cluster, key, s
+	return beside(c.t, m.config.Store), key, s
 }
 
 // TestClusterAnotherWrites has another one write, which etcd's lease does not

@@ -41,6 +41,21 @@ func backupOf(t testing.TB, dir string) string {
 	return path
 }
 
+// beside connects to where a state is, as the host may.
+func beside(t testing.TB, location string) *etcd.Cluster {
+	t.Helper()
+	l, err := etcd.ParseLocation(location)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := etcd.Dial(t.Context(), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.Close() })
+	return cluster
+}
+
 // TestClusterRestore moves a state into etcd: from its folder, and from a backup.
 func TestClusterRestore(t *testing.T) {
 	server := etcdtest.Start(t, 1, "--unsafe-no-fsync")
@@ -105,15 +120,7 @@ func TestClusterRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, prefix := range []string{"a", "b"} {
-		l, err := etcd.ParseLocation(server.Location(prefix))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cluster, err := etcd.Dial(t.Context(), l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cluster.Close()
+		cluster := beside(t, server.Location(prefix))
 		found, err := cluster.Engine().Range(t.Context(), "\x00", "\xff", 1000)
 		if err != nil || len(found) != held {
 			t.Errorf("%s: got %d entries, %v, want %d", prefix, len(found), err, held)
