@@ -63,6 +63,7 @@ func TestReplicasOfACluster(t *testing.T) {
 	readyPods(t, m.c.Client, shop, "app=gateway", 2) // another one is activated
 	m.roles(3)                                       // the killed one opens its own sealed key
 
+	m.allRun("ashlar-coordinator:test") // what is not ready is replaced first
 	m.stopsAtTheFirst()
 	m.write("manifest.json", m.replicated(m.digest(filepath.Join(m.bin, "ashlar-coordinator")), next))
 	m.ashlar("manifest", "set", "manifest.json", "-a", m.address(), "--yes", "--accept", "admit-coordinators")
