@@ -213,6 +213,42 @@ func (c *Coordinator) readSet(ctx context.Context, digest attest.Hex) (attest.En
 	return en, nil
 }
 
+// Judged calls back with every endorsement set that live instances and replicas
+// rest on, and with a piece of evidence that was judged with it. What cannot be
+// read is left out.
+func (c *Coordinator) Judged(ctx context.Context, with func(attest.Evidence, attest.Endorsements)) error {
+	keys := map[string]string{} // of evidence, by the digest of its set
+	bases := map[string]basis{}
+	err := c.store.View(ctx, func(tx *store.Tx) error {
+		rests := func(key string, b basis) {
+			keys[string(b.Set)], bases[string(b.Set)] = key, b
+		}
+		for instance, r := range instances.All(tx) {
+			rests(instanceEvidence(instance), r.Basis)
+		}
+		for name, r := range replicas.All(tx) {
+			rests(replicaEvidence(name), r.Basis)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading what decisions rest on: %w", err)
+	}
+	for set, key := range keys {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("reading what decisions rest on: %w", err)
+		}
+		k, err := c.readKept(ctx, key, bases[set])
+		if err != nil {
+			continue
+		}
+		if en, err := c.readSet(ctx, bases[set].Set); err == nil {
+			with(k.Evidence, en)
+		}
+	}
+	return nil
+}
+
 // sum32 is a sum as an array; a malformed one gives that of nothing.
 func sum32(h attest.Hex) (sum [32]byte) {
 	if len(h) == len(sum) {

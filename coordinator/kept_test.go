@@ -68,6 +68,45 @@ func TestEvidenceIsKeptAndReplaced(t *testing.T) {
 	}
 }
 
+// judged returns how many pieces of evidence have each of the sets, by digest, that
+// the coordinator says live instances rest on.
+func (d *deployment) judged() map[[32]byte]int {
+	d.Helper()
+	got := map[[32]byte]int{}
+	err := d.Judged(d.Context(), func(e attest.Evidence, en attest.Endorsements) {
+		if e.TEE != attest.SimSGX || len(e.Raw) == 0 {
+			d.Errorf("got evidence %s of %d bytes, want that of an instance", e.TEE, len(e.Raw))
+		}
+		got[en.Digest()]++
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+	return got
+}
+
+// TestJudged names each set that live instances rest on once, and no other.
+func TestJudged(t *testing.T) {
+	d := newDeployment(t)
+	d.mustSet(shop(t))
+	d.refuse("web")
+	if got := d.judged(); len(got) != 0 {
+		t.Errorf("got %d sets without an instance, want none", len(got))
+	}
+	d.mustActivate("web", "one")
+	d.mustActivate("web", "two")
+	var set [32]byte
+	copy(set[:], d.instanceBasis("web/one").Set)
+	if got := d.judged(); len(got) != 1 || got[set] != 1 {
+		t.Errorf("got %v, want %x once", got, set)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Judged(ctx, func(attest.Evidence, attest.Endorsements) {}); err == nil {
+		t.Error("it went on after its context had ended")
+	}
+}
+
 func (d *deployment) instanceBasis(key string) basis {
 	d.Helper()
 	var b basis

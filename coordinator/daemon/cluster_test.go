@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -247,6 +248,23 @@ func TestClusterTakeover(t *testing.T) {
 	// What was sealed by joining opens the state: nobody is active who could give the key.
 	second.stop()
 	c.run(1).until("serving", "")
+}
+
+// TestClusterWithoutVendors takes over where no source of endorsements answers: what
+// the instances and replicas were judged with is in the state.
+func TestClusterWithoutVendors(t *testing.T) {
+	c, alice := newCrew(t, 2), user(t)
+	first, _ := c.deploy(alice)
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = nobody.Close()
+	second := c.run(1, func(o *Config) { o.PCCS = []string{"http://" + nobody.Addr().String()} })
+	second.until("standby", "r0 is active")
+	first.stop()
+	second.until("serving", "")
+	c.serves(second, alice)
 }
 
 func TestClusterInitRace(t *testing.T) {

@@ -99,13 +99,17 @@ func (p platformSource) Fetch(ctx context.Context, n endorse.Need, _ attest.Endo
 	return en, err
 }
 
+// of is the store for evidence of a TEE.
+func (e *endorsements) of(tee attest.TEE) *fetch.Store {
+	if tee.Simulated() {
+		return e.simulated
+	}
+	return e.hardware
+}
+
 // endorse is the coordinator's Endorser.
 func (e *endorsements) endorse(ctx context.Context, evidence attest.Evidence) (attest.Endorsements, error) {
-	store := e.hardware
-	if evidence.TEE.Simulated() {
-		store = e.simulated
-	}
-	en, err := store.Endorse(ctx, evidence)
+	en, err := e.of(evidence.TEE).Endorse(ctx, evidence)
 	if problem.CodeOf(err) != "" {
 		// Whoever asks to join reads it: what was asked of whom is in the log.
 		why := problem.From(err)
@@ -113,6 +117,14 @@ func (e *endorsements) endorse(ctx context.Context, evidence attest.Evidence) (a
 		err = problem.New("CRD-133", "%s: %s (%s)", what, problem.Lookup(why.Code).Title, why.Code)
 	}
 	return en, err
+}
+
+// learn takes the set that a piece of evidence was judged with, maybe by another
+// replica. What is older than the set at hand stays unused.
+func (e *endorsements) learn(evidence attest.Evidence, en attest.Endorsements) {
+	if err := e.of(evidence.TEE).Learn(evidence, en); err != nil {
+		e.log.Debug("endorsements in the state are not used", "error", err)
+	}
 }
 
 // run renews the vendors' documents before they end, and warns of those that it

@@ -73,7 +73,11 @@ func (d *daemon) newService(ctx context.Context, o *openedState) (*service, erro
 		return nil, errors.Join(err, o.store.Close())
 	}
 	v.witnesses.core = v.core
-	if err := o.finish(ctx); err != nil {
+	err = o.finish(ctx)
+	if err == nil {
+		err = v.core.Judged(ctx, d.s.endorsements.learn)
+	}
+	if err != nil {
 		return nil, errors.Join(err, v.close())
 	}
 	v.mesh = mesh.NewDistributor(mesh.Config{View: v.core.View, Identify: v.core.Identify, Now: d.s.Now,

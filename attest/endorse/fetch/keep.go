@@ -130,6 +130,22 @@ func (s *Store) adopt(in endorse.Set, from string, fetched time.Time) (bool, err
 	return true, err
 }
 
+// Learn takes the set that a piece of evidence was judged with elsewhere, as far as
+// it holds and is not older than the one at hand. The sources are asked for newer
+// documents at its next use.
+func (s *Store) Learn(e attest.Evidence, en attest.Endorsements) error {
+	verifier := s.c.Verifiers[e.TEE]
+	if verifier == nil {
+		return nil
+	}
+	n, ok := s.identify(verifier, e)
+	if !ok {
+		return nil
+	}
+	_, err := s.adopt(endorse.Set{Need: n, Endorsements: en}, "the state", time.Time{})
+	return err
+}
+
 // Imported is what became of one set of a bundle.
 type Imported struct {
 	Need    endorse.Need

@@ -176,6 +176,37 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// TestLearn takes what evidence was judged with elsewhere, where no source
+// answers, and nothing that is forged or older than what is at hand.
+func TestLearn(t *testing.T) {
+	s := attesttest.Load(t, tdxSet)
+	w := newWorld(t, s.At(), s.Endorsements)
+	w.open("", []fetch.Source{}...)
+	tcb, _ := s.Endorsements.Get(attest.KindTCBInfo)
+	forged := attest.Endorsement{Kind: tcb.Kind, Chain: tcb.Chain, Body: bytes.Replace(tcb.Body, []byte("OutOfDate"), []byte("UpToDate"), 1)}
+	if err := w.store.Learn(s.Evidence, attest.NewEndorsements(forged)); err == nil || len(w.store.States()) != 0 {
+		t.Errorf("forged: got %v and %d sets, want an error and none", err, len(w.store.States()))
+	}
+	for name, odd := range map[string]attest.Evidence{"of a TEE that nobody verifies": {TEE: attest.SimSGX, Raw: s.Evidence.Raw}, "of no platform": {TEE: attest.TDX}} {
+		if err := w.store.Learn(odd, s.Endorsements); err != nil || len(w.store.States()) != 0 {
+			t.Errorf("evidence %s: got %v and %d sets, want none", name, err, len(w.store.States()))
+		}
+	}
+	if err := w.store.Learn(s.Evidence, s.Endorsements); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.endorse(s.Evidence); got.Digest() != s.Endorsements.Digest() {
+		t.Errorf("got %d documents, want those that were learnt", len(got.Items()))
+	}
+	w.open("")
+	if err := w.store.Learn(s.Evidence, s.Endorsements); err != nil {
+		t.Fatal(err)
+	}
+	if w.endorse(s.Evidence); w.service.Requests("pckCRL") == 0 {
+		t.Error("the source was not asked for newer documents")
+	}
+}
+
 // TestFolder reads folders and bundles that somebody carried in.
 func TestFolder(t *testing.T) {
 	root := t.TempDir()
