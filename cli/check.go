@@ -42,11 +42,12 @@ categories are machine, kubernetes, tee, time, endorsements, coordinator,
 deployment and webhook.
 
 The categories kubernetes, tee, time and webhook look at the cluster that the
-kubeconfig names; without one they are left out. What a cluster says of its
-nodes is a claim: only evidence shows what runs in a TEE. With --pre nothing has
-to be installed; the permissions and kinds that the chart needs are looked at
-instead. --manifest also looks for nodes for each marble. The webhook is tried
-with pods that the API server does not keep (dry run).`, Args: cobra.NoArgs,
+kubeconfig names; without one they are left out, unless --only, --manifest or
+values ask for them. What a cluster says of its nodes is a claim: only evidence
+shows what runs in a TEE. With --pre nothing has to be installed; the
+permissions and kinds that the chart needs are looked at instead. --manifest
+also looks for nodes for each marble. The webhook is tried with pods that the
+API server does not keep (dry run).`, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.check(c.Context(), f) }}
 	c.Flags().BoolVar(&f.pre, "pre", false, "only what must hold before anything runs")
 	c.Flags().DurationVar(&f.wait, "wait", 0, "try again until everything passes, at most this long")
@@ -124,6 +125,11 @@ func (a *app) runChecks(ctx context.Context, f checkFlags) check.Report {
 // wants reports whether one of these categories was asked for.
 func (f checkFlags) wants(categories ...string) bool {
 	return f.only == "" || slices.Contains(categories, f.only)
+}
+
+// needCluster reports whether only a cluster can answer what was asked.
+func (f checkFlags) needCluster() bool {
+	return slices.Contains(ofCluster, f.only) || f.manifest != "" || f.values.given()
 }
 
 // needs reports whether what was asked for is looked at through this check.

@@ -39,7 +39,7 @@ func (a *app) clusterChecks(ctx context.Context, f checkFlags) clusterLists {
 		return clusterLists{}
 	}
 	c, err := a.connect(ctx, f.cluster)
-	if errors.Is(err, kube.ErrNoCluster) && !slices.Contains(ofCluster, f.only) {
+	if errors.Is(err, kube.ErrNoCluster) && !f.needCluster() {
 		if !f.again {
 			a.p.Notef("no kubeconfig names a cluster: its checks are left out\n")
 		}

@@ -1,13 +1,19 @@
 package cli
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/ashlar-mesh/ashlar/charts"
+	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -76,7 +82,65 @@ func TestCommandLinesInDocumentsParse(t *testing.T) {
 	}
 }
 
-var anyCode = regexp.MustCompile(`\b(?:ATT|MAN|CRD|STO|MSH|MRB|CLI|REP)-\d{3}\b`)
+// named is a command as a sentence names it: ashlar, words and flags.
+var named = regexp.MustCompile(`\bashlar((?: [a-z-]+)+)`)
+
+// names checks that a sentence which says ashlar COMMAND --flag means a command,
+// and flags that it has. Where the command ends and the sentence goes on is not
+// known, so arguments are not looked at.
+func names(t *testing.T, words []string) error {
+	t.Helper()
+	a := &app{p: &term.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Now: time.Now}}
+	c, rest, err := a.root().Find(words)
+	if err != nil || !c.HasParent() {
+		return errors.Join(errors.New("no such command"), err)
+	}
+	c.InitDefaultHelpFlag()
+	for _, w := range rest {
+		if w == "and" || w == "or" {
+			break
+		}
+		flag, isFlag := strings.CutPrefix(w, "--")
+		if isFlag && c.Flag(flag) == nil && c.InheritedFlags().Lookup(flag) == nil {
+			return fmt.Errorf("%s has no flag %s", c.CommandPath(), w)
+		}
+	}
+	return nil
+}
+
+// TestCommandsThatTextsNameExist looks at the next steps of all codes and at what
+// the chart says.
+func TestCommandsThatTextsNameExist(t *testing.T) {
+	texts := map[string]string{}
+	for _, e := range problem.All() {
+		texts[string(e.Code)] = e.Next
+	}
+	for _, path := range []string{"templates/NOTES.txt", "values.yaml", "files/alerts-coordinator.yaml", "files/alerts-injector.yaml", "files/dashboard.json"} {
+		b, err := fs.ReadFile(charts.Ashlar, "ashlar/"+path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[path] = string(b)
+	}
+	checked := 0
+	for from, text := range texts {
+		for _, m := range named.FindAllStringSubmatch(text, -1) {
+			words := strings.Fields(m[1])
+			if words[0] == "and" {
+				continue // both programs
+			}
+			checked++
+			if err := names(t, words); err != nil {
+				t.Errorf("%s: ashlar%s: %v", from, m[1], err)
+			}
+		}
+	}
+	if checked < 50 {
+		t.Errorf("found only %d commands", checked)
+	}
+}
+
+var anyCode = regexp.MustCompile(`\b(?:ATT|MAN|CRD|STO|MSH|MRB|CLI|REP|KUB|REC|LOG|SEC|GOV|INC)-\d{3}\b`)
 
 func TestCodesInDocumentsExist(t *testing.T) {
 	for path, text := range documents(t) {

@@ -31,6 +31,11 @@ func (f *valueFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.policy, "policy", "", "what the coordinator must be, a policy file: to verify it by, and for marbles to judge it by")
 }
 
+// given reports whether any of them was.
+func (f valueFlags) given() bool {
+	return len(f.files)+len(f.set)+len(f.setString)+len(f.setFile) > 0 || f.policy != ""
+}
+
 // values reads what the flags name.
 func (a *app) values(f valueFlags) (kube.Values, error) {
 	v := kube.Values{Set: f.set, SetString: f.setString, SetFile: f.setFile, Read: a.readFile, Until: a.p.Now().Add(creationLimit)}

@@ -17,7 +17,7 @@ var cliCodes = []Entry{
 	{"CLI-014", Unavailable, "a process of the deployment did not become ready", "ashlar dev logs NAME"},
 	{"CLI-015", Internal, "the demo found something that is not as it should be", "look at the logs that it names"},
 	{"CLI-016", NotFound, "no deployment is running there", "ashlar dev up"},
-	{"CLI-020", Unavailable, "this machine offers no TEE", "use a machine with SGX or TDX for anything that must be protected"},
+	{"CLI-020", Unavailable, "this machine offers no TEE", "use a machine with SGX, SEV-SNP or TDX for anything that must be protected"},
 	{"CLI-021", Unavailable, "two clocks differ", "synchronise the clocks (NTP): leaves are valid from one minute before they are issued"},
 	{"CLI-022", Unavailable, "no manifest is set", "ashlar manifest set FILE"},
 	{"CLI-023", Unavailable, "the mesh CA ends soon", "see the coordinator's log: it renews the CA by itself"},

@@ -63,7 +63,7 @@ var kubeCodes = []Entry{
 	{"KUB-073", Usage, "a request to the injector is no review of a pod's creation", "let the webhook ask for CREATE of v1 pods alone, with AdmissionReview of admission.k8s.io/v1"},
 	{"KUB-075", Unavailable, "the coordinator has no manifest yet, so that no pod can be a marble", "ashlar manifest set FILE; what creates the pod tries again by itself"},
 	{"KUB-076", Unavailable, "the coordinator cannot be asked, and no manifest was seen before", "see whether the coordinator runs: ashlar check; what creates the pod tries again by itself"},
-	{"KUB-077", Refused, "the coordinator is not the one that the injector's policy names", "if it was upgraded or set up anew on purpose, upgrade with its policy: ashlar upgrade --set-file policy=FILE, and restart the injector"},
+	{"KUB-077", Refused, "the coordinator is not the one that the injector's policy names", "if it was upgraded or set up anew on purpose, upgrade with its policy: ashlar upgrade --policy FILE, and restart the injector"},
 	{"KUB-078", Unavailable, "the injector cannot keep its CA in the webhook's configuration", "see whether the MutatingWebhookConfiguration exists and the injector's ServiceAccount may get and patch it: ashlar check"},
 	{"KUB-079", Unavailable, "the injector cannot serve", "free the address of --addr or --ops-addr, or name another"},
 	{"KUB-080", Invalid, "the manifest in force cannot be read by this injector", "upgrade the injector to the coordinator's release"},

@@ -21,7 +21,7 @@ var recoveryCodes = []Entry{
 	{"REC-019", Refused, "the share was signed at another time", "set the clocks right, and send it again"},
 	{"REC-020", Busy, "too many shares of this holder were wrong", "wait an hour, and find out which is right: ashlar recover share checks before it sends"},
 	{"REC-021", Refused, "the shares do not open the state", "check that state.db, seal.json and recovery.json are of one backup; all shares are needed again"},
-	{"REC-030", Refused, "the state is behind: somebody has proof of a newer one", "put the newest state back, or accept this one: ashlar recover share --for accept-rollback"},
+	{"REC-030", Refused, "the state is behind: somebody has proof of a newer one", "put the newest state back, or have the holders of shares accept this one: ashlar recover accept-rollback"},
 	{"REC-031", Conflict, "there is nothing to recover or to accept", "ashlar recover status"},
 	{"REC-032", Refused, "nothing would open the state", "name recovery keys, start with --seal-source, or choose another seal"},
 	{"REC-033", Unavailable, "the state's key is not sealed as the manifest says", "see the reason; it is tried again every ten seconds, and the state opens as before"},
