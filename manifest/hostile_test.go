@@ -9,9 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v5"
+
 	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
 func TestHostileInput(t *testing.T) {

@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/santhosh-tekuri/jsonschema/v5"
+
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
 // Limits of every document that this package reads.

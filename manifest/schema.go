@@ -10,9 +10,10 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/santhosh-tekuri/jsonschema/v5"
+
 	"github.com/ashlar-mesh/ashlar/internal/jsonpos"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
-	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
 // The URLs under which the schemas are published. They carry the version and

@@ -4,10 +4,9 @@ import (
 	"context"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-
-	"google.golang.org/grpc/credentials"
 
 	"github.com/ashlar-mesh/ashlar/marble/marblepb"
 )
