@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -176,10 +177,8 @@ func (p *Proxy) supervise(ctx context.Context, started chan<- error) {
 		if time.Since(begin) > stableAfter {
 			backoff = firstBackoff
 		}
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, backoff) {
 			return
-		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, lastBackoff)
 		p.restarts.Add(1)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -44,7 +45,7 @@ type Client struct {
 	group singleflight.Group
 	now   func() time.Time
 	share time.Duration
-	pause func(context.Context, time.Duration) error
+	pause func(context.Context, time.Duration) bool
 
 	mu     sync.Mutex
 	until  time.Time // the service asked to be left alone until then
@@ -69,8 +70,9 @@ type ClientConfig struct {
 	// Share is how long a document is given to other sets too without asking
 	// again; DefaultShare if zero.
 	Share time.Duration
-	// Pause waits before a request is repeated; nil: a timer.
-	Pause func(context.Context, time.Duration) error
+	// Pause waits before a request is repeated, and reports false if the context
+	// ended first; nil: a timer.
+	Pause func(context.Context, time.Duration) bool
 }
 
 // newClient checks the address. No document is trusted for the connection that
@@ -84,7 +86,7 @@ func newClient(c ClientConfig) (*Client, error) {
 		c.Now = time.Now
 	}
 	if c.Pause == nil {
-		c.Pause = pause
+		c.Pause = pause.For
 	}
 	if c.Share <= 0 {
 		c.Share = DefaultShare
@@ -99,17 +101,6 @@ func newClient(c ClientConfig) (*Client, error) {
 			}
 			return nil
 		}}}, nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // name is the service's address as logs show it.
@@ -153,7 +144,7 @@ func (c *Client) persist(ctx context.Context, address string) (reply, error) {
 	for attempt := range attempts {
 		if attempt > 0 {
 			// Jittered, so that many who failed together do not return together.
-			if err := c.pause(ctx, wait/2+rand.N(wait)); err != nil {
+			if !c.pause(ctx, wait/2+rand.N(wait)) {
 				return reply{}, last
 			}
 			wait = min(2*wait, longestPause)
@@ -182,7 +173,7 @@ func (c *Client) patience(ctx context.Context) error {
 	if rest > longestPause {
 		return throttled
 	}
-	if err := c.pause(ctx, rest); err != nil {
+	if !c.pause(ctx, rest) {
 		return throttled
 	}
 	return nil

@@ -19,7 +19,7 @@ func asked(t *testing.T, h http.HandlerFunc) (*Client, *httptest.Server) {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	c, err := newClient(ClientConfig{URL: server.URL, Pause: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }})
+	c, err := newClient(ClientConfig{URL: server.URL, Pause: func(ctx context.Context, _ time.Duration) bool { return ctx.Err() == nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

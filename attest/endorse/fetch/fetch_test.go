@@ -41,11 +41,11 @@ func (w *world) pass(d time.Duration) {
 }
 
 // pause lets the time pass at once.
-func (w *world) pause(ctx context.Context, d time.Duration) error {
+func (w *world) pause(ctx context.Context, d time.Duration) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.now = w.now.Add(d)
-	return ctx.Err()
+	return ctx.Err() == nil
 }
 
 func (w *world) outcomes() []fetch.Outcome {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/endorse"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 )
 
 // Fault is one thing that goes wrong. Of a script, the first fault that matches
@@ -122,7 +123,7 @@ func (s *Service) handle(pattern, document string, identity func(*http.Request) 
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		if !wait(r, time.Duration(f.Delay)) {
+		if !pause.For(r.Context(), time.Duration(f.Delay)) {
 			return
 		}
 		if f.Status != 0 {
@@ -143,20 +144,6 @@ func (s *Service) handle(pattern, document string, identity func(*http.Request) 
 			serve(w, f, it)
 		}
 	})
-}
-
-func wait(r *http.Request, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-r.Context().Done():
-		return false
-	}
 }
 
 // next returns what goes wrong with the next answer; the zero Fault is nothing.

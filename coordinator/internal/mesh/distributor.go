@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ashlar-mesh/ashlar/coordinator"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -29,7 +30,7 @@ const (
 	lookAgain        = 10 * time.Second // a lease that just ends announces nothing
 	defaultDebounce  = 50 * time.Millisecond
 	maxPause         = time.Second // however long a push took
-	pause            = 4           // times as long as a push took before the next: a large deployment that keeps changing costs a fifth of a core
+	pauseFactor      = 4           // times as long as a push took before the next: a large deployment that keeps changing costs a fifth of a core
 )
 
 // Config is what a Distributor is made of. All functions are needed, and are
@@ -108,9 +109,9 @@ func (d *Distributor) Run(ctx context.Context) error {
 		case <-d.changed:
 		case <-again.C:
 		}
-		wait := max(d.config.Debounce, min(pause*took, maxPause)) - time.Since(last)
-		if err := sleep(ctx, wait); err != nil {
-			return err
+		wait := max(d.config.Debounce, min(pauseFactor*took, maxPause)) - time.Since(last)
+		if !pause.For(ctx, wait) {
+			return ctx.Err()
 		}
 		begun := time.Now()
 		if err := d.push(ctx); err != nil {
@@ -118,7 +119,7 @@ func (d *Distributor) Run(ctx context.Context) error {
 				return ctx.Err()
 			}
 			d.Changed()
-			if sleep(ctx, retryView) != nil {
+			if !pause.For(ctx, retryView) {
 				return ctx.Err()
 			}
 		}
@@ -156,20 +157,6 @@ func (d *Distributor) push(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, for_ time.Duration) error {
-	if for_ <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(for_)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 func (d *Distributor) shutdown() {
