@@ -41,6 +41,22 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, each func(size int64, write func(io.Writer) error) error) error
 }
 
+// Until returns a writer to w that fails when ctx has ended: a snapshot may be
+// large, and what it is written to slow.
+func Until(ctx context.Context, w io.Writer) io.Writer { return untilWriter{ctx, w} }
+
+type untilWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (u untilWriter) Write(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.w.Write(p)
+}
+
 // Engine makes entries durable. The store above it calls Commit from one
 // goroutine at a time; Range may be called at any time from any goroutine.
 type Engine interface {

@@ -299,24 +299,11 @@ func (e *engine) Snapshot(ctx context.Context, each func(size int64, write func(
 	return e.do(func() error {
 		return e.db.View(func(tx *bolt.Tx) error {
 			return each(tx.Size(), func(w io.Writer) error {
-				_, err := tx.WriteTo(contextWriter{ctx, w})
+				_, err := tx.WriteTo(store.Until(ctx, w))
 				return err
 			})
 		})
 	})
-}
-
-// contextWriter stops writing when its context ends.
-type contextWriter struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (c contextWriter) Write(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
 }
 
 // Close implements store.Engine.

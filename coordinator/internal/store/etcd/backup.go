@@ -65,22 +65,9 @@ func (e *engine) Snapshot(ctx context.Context, each func(size int64, write func(
 		return problem.Because(err, "STO-007", "reading the backup's file")
 	}
 	return each(info.Size(), func(w io.Writer) error {
-		_, err := io.Copy(w, contextReader{ctx, f})
+		_, err := io.Copy(store.Until(ctx, w), f)
 		return err
 	})
-}
-
-// contextReader stops reading when its context ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // folder makes a folder for a backup, and removes those that a process left that
