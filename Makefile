@@ -1,4 +1,5 @@
-# Everything here runs on a bare machine with Go, Python 3, Node.js, Chromium and a C compiler.
+# Everything here runs on a bare machine with Go, Python 3, Node.js, Chromium, a C compiler,
+# curl, swtpm and iproute2; kubetest as root.
 # Results go to build/.
 
 GO        ?= go
