@@ -49,9 +49,6 @@ func Needed(m *Manifest, right string) int {
 	return n
 }
 
-// Holders are the users who have a right, sorted.
-func Holders(m *Manifest, right string) []string { return newPowers(m).holders(right) }
-
 // Missing is what a demand still lacks.
 type Missing struct {
 	Path   string   `json:"path"`

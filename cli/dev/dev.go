@@ -64,9 +64,6 @@ func (d *Deployment) ManifestFile() string { return d.file("manifest.json") }
 // PolicyFile is what a client judges the coordinator by.
 func (d *Deployment) PolicyFile() string { return d.file("policy.json") }
 
-// TrustDir is where the outside client of the demo keeps what it verified.
-func (d *Deployment) TrustDir() string { return d.file("trust") }
-
 // CertFile and KeyFile are alice's, the operator's.
 func (d *Deployment) CertFile() string { return d.file("alice.pem") }
 

@@ -96,7 +96,9 @@ func (c *compiler) marble(name string) (manifest.Marble, error) {
 	return manifest.Marble{}, problem.New("MSH-010", "the manifest has no marble %q", name)
 }
 
-// instance compiles everything that in gets, and checks that it hangs together.
+// instance compiles everything that in gets, and checks that it hangs together. It
+// fails with MSH-010 to MSH-013 where that cannot be expressed; nothing is ever
+// left out in silence.
 func (c *compiler) instance(in coordinator.ViewInstance) (*Resources, error) {
 	res, err := c.fixed(in)
 	if err != nil {

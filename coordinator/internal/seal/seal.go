@@ -114,12 +114,6 @@ func (d document) write(path string) error {
 	return nil
 }
 
-// SourceOf returns the name of the source that path is sealed by.
-func SourceOf(path string) (string, error) {
-	d, err := read(path)
-	return d.Source, err
-}
-
 // KeyIDOf returns the Key.ID of the data key that path names, which is the host's
 // word until it is opened.
 func KeyIDOf(path string) (string, error) {
