@@ -181,7 +181,7 @@ func (c *Cluster) Wait(ctx context.Context, p *Plan, each func([]Workload)) erro
 	last := ""
 	var now []Workload // as they were when they could be looked at
 	for {
-		seen, err := c.Workloads(ctx, p)
+		seen, err := c.workloads(ctx, p)
 		if err == nil {
 			now = seen
 			if text := fmt.Sprint(now); text != last {

@@ -78,8 +78,8 @@ func (c *Cluster) checkRelease(ctx context.Context, o *CheckOptions) []check.Fin
 }
 
 // parts lists the programs of a release in the namespace.
-func (c *Cluster) parts(ctx context.Context) ([]workload, error) {
-	var parts []workload
+func (c *Cluster) parts(ctx context.Context) ([]part, error) {
+	var parts []part
 	sets, err := c.client.AppsV1().StatefulSets(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: ours, Limit: pageSize})
 	if err != nil {
 		return nil, c.failure(err, "listing StatefulSets")

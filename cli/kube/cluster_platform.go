@@ -110,22 +110,22 @@ func servedFinding(kinds []kind) check.Finding {
 	return f
 }
 
-// workload is a part of a release, as its labels and status say.
-type workload struct {
+// part is a program of a release, as its labels and status say.
+type part struct {
 	kind, name, version string
 	ready, wanted       int32
 }
 
-func statefulSet(s appsv1.StatefulSet) workload {
-	return workload{"StatefulSet", s.Name, s.Labels["app.kubernetes.io/version"], s.Status.ReadyReplicas, wanted(s.Spec.Replicas)}
+func statefulSet(s appsv1.StatefulSet) part {
+	return part{"StatefulSet", s.Name, s.Labels["app.kubernetes.io/version"], s.Status.ReadyReplicas, wanted(s.Spec.Replicas)}
 }
 
-func deployment(d appsv1.Deployment) workload {
-	return workload{"Deployment", d.Name, d.Labels["app.kubernetes.io/version"], d.Status.ReadyReplicas, wanted(d.Spec.Replicas)}
+func deployment(d appsv1.Deployment) part {
+	return part{"Deployment", d.Name, d.Labels["app.kubernetes.io/version"], d.Status.ReadyReplicas, wanted(d.Spec.Replicas)}
 }
 
 // releaseFindings says what of Ashlar runs in the namespace.
-func releaseFindings(parts []workload, namespace, own string) []check.Finding {
+func releaseFindings(parts []part, namespace, own string) []check.Finding {
 	if len(parts) == 0 {
 		return []check.Finding{check.Warn("KUB-028", "Ashlar is not installed in namespace %s", namespace).
 			WithNext("ashlar install -n " + namespace)}

@@ -95,7 +95,7 @@ func TestServedFinding(t *testing.T) {
 
 func TestReleaseFindings(t *testing.T) {
 	expect(t, releaseFindings(nil, "mesh", "1.0"), "warning KUB-028 Ashlar is not installed in namespace mesh")
-	expect(t, releaseFindings([]workload{{"StatefulSet", "ashlar-coordinator", "1.0", 1, 1}, {"Deployment", "ashlar-injector", "1.0", 1, 2}, {"Deployment", "old", "0.9", 2, 2}}, "mesh", "1.0"),
+	expect(t, releaseFindings([]part{{"StatefulSet", "ashlar-coordinator", "1.0", 1, 1}, {"Deployment", "ashlar-injector", "1.0", 1, 2}, {"Deployment", "old", "0.9", 2, 2}}, "mesh", "1.0"),
 		"passed  ashlar-coordinator 1.0: 1 of 1 pods are ready",
 		"failed KUB-028 ashlar-injector: 1 of 2 pods are ready",
 		"warning KUB-028 old 0.9: 2 of 2 pods are ready; this command is 1.0")

@@ -151,10 +151,7 @@ func (c *Cluster) askVersion(ctx context.Context) error {
 // not know us, or it does not let us.
 func (c *Cluster) failure(err error, format string, args ...any) error {
 	var status apierrors.APIStatus
-	switch {
-	case !errors.As(err, &status):
-		return problem.Because(err, "KUB-021", format, args...)
-	case status.Status().Code == http.StatusUnauthorized, apierrors.IsForbidden(err):
+	if errors.As(err, &status) && (status.Status().Code == http.StatusUnauthorized || apierrors.IsForbidden(err)) {
 		return problem.Because(err, "KUB-022", format, args...)
 	}
 	return problem.Because(err, "KUB-021", format, args...)

@@ -19,12 +19,7 @@ import (
 type object map[string]any
 
 func (o object) text(path ...string) string {
-	var at any = map[string]any(o)
-	for _, key := range path {
-		m, _ := at.(map[string]any)
-		at = m[key]
-	}
-	s, _ := at.(string)
+	s, _ := o.field(path...).(string)
 	return s
 }
 

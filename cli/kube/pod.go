@@ -130,7 +130,7 @@ func (f podFacts) unplaced(s *Story) bool {
 	if why == "" {
 		why = "the scheduler has not looked at it yet"
 	}
-	return s.blame("KUB-041", "waits for a node", why, "kubectl -n "+f.pod.Namespace+" describe pod "+f.pod.Name)
+	return s.blame("KUB-041", "waits for a node", why, describe(f.pod))
 }
 
 // lacking says what for its TEE the pod asks for that no node has.
@@ -196,7 +196,7 @@ func (f podFacts) broken(s *Story) bool {
 			next += " --previous"
 		}
 		if strings.HasPrefix(what, waitsForImage) {
-			next = "mend the image's name, or the credentials for its registry: kubectl -n " + f.pod.Namespace + " describe pod " + f.pod.Name
+			next = "mend the image's name, or the credentials for its registry: " + describe(f.pod)
 		}
 		// Why an attested program does not start, its premain says in the condition.
 		if c := conditionOf(f.pod, inject.Attested); c.Status == corev1.ConditionFalse && c.Message != "" && kind == "container" {
@@ -230,7 +230,7 @@ func (f podFacts) starting(s *Story) bool {
 		}
 	}
 	if last.Message != "" {
-		return s.blame("KUB-042", "does not start on node "+f.pod.Spec.NodeName, last.Reason+": "+last.Message, "kubectl -n "+f.pod.Namespace+" describe pod "+f.pod.Name)
+		return s.blame("KUB-042", "does not start on node "+f.pod.Spec.NodeName, last.Reason+": "+last.Message, describe(f.pod))
 	}
 	s.What, s.Why = "is being started on node "+f.pod.Spec.NodeName, "its containers are not running yet"
 	return true

@@ -82,8 +82,7 @@ func releaseOf(r *release.Release) Release {
 	return out
 }
 
-// newest is the last revision of a release that is there: KUB-007 if none is,
-// KUB-016 if somebody works on it.
+// newest is the last revision of a release that is there; KUB-007 if none is.
 func (c *Cluster) newest(conf *action.Configuration, t Target) (*release.Release, error) {
 	all, err := c.revisions(conf, t)
 	if err != nil {
@@ -118,10 +117,7 @@ func deployed(all []*release.Release) *release.Release {
 
 // failed gives what Helm failed with its code.
 func (c *Cluster) failed(err error, doing string) error {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
+	text := err.Error()
 	switch {
 	case meta.IsNoMatchError(err), strings.Contains(text, "no matches for kind"):
 		return problem.Because(err, "KUB-014", "the cluster does not know a kind of object").

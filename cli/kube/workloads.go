@@ -37,8 +37,8 @@ func (w Workload) String() string {
 	return line
 }
 
-// Workloads looks at the workloads of a plan.
-func (c *Cluster) Workloads(ctx context.Context, p *Plan) ([]Workload, error) {
+// workloads looks at the workloads of a plan.
+func (c *Cluster) workloads(ctx context.Context, p *Plan) ([]Workload, error) {
 	var all []Workload
 	for _, o := range p.objects {
 		var w Workload
@@ -139,12 +139,7 @@ func madeBy(e corev1.Event, name string) bool {
 
 // warning is the newest warning among events that are about something.
 func warning(events []corev1.Event, about func(corev1.Event) bool) string {
-	for _, e := range events {
-		if e.Type == corev1.EventTypeWarning && about(e) {
-			return e.Message
-		}
-	}
-	return ""
+	return anyMessage(events, func(e corev1.Event) bool { return e.Type == corev1.EventTypeWarning && about(e) })
 }
 
 func forbidden(message string) string {
@@ -176,7 +171,7 @@ func podReason(p corev1.Pod, events []corev1.Event) (reason, next string) {
 	if w := warning(events, about); strings.HasPrefix(w, "Readiness probe failed") {
 		return "running: " + w, "kubectl -n " + p.Namespace + " logs " + p.Name
 	} else if w != "" {
-		return strings.ToLower(string(p.Status.Phase)) + ": " + w, "kubectl -n " + p.Namespace + " describe pod " + p.Name
+		return strings.ToLower(string(p.Status.Phase)) + ": " + w, describe(p)
 	}
 	switch {
 	case p.Spec.NodeName == "":
@@ -186,6 +181,9 @@ func podReason(p corev1.Pod, events []corev1.Event) (reason, next string) {
 	}
 	return "running, not ready yet", ""
 }
+
+// describe is the command that shows a pod with its events.
+func describe(p corev1.Pod) string { return "kubectl -n " + p.Namespace + " describe pod " + p.Name }
 
 func conditionOf(p corev1.Pod, kind corev1.PodConditionType) corev1.PodCondition {
 	for _, c := range p.Status.Conditions {
@@ -214,7 +212,7 @@ func unscheduled(message string, p corev1.Pod, events []corev1.Event) (reason, n
 		return "pending: its volume is not there: " + cmp.Or(anyMessage(events, about), message),
 			"name a storage class that the cluster has: --set coordinator.state.storageClass=NAME"
 	case strings.Contains(message, "untolerated taint"), strings.Contains(message, "affinity"):
-		return "pending: no node takes it: " + message, "kubectl -n " + p.Namespace + " describe pod " + p.Name
+		return "pending: no node takes it: " + message, describe(p)
 	}
 	return "pending: " + message, ""
 }
@@ -238,7 +236,7 @@ func containerReason(p corev1.Pod, s corev1.ContainerStatus) (reason, next strin
 		case "CrashLoopBackOff":
 			return fmt.Sprintf("%s ends at once%s", s.Name, ended(s.LastTerminationState.Terminated)), logs + " --previous"
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
-			return fmt.Sprintf("%s cannot start: %s", s.Name, cmp.Or(w.Message, w.Reason)), "kubectl -n " + p.Namespace + " describe pod " + p.Name
+			return fmt.Sprintf("%s cannot start: %s", s.Name, cmp.Or(w.Message, w.Reason)), describe(p)
 		}
 	}
 	if t := s.State.Terminated; t != nil && t.ExitCode != 0 {

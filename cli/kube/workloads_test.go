@@ -48,7 +48,7 @@ func looked(t *testing.T, ready int32, others ...runtime.Object) Workload {
 	c := &Cluster{client: fake.NewClientset(append(others, set)...)}
 	p := &Plan{Target: Target{"r", "shop"}, objects: []object{{"kind": "StatefulSet", "metadata": map[string]any{"name": "c"},
 		"spec": map[string]any{"selector": map[string]any{"matchLabels": map[string]any{"app": "c"}}}}}}
-	all, err := c.Workloads(t.Context(), p)
+	all, err := c.workloads(t.Context(), p)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("got %v, %v; want one workload", all, err)
 	}
