@@ -91,8 +91,8 @@ type settings struct {
 	issuer  attest.Issuer    // set by enter, with TEE and
 	sealKey seal.PlatformKey // the sealing key of the TEE
 	token   *token.Spec      // nil without --seal-source
-	shared  etcd.Location    // of --store
 	kms     seal.Source      // of that token
+	shared  etcd.Location    // of --store
 
 	endorsements *endorsements // set by core
 }

@@ -56,7 +56,7 @@ type service struct {
 	cancel     context.CancelFunc // ends distribution and housekeeping
 }
 
-// newService opens the core of a state, which it closes.
+// newService opens the core of a state. If that fails, it closes the state.
 func (d *daemon) newService(ctx context.Context, o *openedState) (*service, error) {
 	var distributor atomic.Pointer[mesh.Distributor]
 	config := d.config
