@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
@@ -16,7 +17,7 @@ import (
 
 // revoke takes a marble's identity away; its leaf and key are in a thief's hands.
 func (s *story) revoke(ctx context.Context, name string) error {
-	began := time.Now()
+	began, since := time.Now(), s.clock.now()
 	s.revoked = name
 	settled := s.checker.change(s.rules())
 	err := s.as(ctx, "alice", func(c *client.Client) error {
@@ -29,7 +30,7 @@ func (s *story) revoke(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.settle(ctx); err != nil {
+	if err := s.shut(ctx, name, since); err != nil {
 		return err
 	}
 	settled()
@@ -41,6 +42,29 @@ func (s *story) revoke(ctx context.Context, name string) error {
 	after := max(0, s.checker.lastPassed(name).Sub(began))
 	s.say("%s revoked; the last request of it was answered %s after the command", name, after.Round(time.Millisecond))
 	return nil
+}
+
+// shut waits until the proxies of all that a marble may call have taken another
+// listener than they had at a moment: a revocation is no revision of the manifest.
+func (s *story) shut(ctx context.Context, name string, since time.Time) error {
+	return s.as(ctx, "alice", func(c *client.Client) error {
+		return s.await(ctx, "whom "+name+" called shuts it out", func() string {
+			page, err := c.Marbles(ctx, "", 100)
+			if err != nil {
+				return err.Error()
+			}
+			for _, m := range page.Marbles {
+				if len(s.edges[edge{name, m.Name}]) == 0 {
+					continue
+				}
+				shut := func(t apiv1.ProxyType) bool { return t.Type == "listener" && t.State == "applied" && t.At.After(since) }
+				if len(m.Instances) != 1 || !slices.ContainsFunc(m.Instances[0].Proxy.Types, shut) {
+					return m.Name + " has the listener of before"
+				}
+			}
+			return ""
+		})
+	})
 }
 
 // restart ends the coordinator and starts it again, under traffic.
