@@ -1,5 +1,5 @@
-# Everything here runs on a bare machine with Go, Python 3, Node.js, Chromium, a C compiler,
-# curl, swtpm and iproute2; kubetest as root.
+# Everything here runs on a bare machine with Go and the tools that .ci/run installs; kubetest
+# as root.
 # Results go to build/.
 
 GO        ?= go

@@ -8,7 +8,7 @@
 {{- $why = append $why "coordinator.state.createUntil: say until when the state of this new deployment may be made, such as an hour from now as 2026-01-02T15:04:05Z; or \"never\", if its volume has a state already" -}}
 {{- end -}}
 {{- if and .Values.injector.enabled (not .Values.policy) -}}
-{{- $why = append $why "policy: say what the coordinator has to be, by --set-file policy=policy.json: nothing is injected for one that cannot be judged. Without the injector: --set injector.enabled=false" -}}
+{{- $why = append $why "policy: say what the coordinator has to be, by --policy policy.json, with Helm by --set-file policy=policy.json: nothing is injected for one that cannot be judged. Without the injector: --set injector.enabled=false" -}}
 {{- end -}}
 {{- with $c.profile -}}
 {{- $row := get $table . | default dict -}}
