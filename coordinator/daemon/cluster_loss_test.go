@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/internal/seal"
+	"github.com/ashlar-mesh/ashlar/internal/etcdtest"
 	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
@@ -154,14 +154,7 @@ func TestClusterEtcdComesLater(t *testing.T) {
 	}
 	c.etcd.KillAll()
 	o := c.config(0)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.MetricsAddr = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	o.MetricsAddr = etcdtest.Address(t)
 	o.Ready = func(Addresses) {}
 	m := &mate{t: t, machine: c.machines[0], Addresses: Addresses{Metrics: o.MetricsAddr}, config: o, log: &transcript.Buffer{}}
 	ended := make(chan error, 1)

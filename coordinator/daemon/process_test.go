@@ -16,13 +16,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ashlar-mesh/ashlar/internal/transcript"
 )
 
 // child is a coordinator in a process of its own.
 type child struct {
 	*exec.Cmd
 	Addresses
-	log *bytes.Buffer
+	log *transcript.Buffer
 	out chan error
 }
 
@@ -35,7 +37,7 @@ func start(t *testing.T, m *machine, env ...string) *child {
 		t.Fatal(err)
 	}
 	c := &child{Cmd: exec.Command(exe, m.flags("run", "--client-addr", "127.0.0.1:0", "--mesh-addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0")...),
-		log: &bytes.Buffer{}, out: make(chan error, 1)}
+		log: &transcript.Buffer{}, out: make(chan error, 1)}
 	c.Env = append(os.Environ(), append(env, "TEST_RUN_MAIN=1")...)
 	pipe, err := c.StderrPipe()
 	if err != nil {
@@ -170,7 +172,8 @@ func TestSecondSignalForces(t *testing.T) {
 		if err := c.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(50 * time.Millisecond) // two signals at once count as one
+		// Two signals at once count as one.
+		eventually(t, func() bool { return strings.Contains(c.log.String(), "msg=stopping") }, "the first signal was heard")
 	}
 	if err := <-c.out; err != nil {
 		t.Errorf("got %v, want exit 0\n%s", err, c.log)

@@ -21,7 +21,7 @@ import (
 // sets it; without it tests that need etcd are skipped.
 const Binary = "ASHLAR_ETCD"
 
-const startTime = 30 * time.Second
+const startTime = 2 * time.Minute
 
 // Cluster is a running etcd cluster on loopback.
 type Cluster struct {
@@ -44,7 +44,7 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 	}
 	c := &Cluster{t: t, flags: flags}
 	for i := range n {
-		c.members = append(c.members, &member{name: fmt.Sprint("etcd", i), client: port(t), peer: port(t), dir: filepath.Join(t.TempDir(), "etcd")})
+		c.members = append(c.members, &member{name: fmt.Sprint("etcd", i), client: Address(t), peer: Address(t), dir: filepath.Join(t.TempDir(), "etcd")})
 	}
 	t.Cleanup(c.stop)
 	for _, m := range c.members {
@@ -56,10 +56,10 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 	return c
 }
 
-// port returns a free address, where the system has them of a loopback IP that
+// Address returns a free HOST:PORT, where the system has them of a loopback IP that
 // nobody else uses: a port of 127.0.0.1 may be taken by an outgoing connection
-// while a member is dead.
-func port(t testing.TB) string {
+// before somebody listens there, or while a member is dead.
+func Address(t testing.TB) string {
 	own := fmt.Sprintf("127.%d.%d.%d", 200+rand.N(50), 1+rand.N(250), 1+rand.N(250))
 	for _, ip := range []string{own, "127.0.0.1"} {
 		l, err := net.Listen("tcp", ip+":0")

@@ -264,20 +264,14 @@ func TestForwardHalfClose(t *testing.T) {
 // Who comes while nobody is there waits.
 func TestHeldConnections(t *testing.T) {
 	v := newVoucher(t)
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := gone.Close(); err != nil {
-		t.Fatal(err)
-	}
+	const gone = "127.0.0.1:1"
 	active := listen(t, 16)
 	echo(t, "a", active.Serve(v))
 	for name, c := range map[string]struct{ before, after func(*Port, *movable) }{
 		"nobody, then served":        {func(*Port, *movable) {}, func(p *Port, _ *movable) { echo(t, "a", p.Serve(v)) }},
 		"nobody, then passed on":     {func(*Port, *movable) {}, func(p *Port, m *movable) { m.move(active.Addr().String()); p.Forward(m.target, v) }},
 		"no target, then one":        {func(p *Port, m *movable) { p.Forward(m.target, v) }, func(_ *Port, m *movable) { m.move(active.Addr().String()) }},
-		"no answer, then another":    {func(p *Port, m *movable) { m.move(gone.Addr().String()); p.Forward(m.target, v) }, func(_ *Port, m *movable) { m.move(active.Addr().String()) }},
+		"no answer, then another":    {func(p *Port, m *movable) { m.move(gone); p.Forward(m.target, v) }, func(_ *Port, m *movable) { m.move(active.Addr().String()) }},
 		"not served, then passed on": {func(p *Port, _ *movable) { p.Serve(v) }, func(p *Port, m *movable) { m.move(active.Addr().String()); p.Forward(m.target, v) }},
 		"closed, then served again":  {func(p *Port, _ *movable) { _ = p.Serve(v).Close() }, func(p *Port, _ *movable) { echo(t, "a", p.Serve(v)) }},
 	} {

@@ -11,7 +11,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/etcdtest"
 )
 
-const patience = 30 * time.Second // for what must happen
+const patience = 2 * time.Minute // for what must happen
 
 // dial connects to a cluster as one replica does.
 func dial(t *testing.T, location string) *etcd.Cluster {

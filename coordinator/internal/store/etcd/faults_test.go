@@ -8,7 +8,6 @@ import (
 	"maps"
 	"sync"
 	"testing"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -242,8 +241,14 @@ func TestClusterLateCommit(t *testing.T) {
 					return f
 				})
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			wrong := 0
+			w.after = func() { // its time is over after the second try
+				if wrong++; wrong == 2 {
+					cancel()
+				}
+			}
 			puts, deletes := generation(g, n, 10)
 			if _, err := e.Commit(ctx, rev, puts, deletes); err == nil || errors.Is(err, store.ErrConflict) {
 				t.Fatalf("got %v, want an unknown outcome", err)
