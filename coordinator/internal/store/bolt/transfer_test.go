@@ -2,7 +2,9 @@ package bolt_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"maps"
 	"path/filepath"
 	"testing"
@@ -49,5 +51,19 @@ func TestTransfer(t *testing.T) {
 	create(t, dir)
 	if err := bolt.Entries(t.Context(), filepath.Join(dir, bolt.StateFile), take); problem.CodeOf(err) != "STO-008" {
 		t.Errorf("of a state that is open: got %v, want STO-008", err)
+	}
+}
+
+// TestSnapshotEndsWithItsContext: who takes a backup slowly holds the state's pages
+// no longer than the request lasts.
+func TestSnapshotEndsWithItsContext(t *testing.T) {
+	s := create(t, t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	err := s.Snapshot(ctx, func(_ int64, write func(io.Writer) error) error {
+		cancel()
+		return write(io.Discard)
+	})
+	if err == nil {
+		t.Error("got a whole snapshot, want an error")
 	}
 }
