@@ -33,13 +33,14 @@ func stages(tracker *stage.Tracker) (stop func() []stage.Stage) {
 	return func() []stage.Stage { close(quit); return <-done }
 }
 
-// lapsing makes leases of 400 ms that are degraded, drained and cut 100, 200 and
-// 300 ms after their renewal was due.
+// lapsing makes leases of two seconds that are degraded, drained and cut half a
+// second, one and one and a half after their renewal was due: somebody who is not
+// given a processor for a while still sees each stage.
 func lapsing(b marbletest.Behaviour) marbletest.Behaviour {
-	b.Life, b.RenewAfter = 400*time.Millisecond, 20*time.Millisecond
+	b.Life, b.RenewAfter = 2*time.Second, 100*time.Millisecond
 	b.Lease = func(l *marblepb.Lease) {
 		due := l.RenewAfterUnixMs
-		l.DegradeAtUnixMs, l.DrainAtUnixMs, l.CutAtUnixMs = due+100, due+200, due+300
+		l.DegradeAtUnixMs, l.DrainAtUnixMs, l.CutAtUnixMs = due+500, due+1000, due+1500
 	}
 	return b
 }
@@ -97,7 +98,7 @@ func TestLapse(t *testing.T) {
 func TestEndOfLeaseIsAnnounced(t *testing.T) {
 	c := marbletest.Start(t, lapsing(marbletest.Behaviour{Renewed: func(*marblepb.Renewal) error { return problem.New("ATT-014", "no") }}))
 	m := running(t, config(c))
-	for deadline := time.After(10 * time.Second); ; {
+	for deadline := time.After(time.Minute); ; {
 		_, live, changed := m.Live()
 		if !live {
 			return
@@ -146,7 +147,7 @@ func TestRevocation(t *testing.T) {
 	})
 	select {
 	case <-m.Ended():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not ended")
 	}
 	if e := m.Revoked(); e == nil || e.Code != "MRB-032" || e.Detail != "INC-001: the laptop was stolen" {

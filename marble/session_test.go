@@ -38,7 +38,7 @@ func TestRenewalSwapsKeyAndCertificateTogether(t *testing.T) {
 	for range 5 {
 		select {
 		case <-changed:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("the lease was not renewed")
 		}
 		old := lease
@@ -76,7 +76,7 @@ func TestDemand(t *testing.T) {
 // A renewal falls due while the answer to a demanded one is on its way: a second
 // one would leave the coordinator with a leaf that the marble has no key of.
 func TestRenewalFallsDueWhileOneIsOnItsWay(t *testing.T) {
-	const due, answer = 150 * time.Millisecond, 300 * time.Millisecond
+	const due, answer = 500 * time.Millisecond, 800 * time.Millisecond
 	c := marbletest.Start(t, marbletest.Behaviour{Life: time.Minute, RenewAfter: due, Renewed: func(*marblepb.Renewal) error {
 		time.Sleep(answer) // a slow coordinator
 		return nil
@@ -119,7 +119,7 @@ func TestRefusedRenewalIsRetriedWhileTheLeaseHolds(t *testing.T) {
 	await(t, "renewal after refusals", func() bool { return serial(m) != before })
 	select {
 	case <-seen:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("was not running with the code of the refusal")
 	}
 	if activations, _ := c.Counts(); activations != 1 {
@@ -269,7 +269,7 @@ func TestReports(t *testing.T) {
 				if want(r) {
 					return
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("a report is missing")
 			}
 		}

@@ -102,7 +102,7 @@ func TestAnswersAreNotAskedForAgain(t *testing.T) {
 func TestReadsGiveUp(t *testing.T) {
 	c, n, cut := behindNetwork(t)
 	cut.cuts.Store(1000)
-	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 1300*time.Millisecond)
 	defer cancel()
 	if _, err := c.Status(ctx); problem.CodeOf(err) != "CRD-105" {
 		t.Errorf("got %v, want CRD-105", err)

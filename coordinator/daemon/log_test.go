@@ -348,7 +348,7 @@ func TestWitnessedDeployment(t *testing.T) {
 		}
 	})
 	m.while(t, m.config(), func(addr string) { // submits when it starts
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(patience)
 		for {
 			c, err := client.Dial(t.Context(), addr, o)
 			if err == nil {

@@ -220,7 +220,7 @@ func (p *process) code(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		p.Process.Kill() //nolint:errcheck // the test has failed
 		t.Fatalf("did not end:\n%s", p.stderr.String())
 	}
@@ -244,7 +244,7 @@ func (x *bench) seen() (seen, bool) {
 
 func (x *bench) await(what string, p *process, ok func() bool) {
 	x.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if ok() {
 			return
 		}

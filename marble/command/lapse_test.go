@@ -56,10 +56,11 @@ func TestRevocationStopsTheProgram(t *testing.T) {
 	}
 }
 
-// refusing grants one activation, and nothing else.
+// refusing grants one activation, and nothing else. The program has started long
+// before its lease ends.
 func (x *bench) refusing() marbletest.Behaviour {
 	granted := false
-	b := marbletest.Behaviour{Life: 600 * time.Millisecond, RenewAfter: 50 * time.Millisecond, Parameters: x.parameters(nil),
+	b := marbletest.Behaviour{Life: 3 * time.Second, RenewAfter: 50 * time.Millisecond, Parameters: x.parameters(nil),
 		Renewed: func(*marblepb.Renewal) error { return problem.New("ATT-014", "no") }}
 	b.Activated = func(*marblepb.ActivateRequest) error {
 		if granted {

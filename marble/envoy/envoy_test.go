@@ -102,7 +102,7 @@ func start(t *testing.T, script string) (*envoy.Proxy, string) {
 // pids waits until n processes have been started, and returns them.
 func pids(t *testing.T, path string, n int) []int {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		b, _ := os.ReadFile(path)
 		if lines := strings.Fields(string(b)); len(lines) >= n {
 			var out []int
@@ -186,7 +186,7 @@ func TestNotReadyWithoutConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		said, err := p.Get(t.Context(), "/ready")
 		if strings.Contains(string(said), "PRE_INITIALIZING") {
 			break
