@@ -108,19 +108,33 @@ func (q *question) standard(rev *revision) (attest.Policy, error) {
 	return policy, unknownMarble(rev, q.info.Marble)
 }
 
-// ruling is a verdict with what goes into the log.
-type ruling struct {
-	rev     *revision
+// ruled is what an instance is told, or would be.
+type ruled struct {
 	verdict attest.Verdict
-	json    []byte         // of the verdict
-	id      string         // "web/7f2c19ab"
-	denial  *problem.Error // why accepted evidence got nothing; nil if it did
-	at      time.Time
-	asked   question
-	matter  matter
-	floors  *floorsRecord // in force at the time
-	behind  []attest.Step // failed checks of the marks
-	raises  bool          // accepted, it raises the marks
+	denial  *problem.Error // why evidence that holds gets nothing; nil if it does
+}
+
+func (r ruled) accepted() bool { return r.verdict.OK() && r.denial == nil }
+
+func (r ruled) reason() (code, text string) {
+	if r.denial != nil {
+		return string(r.denial.Code), r.denial.Detail
+	}
+	return r.verdict.Reason()
+}
+
+// ruling is what was ruled, with what goes into the log.
+type ruling struct {
+	ruled
+	rev    *revision
+	json   []byte // of the verdict
+	id     string // "web/7f2c19ab"
+	at     time.Time
+	asked  question
+	matter matter
+	floors *floorsRecord // in force at the time
+	behind []attest.Step // failed checks of the marks
+	raises bool          // accepted, it raises the marks
 
 	incidents *incidents         // that stood at the time
 	excused   []attest.TCBStatus // that break-glass has the platform accept
@@ -204,7 +218,7 @@ func withBinding(v attest.Verdict, steps []attest.Step) attest.Verdict {
 	return v
 }
 
-// digests of what a leaf rests on.
+// verdictDigest is what a leaf names the verdict by.
 func (r *ruling) verdictDigest() [32]byte { return sha256.Sum256(r.json) }
 
 // decision returns the ruling as the client API shows it.
@@ -221,15 +235,6 @@ func (r *ruling) decision() apiv1.Decision {
 func (r *ruling) set() attest.Hex {
 	digest := r.matter.endorsements.Digest()
 	return digest[:]
-}
-
-func (r *ruling) accepted() bool { return r.verdict.OK() && r.denial == nil }
-
-func (r *ruling) reason() (code, text string) {
-	if r.denial != nil {
-		return string(r.denial.Code), r.denial.Detail
-	}
-	return r.verdict.Reason()
 }
 
 var kinds = map[binding.Purpose]map[bool]audit.Kind{

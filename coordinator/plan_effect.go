@@ -13,14 +13,6 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
-// ruled is what an instance would be told.
-type ruled struct {
-	verdict attest.Verdict
-	denial  *problem.Error // why evidence that holds would get nothing
-}
-
-func (r ruled) accepted() bool { return r.verdict.OK() && r.denial == nil }
-
 // rule judges a matter as an activation or renewal would be.
 func (p *planner) rule(it *planItem, m matter, policyFor func(binding.Purpose, string) (attest.Policy, bool)) ruled {
 	policy, ok := policyFor(m.expected.Purpose, it.marble)
@@ -70,13 +62,6 @@ func (p *planner) compare(it *planItem, is, next matter, behind []attest.Step) {
 		e.Renewal, e.NotAfter = p.when(it)
 	}
 	it.effect = e
-}
-
-func (r ruled) reason() (code, text string) {
-	if r.denial != nil {
-		return string(r.denial.Code), r.denial.Detail
-	}
-	return r.verdict.Reason()
 }
 
 // when is the first renewal that is judged as assumed, and when the leaf before
