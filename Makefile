@@ -45,7 +45,7 @@ ego:
 	CGO_ENABLED=1 $(GO) test -tags ego ./attest/issuer/...
 
 integration: build tools
-	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube -e /cluster)
+	ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 30m -count=1 $$($(GO) list ./integration/... | grep -v -e /differential -e /browser -e /kube -e /cluster)
 
 # differential compares our verdicts with other implementations'.
 differential:
@@ -65,12 +65,12 @@ browser:
 # builds the control plane, which takes some minutes.
 kubetest: build tools
 	@./scripts/controlplane.sh
-	ASHLAR_CONTROLPLANE=$(CURDIR)/build/tools/controlplane ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 ./integration/kube/...
+	ASHLAR_CONTROLPLANE=$(CURDIR)/build/tools/controlplane ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 30m -count=1 ./integration/kube/...
 
 # cluster runs what needs a real etcd, which comes with kubetest's control plane.
 cluster: build tools
 	@./scripts/controlplane.sh
-	ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 15m -count=1 -parallel 4 -run Cluster ./internal/etcdtest ./coordinator/internal/store/etcd ./coordinator/internal/replica ./coordinator/daemon ./integration/cluster
+	ASHLAR_ETCD=$(CURDIR)/build/tools/etcd ASHLAR_ENVOY=$(CURDIR)/build/tools/envoy ASHLAR_BIN=$(CURDIR)/build/bin $(GO) test -timeout 30m -count=1 -parallel 4 -run Cluster ./internal/etcdtest ./coordinator/internal/store/etcd ./coordinator/internal/replica ./coordinator/daemon ./integration/cluster
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }

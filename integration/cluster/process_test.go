@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// endTime is how long a process may take to end after SIGTERM.
-const endTime = 30 * time.Second
-
 // process is a child whose output goes to a file.
 type process struct {
 	t    *testing.T
@@ -71,7 +68,7 @@ func (p *process) terminate() time.Duration {
 	p.t.Helper()
 	began := time.Now()
 	p.signal(syscall.SIGTERM)
-	if code := p.ended(endTime); code != 0 {
+	if code := p.ended(patience); code != 0 {
 		p.t.Errorf("%s ended with %d after SIGTERM, want 0:\n%s", p.name, code, p.tail())
 	}
 	return time.Since(began)

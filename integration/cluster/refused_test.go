@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -220,10 +221,16 @@ func (s *site) nowhere(key []byte) {
 	s.etcd.KillAll()
 	for _, root := range []string{s.dir, s.etcd.Save()} {
 		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the replicas run, and replace their files
+			}
 			if err != nil || !e.Type().IsRegular() {
 				return err
 			}
 			b, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 			look(path, b)
 			return err
 		})

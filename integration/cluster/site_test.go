@@ -30,7 +30,7 @@ import (
 )
 
 // patience is how long anything may take on a busy machine.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // sites counts them: each has loopback addresses of its own.
 var sites atomic.Uint32

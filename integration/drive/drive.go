@@ -13,6 +13,9 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 )
 
+// patience is how long something may take on a machine that is busy.
+const patience = 2 * time.Minute
+
 // Eventually polls until f returns "" or time is up; f says what is not so yet.
 func Eventually(t testing.TB, limit time.Duration, f func() string) {
 	t.Helper()

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Shell is a working directory, and the built command line that is used in it.
@@ -36,7 +35,7 @@ func (s *Shell) Command(ctx context.Context, args ...string) *exec.Cmd {
 // Run runs a command line to its end.
 func (s *Shell) Run(args ...string) Outcome {
 	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.T.Context(), patience)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := s.Command(ctx, args...)

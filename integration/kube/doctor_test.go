@@ -2,7 +2,11 @@
 
 package kube
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/ashlar-mesh/ashlar/integration/drive"
+)
 
 // unfolded is what a command printed, without the mark of a simulation and with
 // folded lines on one.
@@ -21,6 +25,12 @@ func (m *mesh) mentions(out string, all ...string) {
 
 // healthy is a mesh in which nothing is wrong, as check and explain see it.
 func (m *mesh) healthy(shop string) {
+	drive.Eventually(m.t, patience, func() string { // what is new since the last one joined reaches the others a moment later
+		if _, out := m.run("check", "--only", "deployment", "-n", m.ns, "-a", m.address()); !strings.Contains(unfolded(out), "✓ 4 Envoys are in step") {
+			return out
+		}
+		return ""
+	})
 	m.mentions(m.ashlar("check", "-n", m.ns, "-a", m.address(), "--manifest", "manifest.json"),
 		": 1 of 1 pods are ready", ": 2 of 2 pods are ready",
 		"✓ marble gateway can run: sim:sgx on 2 nodes (profile sim)",

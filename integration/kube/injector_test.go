@@ -298,7 +298,13 @@ func TestInjectorsOfACluster(t *testing.T) {
 			return ""
 		})
 	}
-	refused("without injectors", "early", label("web"), "failed calling webhook")
+	drive.Eventually(t, patience, func() string { // until the API server has the webhook
+		_, _, err := i.marble(fmt.Sprint("early-", time.Now().UnixNano()), label("web"))
+		if err == nil || !strings.Contains(err.Error(), "failed calling webhook") {
+			return fmt.Sprintf("without injectors: got %v, want that the webhook cannot be called", err)
+		}
+		return ""
+	})
 	if _, _, err := i.marble("plain-1", nil); err != nil {
 		t.Errorf("without injectors, no label: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	authorization "k8s.io/api/authorization/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -184,7 +185,7 @@ func TestReleaseIsInstalledUpgradedRolledBackAndRemoved(t *testing.T) {
 	}
 	o.want(2, "--delete-state", "uninstall", "--delete-state", "other", "--yes")
 	o.want(0, "deleted       volume claim", "uninstall", "--delete-state", "ashlar", "--yes")
-	drive.Eventually(t, time.Minute, func() string {
+	drive.Eventually(t, patience, func() string {
 		if left := claimsOf(t, c, ns); len(left) > 0 {
 			return fmt.Sprintf("claims %v are left", left)
 		}
@@ -204,12 +205,14 @@ func wantReplicas(t *testing.T, c *cluster.Cluster, namespace string, want int32
 }
 
 // keysBelow lists what etcd has of a namespace, but for what comes and goes by
-// itself.
+// itself: events, and the endpoints of the Services.
 func keysBelow(t *testing.T, c *cluster.Cluster, namespace string) []string {
 	t.Helper()
 	var keys []string
 	if err := c.Raw(t.Context(), func(key string, _ []byte) {
-		if strings.Contains(key, namespace) && !strings.HasPrefix(key, "/registry/events/") {
+		own := slices.ContainsFunc([]string{"/registry/events/", "/registry/endpointslices/", "/registry/services/endpoints/"},
+			func(prefix string) bool { return strings.HasPrefix(key, prefix) })
+		if strings.Contains(key, namespace) && !own {
 			keys = append(keys, key)
 		}
 	}); err != nil {
@@ -240,7 +243,7 @@ func TestInstallSaysWhatIsNotReady(t *testing.T) {
 			}
 		}
 	}()
-	_, errs, code := o.run("install", "--policy", policyFile(t), "--wait", "8s")
+	_, errs, code := o.run("install", "--policy", policyFile(t), "--wait", "15s")
 	cancel()
 	<-done
 	for _, want := range []string{"KUB-008", "ashlar-coordinator 0/1: pending: no node offers sgx.intel.com/epc (0/3 nodes)", "ashlar-injector 0/2", "device plugin"} {
@@ -271,6 +274,15 @@ func TestInstallIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	if _, err := c.Client.RbacV1().RoleBindings(ns).Create(t.Context(), reader, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	may := &authorization.SubjectAccessReview{Spec: authorization.SubjectAccessReviewSpec{User: "bob",
+		ResourceAttributes: &authorization.ResourceAttributes{Namespace: ns, Verb: "list", Resource: "secrets"}}}
+	drive.Eventually(t, patience, func() string { // the API server takes a moment to know of a role
+		got, err := c.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), may, meta.CreateOptions{})
+		if err != nil || !got.Status.Allowed {
+			return fmt.Sprintf("bob has no rights yet (%v)", err)
+		}
+		return ""
+	})
 	bob, err := c.User("bob")
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +316,7 @@ func TestInstallIsRefusedBeforeAnythingIsMade(t *testing.T) {
 		}
 		return ""
 	}
-	drive.Eventually(t, 30*time.Second, same)
+	drive.Eventually(t, patience, same)
 
 	o.namespace = "not-" + ns
 	o.want(2, "there is no namespace", "install", "--policy", policy, "--create-namespace=false")
@@ -333,6 +345,12 @@ func TestUpgradeGoesBackWhenItDoesNotGetReady(t *testing.T) {
 		t.Errorf("got %s, want the change shown", out)
 	}
 	wantReplicas(t, c, ns, 2)
+	drive.Eventually(t, patience, func() string { // nothing has waited for the controllers so far
+		if claims := claimsOf(t, c, ns); len(claims) != 1 {
+			return fmt.Sprintf("got volume claims %v, want the coordinator's", claims)
+		}
+		return ""
+	})
 	out = o.want(0, "", "uninstall", "--yes", "-o", "json")
 	var doc struct {
 		Release struct{ Revision int }

@@ -94,7 +94,6 @@ func (m *mesh) upgraded(shop string) {
 	}
 	m.t.Logf("%d visitors were served meanwhile", served)
 	m.restart(shop, "web") // it joins by the state that was kept
-	readyPods(m.t, m.c.Client, shop, "app=web", 1)
 	m.hop(shop)
 }
 

@@ -226,8 +226,8 @@ func readyPods(t *testing.T, c kubernetes.Interface, ns, selector string, n int)
 		}
 		items = list.Items
 		for _, p := range items {
-			if !podReady(&p) {
-				return p.Name + ": " + summary(&p)
+			if !podReady(&p) || p.DeletionTimestamp != nil { // one that ends may be ready yet
+				return fmt.Sprintf("%s, to end at %v: %s", p.Name, p.DeletionTimestamp, summary(&p))
 			}
 		}
 		if len(items) != n {

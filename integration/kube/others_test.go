@@ -129,6 +129,13 @@ func (m *mesh) besideOthers(shop string) {
 		if err := hooks.Delete(m.t.Context(), order, meta.DeleteOptions{}); err != nil {
 			m.t.Fatal(err)
 		}
+		drive.Eventually(m.t, patience, func() string { // and its removal too
+			pod, err := m.c.Client.CoreV1().Pods(shop).Create(m.t.Context(), m.plainPod("alone", ""), meta.CreateOptions{DryRun: []string{meta.DryRunAll}})
+			if err != nil || len(pod.Spec.Containers) != 1 {
+				return fmt.Sprintf("the other injector is asked yet (%v)", err)
+			}
+			return ""
+		})
 	}
 }
 

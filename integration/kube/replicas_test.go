@@ -63,11 +63,11 @@ func TestReplicasOfACluster(t *testing.T) {
 	readyPods(t, m.c.Client, shop, "app=gateway", 2) // another one is activated
 	m.roles(3)                                       // the killed one opens its own sealed key
 
-	m.allRun("ashlar-coordinator:test") // what is not ready is replaced first
+	m.allRun(3, "ashlar-coordinator:test") // what is not ready is replaced first
 	m.stopsAtTheFirst()
 	m.write("manifest.json", m.replicated(m.digest(filepath.Join(m.bin, "ashlar-coordinator")), next))
 	m.ashlar("manifest", "set", "manifest.json", "-a", m.address(), "--yes", "--accept", "admit-coordinators")
-	m.allRun("ashlar-coordinator:next")
+	m.allRun(3, "ashlar-coordinator:next")
 	m.roles(3)
 	m.inForce()
 
@@ -210,14 +210,18 @@ func (m *mesh) coordinators() []core.Pod {
 	return slices.SortedFunc(slices.Values(list.Items), func(a, b core.Pod) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// allRun waits until every coordinator is of an image, and ready.
-func (m *mesh) allRun(image string) {
+// allRun waits until n coordinators are of an image, and ready, and no other is left.
+func (m *mesh) allRun(n int, image string) {
 	m.t.Helper()
 	drive.Eventually(m.t, patience, func() string {
-		for _, p := range m.coordinators() {
-			if p.Spec.Containers[0].Image != image || !podReady(&p) {
+		all := m.coordinators()
+		for _, p := range all {
+			if p.Spec.Containers[0].Image != image || !podReady(&p) || p.DeletionTimestamp != nil {
 				return fmt.Sprintf("%s runs %s: %s", p.Name, p.Spec.Containers[0].Image, summary(&p))
 			}
+		}
+		if len(all) != n {
+			return fmt.Sprintf("got %d coordinators, want %d", len(all), n)
 		}
 		return ""
 	})

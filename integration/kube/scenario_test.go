@@ -129,11 +129,19 @@ func (m *mesh) joinBy(shop string, manifest object) {
 	m.ashlar("status", "-a", m.address())
 }
 
-// restart replaces the pods of a Deployment, as kubectl rollout restart does.
-func (m *mesh) restart(ns, name string) {
+// restart replaces the pod of a service, as kubectl rollout restart does, and waits
+// until another one is ready.
+func (m *mesh) restart(shop, name string) {
 	m.t.Helper()
+	before := readyPods(m.t, m.c.Client, shop, "app="+name, 1)[0].UID
 	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"restarted":%q}}}}}`, time.Now().Format(time.RFC3339Nano))
-	m.patch(ns, name, patch)
+	m.patch(shop, name, patch)
+	drive.Eventually(m.t, patience, func() string {
+		if readyPods(m.t, m.c.Client, shop, "app="+name, 1)[0].UID == before {
+			return "the pod was not replaced yet"
+		}
+		return ""
+	})
 }
 
 func (m *mesh) patch(ns, name, patch string) {
