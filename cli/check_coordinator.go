@@ -84,9 +84,9 @@ func replicaFindings(replicas []apiv1.Replica) []check.Finding {
 	case ready == 0:
 		return []check.Finding{check.Warn("CLI-095", "no coordinator stands by that could take over from the active one")}
 	case len(joining) > 0:
-		return []check.Finding{check.Warn("CLI-095", "%s by; without the key of the state: %s", count(ready, "coordinator stands", "coordinators stand"), check.Few(joining))}
+		return []check.Finding{check.Warn("CLI-095", "%s by; without the key of the state: %s", check.Count(ready, "coordinator stands", "coordinators stand"), check.Few(joining))}
 	}
-	return []check.Finding{check.Pass("%s by to take over", count(ready, "coordinator stands", "coordinators stand"))}
+	return []check.Finding{check.Pass("%s by to take over", check.Count(ready, "coordinator stands", "coordinators stand"))}
 }
 
 // rootFinding says how old the root is that clients pin, and how long it lasts.
@@ -151,7 +151,7 @@ func runningFinding(marbles []apiv1.Marble) check.Finding {
 	if len(idle) > 0 {
 		return check.Warn("CLI-025", "%d of %d marbles do not run: %s", len(idle), len(marbles), check.Few(idle))
 	}
-	return check.Pass("%s with %s", count(len(marbles), "marble runs", "marbles run"), count(instances, "instance", "instances"))
+	return check.Pass("%s with %s", check.Count(len(marbles), "marble runs", "marbles run"), check.Count(instances, "instance", "instances"))
 }
 
 // appliedWithin is how long an Envoy may take for a configuration before it is
@@ -198,7 +198,7 @@ func envoyFinding(marbles []apiv1.Marble, now time.Time) check.Finding {
 	case waiting > 0:
 		return check.Pass("%d of %d Envoys are in step, the others are being told", proxies-waiting, proxies)
 	}
-	return check.Pass("%s in step", count(proxies, "Envoy is", "Envoys are"))
+	return check.Pass("%s in step", check.Count(proxies, "Envoy is", "Envoys are"))
 }
 
 // leafFinding names instances whose leaf nears its end without a renewal.
@@ -227,13 +227,5 @@ func leafFinding(marbles []apiv1.Marble, now time.Time) check.Finding {
 	case leaves == 0:
 		return check.Pass("no instance has a leaf")
 	}
-	return check.Pass("%s renewed in time; the first would end in %s", count(leaves, "leaf is", "leaves are"), term.Span(first.Sub(now)))
-}
-
-// count is a number with the right form of a word.
-func count(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
+	return check.Pass("%s renewed in time; the first would end in %s", check.Count(leaves, "leaf is", "leaves are"), term.Span(first.Sub(now)))
 }

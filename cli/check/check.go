@@ -55,6 +55,14 @@ func Few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+// Count is a number with the right form of a word: "1 node", "3 nodes".
+func Count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // Pass returns a finding that holds, with what was found.
 func Pass(format string, args ...any) Finding {
 	return Finding{State: Passed, Text: fmt.Sprintf(format, args...)}

@@ -43,10 +43,10 @@ func teeFindings(c cluster, profiles map[string]inject.Profile) []check.Finding 
 	}
 	var out []check.Finding
 	for _, tee := range slices.Sorted(maps.Keys(nodes)) {
-		out = append(out, check.Pass("%s %s (%s)", counted(nodes[tee], "node offers", "nodes offer"), tee, strings.Join(resources[tee], ", ")))
+		out = append(out, check.Pass("%s %s (%s)", check.Count(nodes[tee], "node offers", "nodes offer"), tee, strings.Join(resources[tee], ", ")))
 	}
 	for _, tee := range slices.Sorted(maps.Keys(claimed)) {
-		f := check.Warn("KUB-030", "%s %s by label, but no pod can have it there", counted(claimed[tee], "node has", "nodes have"), tee)
+		f := check.Warn("KUB-030", "%s %s by label, but no pod can have it there", check.Count(claimed[tee], "node has", "nodes have"), tee)
 		out = append(out, f.WithNext(installs(tee)))
 	}
 	return out
@@ -81,7 +81,7 @@ func pluginFindings(plugins []plugin) []check.Finding {
 				WithNext("kubectl -n "+p.where+" get pods"))
 			continue
 		}
-		out = append(out, check.Pass("%s %s on %s (namespace %s)", p.name, p.version, counted(int(p.wanted), "node", "nodes"), p.where))
+		out = append(out, check.Pass("%s %s on %s (namespace %s)", p.name, p.version, check.Count(int(p.wanted), "node", "nodes"), p.where))
 	}
 	return out
 }
@@ -109,7 +109,7 @@ func profileFindings(c cluster, profiles map[string]inject.Profile) []check.Find
 			}
 			continue
 		}
-		runs = append(runs, fmt.Sprintf("%s (%s)", name, counted(len(nodes), "node", "nodes")))
+		runs = append(runs, fmt.Sprintf("%s (%s)", name, check.Count(len(nodes), "node", "nodes")))
 		if p.RuntimeClass != "" && !slices.Contains(classes, p.RuntimeClass) {
 			classes = append(classes, p.RuntimeClass)
 		}
@@ -159,7 +159,7 @@ func marbleFinding(c cluster, s inject.Settings, w Wanted) check.Finding {
 		case len(nodes) == 0:
 			why = append(why, name+": "+append(obstacles, "there is no node")[0])
 		case choosy(p) || simulated(p.TEE):
-			sure = append(sure, fmt.Sprintf("%s on %s (profile %s)", p.TEE, counted(len(nodes), "node", "nodes"), name))
+			sure = append(sure, fmt.Sprintf("%s on %s (profile %s)", p.TEE, check.Count(len(nodes), "node", "nodes"), name))
 		default:
 			perhaps = append(perhaps, name)
 		}
@@ -176,12 +176,4 @@ func marbleFinding(c cluster, s inject.Settings, w Wanted) check.Finding {
 			WithNext("add a profile of that TEE to the values' tee.profiles")
 	}
 	return check.Fail("KUB-031", "no node can run marble %s: %s; %s", w.Marble, allows, strings.Join(why, "; "))
-}
-
-// counted is a number with the right form of a word: "1 node", "3 nodes".
-func counted(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -52,5 +52,5 @@ func leaseFinding(leases []coordinationv1.Lease, now time.Time) check.Finding {
 	case read == 0:
 		return check.Pass("no node reports a time")
 	}
-	return check.Pass("the clocks of %s agree with the API server's", counted(read, "node", "nodes"))
+	return check.Pass("the clocks of %s agree with the API server's", check.Count(read, "node", "nodes"))
 }

@@ -139,7 +139,7 @@ func endpointsFinding(service string, slices []discoveryv1.EndpointSlice) check.
 	case ready < all:
 		return check.Warn("KUB-036", "%d of %d injectors are ready behind Service %s", ready, all, service)
 	}
-	return check.Pass("%s ready behind Service %s", counted(ready, "injector is", "injectors are"), service)
+	return check.Pass("%s ready behind Service %s", check.Count(ready, "injector is", "injectors are"), service)
 }
 
 // tried is a pod that was created as a trial and never kept.

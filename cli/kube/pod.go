@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/ashlar-mesh/ashlar/cli/check"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 	"github.com/ashlar-mesh/ashlar/kube/inject"
 )
@@ -60,10 +61,7 @@ func (f podFacts) story() Story {
 
 // blame says what is wrong; without a next step it is the code's.
 func (s *Story) blame(code problem.Code, what, why, next string) bool {
-	if next == "" {
-		next = problem.Lookup(code).Next
-	}
-	s.Code, s.What, s.Why, s.Next = code, what, why, next
+	s.Code, s.What, s.Why, s.Next = code, what, why, cmp.Or(next, problem.Lookup(code).Next)
 	return true
 }
 
@@ -126,11 +124,7 @@ func (f podFacts) unplaced(s *Story) bool {
 	if why := f.lacking(); why != "" {
 		return s.blame("KUB-041", "waits for a node", why, "")
 	}
-	why := scheduled.Message
-	if why == "" {
-		why = "the scheduler has not looked at it yet"
-	}
-	return s.blame("KUB-041", "waits for a node", why, describe(f.pod))
+	return s.blame("KUB-041", "waits for a node", cmp.Or(scheduled.Message, "the scheduler has not looked at it yet"), describe(f.pod))
 }
 
 // lacking says what for its TEE the pod asks for that no node has.
@@ -148,13 +142,13 @@ func (f podFacts) lacking() string {
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		return fmt.Sprintf("none of %s offers %s", counted(len(f.cluster.nodes), "node", "nodes"), strings.Join(missing, ", "))
+		return fmt.Sprintf("none of %s offers %s", check.Count(len(f.cluster.nodes), "node", "nodes"), strings.Join(missing, ", "))
 	}
 	wanted := requiredLabels(f.pod)
 	for _, label := range slices.Sorted(maps.Keys(wanted)) {
 		value := wanted[label]
 		if !slices.ContainsFunc(f.cluster.nodes, func(n corev1.Node) bool { return n.Labels[label] == value }) {
-			return fmt.Sprintf("none of %s has the label %s=%s", counted(len(f.cluster.nodes), "node", "nodes"), label, value)
+			return fmt.Sprintf("none of %s has the label %s=%s", check.Count(len(f.cluster.nodes), "node", "nodes"), label, value)
 		}
 	}
 	return ""
@@ -284,11 +278,7 @@ func (f podFacts) unattested(s *Story) bool {
 		return s.blame("KUB-044", "runs, and nobody says whether it is attested", "the condition "+inject.Attested+" is not there: injectors write it",
 			"ashlar check --only webhook")
 	}
-	next := h.next
-	if next == "" && h.code != "" {
-		next = problem.Lookup(h.code).Next
-	}
-	return s.blame(cmp.Or(h.code, "KUB-044"), "is not attested: "+words(c.Reason), h.text, next)
+	return s.blame(cmp.Or(h.code, "KUB-044"), "is not attested: "+words(c.Reason), h.text, h.next)
 }
 
 // unready tells what else keeps an attested pod from getting requests.
