@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/binding"
@@ -72,7 +71,7 @@ func TestRefusedEvidence(t *testing.T) {
 	t.Run("revoked platform", func(t *testing.T) { misbehaving(t, d, `{"revokedPCK": true}`, attest.CodeRevoked) })
 	t.Run("platform out of date", func(t *testing.T) { misbehaving(t, d, `{"tcbStatus": "OutOfDate"}`, attest.CodeTCBStatus) })
 	t.Run("nobody got in", func(t *testing.T) {
-		drive.Eventually(t, 30*time.Second, func() string {
+		drive.Eventually(t, patience, func() string {
 			c, err := d.Dial(t.Context(), false)
 			if err != nil { // until the platform's good endorsements are back
 				return err.Error()
@@ -133,7 +132,7 @@ func misbehaving(t *testing.T, d *deployment, how string, want problem.Code) {
 	defer os.Remove(file)
 	// The coordinator keeps endorsements for a while; what is new reaches it
 	// when it asks again.
-	drive.Eventually(t, 30*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		_, err := d.dial(nil).Activate(t.Context(), probe.Attempt{Issuer: d.issuer(probeDigest), Instance: probeInstance()})
 		if got := codeOf(err); got != want {
 			return string(got) + " came, want " + string(want)
@@ -202,7 +201,7 @@ func TestOpenFirstSet(t *testing.T) {
 
 func records(t *testing.T, d *deployment) []apiv1.AuditRecord {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a, err := d.client().Audit(ctx, 0, 100)
 	if err != nil {

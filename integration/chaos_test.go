@@ -33,7 +33,7 @@ func (d *deployment) terminate() time.Duration {
 	if err := d.Coordinator().Signal(syscall.SIGTERM); err != nil {
 		d.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(d.t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	if code, err := d.Coordinator().Wait(ctx); err != nil || code != 0 {
 		d.t.Fatalf("after SIGTERM: got exit code %d, %v, want 0", code, err)
@@ -66,7 +66,7 @@ func uncalled(marble string) func(map[string]any) {
 // closed waits until a hop gives no page any more.
 func closed(t *testing.T, url string) {
 	t.Helper()
-	drive.Eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if status, body, err := get(t.Context(), url); err == nil && status == http.StatusOK {
 			return fmt.Sprintf("%s still answers %d %.100s", url, status, body)
 		}
@@ -77,7 +77,7 @@ func closed(t *testing.T, url string) {
 // open waits until a hop gives a page.
 func open(t *testing.T, url string) {
 	t.Helper()
-	drive.Eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		status, body, err := get(t.Context(), url)
 		if err != nil {
 			return err.Error()
@@ -182,7 +182,7 @@ func (d *deployment) envoyKilled(t *testing.T) {
 	if err := syscall.Kill(envoy, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	awaitEnd(t, "the killed Envoy", envoy, 5*time.Second)
+	awaitEnd(t, "the killed Envoy", envoy)
 	open(t, gatewayToWeb+"/page")
 	if again := children(t, agent)["envoy"]; again == 0 || again == envoy {
 		t.Errorf("got Envoy %d after %d was killed, want a new one", again, envoy)
@@ -212,12 +212,12 @@ func (d *deployment) marbleKilled(t *testing.T, c *client.Client) {
 	}
 	<-web.Done()
 	for name, pid := range family {
-		awaitEnd(t, name+" of the killed marble", pid, 10*time.Second)
+		awaitEnd(t, name+" of the killed marble", pid)
 	}
 	if status, body, err := get(t.Context(), gatewayToWeb+"/page"); err == nil && status == http.StatusOK {
 		t.Errorf("got %d %s from a killed marble", status, body)
 	}
-	drive.Eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		m, err := c.Marble(t.Context(), "web")
 		if err != nil {
 			return err.Error()
@@ -253,14 +253,14 @@ func (d *deployment) programKilled(t *testing.T) {
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	code, err := cart.Wait(ctx)
 	if err != nil || code != 128+int(syscall.SIGKILL) {
 		t.Fatalf("the marble of a killed program: got exit code %d, %v, want %d", code, err, 128+int(syscall.SIGKILL))
 	}
 	for name, pid := range family {
-		awaitEnd(t, name+" of the ended marble", pid, time.Second)
+		awaitEnd(t, name+" of the ended marble", pid)
 	}
 	if err := d.StartMarble(d.service("cart")); err != nil {
 		t.Fatal(err)

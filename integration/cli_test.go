@@ -59,6 +59,7 @@ func gatewayRoutes(routes ...string) func(map[string]any) {
 
 func TestCommands(t *testing.T) {
 	d := up(t, nil)
+	d.awaitSettled(d.client())
 	o := newOperator(t)
 	t.Run("verify", func(t *testing.T) { o.verifies(t, d) })
 	t.Run("look", func(t *testing.T) { o.looks(t) })
@@ -107,7 +108,7 @@ func (o *operator) verifies(t *testing.T, d *deployment) {
 	got = o.Must(3, "verify", "--manifest", strings.Repeat("ab", 32))
 	drive.Wants(t, got.Stderr, "CRD-102")
 
-	curl := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "5", "--cacert", ".ashlar/bundle.pem", "https://localhost:4433/v1/status")
+	curl := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "60", "--cacert", ".ashlar/bundle.pem", "https://localhost:4433/v1/status")
 	curl.Dir = o.Dir
 	body, err := curl.CombinedOutput()
 	if err != nil || !strings.Contains(string(body), `"state":"serving"`) {
@@ -217,7 +218,7 @@ func (o *operator) sets(t *testing.T, d *deployment) {
 	}
 	drive.Wants(t, o.Must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).Stdout, "revision 2 is in force")
 	drive.Wants(t, o.Must(0, append([]string{"manifest", "set", admin, "--yes"}, user...)...).Stdout, "in force already")
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if status, body, err := get(t.Context(), shopURL+"/admin"); err != nil || status != 200 {
 			return "the new route is not open: " + body
 		}
@@ -317,7 +318,7 @@ func (o *operator) devUp() *exec.Cmd {
 			_ = cmd.Wait()
 		}
 	})
-	drive.Eventually(o.T, 40*time.Second, func() string {
+	drive.Eventually(o.T, patience, func() string {
 		b, err := os.ReadFile(log.Name())
 		if err != nil || !bytes.Contains(b, []byte("up. Ctrl-C ends it.")) {
 			return "dev up has said: " + string(b)
@@ -338,8 +339,8 @@ func (o *operator) ended(cmd *exec.Cmd) {
 		if err != nil {
 			o.T.Errorf("dev up ended with %v, want exit 0", err)
 		}
-	case <-time.After(30 * time.Second):
-		o.T.Fatal("dev up still runs after 30 s")
+	case <-time.After(patience):
+		o.T.Fatalf("dev up still runs after %s", patience)
 	}
 	for _, left := range processesIn(o.T, o.Dir) {
 		o.T.Errorf("left behind: %s", left)

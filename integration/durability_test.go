@@ -211,7 +211,7 @@ func TestFullDisk(t *testing.T) {
 	// What fits into the file as it is may still be written.
 	var took time.Duration
 	var err error
-	drive.Eventually(t, 20*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if took, err = attempt(); err == nil {
 			return "writes still succeed"
 		}
@@ -264,7 +264,7 @@ func TestFewDescriptors(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	drive.Eventually(t, 15*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		c, err := d.Dial(t.Context(), false)
 		if err != nil {
 			return err.Error()
@@ -290,7 +290,7 @@ func TestFewDescriptors(t *testing.T) {
 		if err != nil {
 			t.Errorf("got %v, want exit 0:\n%s", err, said.String())
 		}
-	case <-time.After(15 * time.Second):
-		t.Error("the coordinator has not ended 15 s after SIGTERM")
+	case <-time.After(patience):
+		t.Errorf("the coordinator has not ended %s after SIGTERM", patience)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/attest"
 	"github.com/ashlar-mesh/ashlar/attest/endorse"
@@ -119,7 +118,7 @@ func (o *operator) serviceDown(t *testing.T, d *deployment) {
 	o.T = t
 	d.misbehave(platform.Misbehaviour{Services: []services.Fault{{Status: http.StatusInternalServerError}}})
 	defer d.misbehave(platform.Misbehaviour{})
-	drive.Eventually(t, 40*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if got := joins(d); got != "" {
 			t.Fatalf("while the service is down: %s", got)
 		}
@@ -137,7 +136,7 @@ func (o *operator) serviceDown(t *testing.T, d *deployment) {
 func neverBack(t *testing.T, d *deployment) {
 	d.misbehave(platform.Misbehaviour{EvaluationNumber: 25})
 	defer d.misbehave(platform.Misbehaviour{})
-	drive.Eventually(t, 60*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if got := joins(d); got != "" {
 			return string(got)
 		}

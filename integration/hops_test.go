@@ -103,13 +103,13 @@ func throughTLS(ctx context.Context, addr string, cert *tls.Certificate) (string
 	if cert != nil {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 3 * time.Second}, Config: cfg}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	fmt.Fprintf(conn, "GET /page HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
 	b, err := io.ReadAll(io.LimitReader(conn, 4096))
 	if err != nil && !bytes.HasPrefix(b, []byte("HTTP/")) {
@@ -169,7 +169,7 @@ func TestHops(t *testing.T) {
 // spoofedNode says in its stream that it is gateway's Envoy: the answer is the
 // probe's own, empty configuration.
 func spoofedNode(t *testing.T, d *deployment, leaf *tls.Certificate) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	stream := deltaStream(ctx, t, d.dial(leaf).Conn)
 	for _, typ := range []string{"envoy.config.cluster.v3.Cluster", "envoy.config.listener.v3.Listener"} {

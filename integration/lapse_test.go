@@ -37,13 +37,13 @@ func (d *deployment) stageOf(t *testing.T, name string) (s stage.Status, ready b
 }
 
 // walk follows marbles until all are cut, and calls at each step.
-func (d *deployment) walk(t *testing.T, limit time.Duration, names []string, entered func(name string, s stage.Status)) map[string]walked {
+func (d *deployment) walk(t *testing.T, names []string, entered func(name string, s stage.Status)) map[string]walked {
 	t.Helper()
 	all := map[string]walked{}
 	for _, name := range names {
 		all[name] = walked{}
 	}
-	drive.Eventually(t, limit, func() string {
+	drive.Eventually(t, patience, func() string {
 		left := ""
 		for _, name := range names {
 			s, ready := d.stageOf(t, name)
@@ -74,7 +74,7 @@ func (d *deployment) walk(t *testing.T, limit time.Duration, names []string, ent
 // where somebody looks.
 func (d *deployment) shown(t *testing.T, c *client.Client, name, in, code string) {
 	t.Helper()
-	drive.Eventually(t, 2*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		m, err := c.Marble(t.Context(), name)
 		if err != nil {
 			return err.Error()
@@ -96,14 +96,18 @@ func (d *deployment) shown(t *testing.T, c *client.Client, name, in, code string
 	})
 }
 
-// Leases of ten seconds whose renewals are due after about five: degraded one
-// second later, drained after three, cut after five.
+// lapseLease is that of the marbles that lapse. Each stage has to be seen: on a
+// machine that is busy that takes seconds.
+const lapseLease = 2 * shortLease
+
+// Leases of twenty seconds whose renewals are due after about ten: degraded two
+// seconds later, drained after six, cut after ten.
 func TestLapse(t *testing.T) {
 	d := up(t, func(doc map[string]any) {
 		for name, m := range doc["marbles"].(map[string]any) {
 			if name == "cart" || name == "catalog" {
-				m.(map[string]any)["lease"] = shortLease.String()
-				m.(map[string]any)["renewal"] = map[string]any{"degradeAfter": "1s", "drainAfter": "3s", "cutAfter": "5s"}
+				m.(map[string]any)["lease"] = lapseLease.String()
+				m.(map[string]any)["renewal"] = map[string]any{"degradeAfter": "2s", "drainAfter": "6s", "cutAfter": "10s"}
 			}
 		}
 	})
@@ -145,7 +149,7 @@ func (d *deployment) lapseHTTP(t *testing.T, c *client.Client) {
 	items := drive.Pages(t, 4, webToCart+"/items")
 	items.More(100)
 	heal := d.refuse(t, c, "cart")
-	at := d.walk(t, 3*shortLease, []string{"cart"}, func(name string, s stage.Status) {
+	at := d.walk(t, []string{"cart"}, func(name string, s stage.Status) {
 		switch s.Stage {
 		case stage.Degraded:
 			d.shown(t, c, name, "degraded", "CRD-090")
@@ -168,14 +172,14 @@ func (d *deployment) lapseHTTP(t *testing.T, c *client.Client) {
 			t.Fatal(err)
 		}
 		// The probe is asked every now and then: it may show a stage late.
-		if drained := at["cart"][stage.Drained]; sinceMidnight(when) < sinceMidnight(drained)-time.Second {
+		if drained := at["cart"][stage.Drained]; sinceMidnight(when) < sinceMidnight(drained)-2*time.Second {
 			t.Errorf("a request failed before cart was drained at %s: %s", drained.Format("15:04:05.000"), f)
 		}
 	}
 	items.Halt()
 	heal()
 	after := drive.Pages(t, 4, webToCart+"/items")
-	time.Sleep(shortLease) // through another renewal
+	time.Sleep(lapseLease) // through another renewal
 	after.Flawless("the shop after it healed")
 }
 
@@ -185,14 +189,14 @@ func (d *deployment) lapseTCP(t *testing.T, c *client.Client) {
 	open(t, cartToCatalog+"/catalog.json")
 	kept := dialOn(t, cartToCatalog)
 	heal := d.refuse(t, c, "catalog")
-	d.walk(t, 3*shortLease, []string{"catalog"}, func(name string, s stage.Status) {
+	d.walk(t, []string{"catalog"}, func(name string, s stage.Status) {
 		if s.Stage == stage.Drained {
 			d.shown(t, c, name, "drained", "CRD-091")
 			closed(t, cartToCatalog+"/catalog.json")
 			kept.begins(t)
 		}
 	})
-	kept.ends(t, 5*time.Second)
+	kept.ends(t)
 	heal()
 	open(t, cartToCatalog+"/catalog.json")
 }
@@ -207,7 +211,7 @@ func (d *deployment) lapseStalled(t *testing.T, c *client.Client) {
 		t.Fatal(err)
 	}
 	failedAt := -1
-	d.walk(t, 3*shortLease, []string{"cart", "catalog"}, func(name string, s stage.Status) {
+	d.walk(t, []string{"cart", "catalog"}, func(name string, s stage.Status) {
 		if s.Stage == stage.Drained && name == "cart" {
 			failedAt = len(items.Failures())
 		}
@@ -260,14 +264,14 @@ func (h held) begins(t *testing.T) {
 }
 
 // ends waits until the connection is closed by the other side.
-func (h held) ends(t *testing.T, limit time.Duration) {
+func (h held) ends(t *testing.T) {
 	t.Helper()
-	if err := h.conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+	if err := h.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := io.Copy(io.Discard, h.read); err != nil {
 		if e, ok := err.(net.Error); ok && e.Timeout() {
-			t.Errorf("a connection to a marble that was cut is still open after %s", limit)
+			t.Errorf("a connection to a marble that was cut is still open after %s", patience)
 		}
 	} else {
 		t.Logf("the connection to the cut marble was closed after %d bytes", n)

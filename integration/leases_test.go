@@ -58,7 +58,7 @@ func (d *deployment) renewed(t *testing.T, c *client.Client) {
 	shop := drive.Pages(t, 6, gatewayToWeb+"/page")
 	seen := map[string]map[string]bool{}
 	start := time.Now()
-	drive.Eventually(t, 60*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		for name, serial := range d.serials(c) {
 			if seen[name] == nil {
 				seen[name] = map[string]bool{}
@@ -103,7 +103,7 @@ func (d *deployment) renewed(t *testing.T, c *client.Client) {
 // which connect anew refuse it before it can refuse them.
 func (d *deployment) refused(t *testing.T, c *client.Client, code string) (who string, refusal apiv1.Decision) {
 	t.Helper()
-	drive.Eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, patience, func() string {
 		page, err := c.Marbles(t.Context(), "", 0)
 		if err != nil {
 			return err.Error()
@@ -146,7 +146,7 @@ func (d *deployment) outOfDate(t *testing.T, c *client.Client) {
 	}
 	closed(t, gatewayToWeb+"/page")
 	t.Logf("the hop ended %s after the platform went out of date, leases are of %s", time.Since(began).Round(100*time.Millisecond), shortLease)
-	drive.Eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, patience, func() string {
 		status, body, err := get(t.Context(), "http://"+d.service("web").Ready+"/ready")
 		if err != nil || status != http.StatusServiceUnavailable {
 			return fmt.Sprintf("web's probe says %d %s, %v after the end of its lease", status, body, err)
@@ -171,7 +171,7 @@ func (d *deployment) revoked(t *testing.T, c *client.Client) {
 func (d *deployment) healed(t *testing.T, c *client.Client) {
 	t.Helper()
 	began := time.Now()
-	drive.Eventually(t, 45*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if status, body, err := get(t.Context(), gatewayToWeb+"/page"); err != nil || status != http.StatusOK {
 			return fmt.Sprintf("the shop answers %d %.200s, %v", status, body, err)
 		}
@@ -179,7 +179,7 @@ func (d *deployment) healed(t *testing.T, c *client.Client) {
 	})
 	t.Logf("the shop answered again after %s", time.Since(began).Round(100*time.Millisecond))
 	d.awaitSettled(c)
-	drive.Eventually(t, 2*shortLease, func() string {
+	drive.Eventually(t, patience, func() string {
 		st, err := c.Status(t.Context())
 		if err != nil {
 			return err.Error()

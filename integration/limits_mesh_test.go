@@ -43,7 +43,7 @@ func (d *deployment) oddMesh(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := tlsTo(t, dev.DefaultMesh, []string{"h2"})
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			go io.WriteString(conn, frames) //nolint:errcheck // it may be cut off
 			if name == "data without a stream" {
 				return // the peer may ignore it: that it lives on is checked after

@@ -72,14 +72,14 @@ func (d *deployment) alive(t *testing.T) {
 // tlsTo opens a TLS connection that trusts whoever answers.
 func tlsTo(t *testing.T, addr string, protocols []string, certs ...tls.Certificate) *tls.Conn {
 	t.Helper()
-	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second},
+	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: patience},
 		Config: &tls.Config{InsecureSkipVerify: true, NextProtos: protocols, Certificates: certs}}
 	conn, err := dialer.DialContext(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn.(*tls.Conn)
 }
 
@@ -327,7 +327,7 @@ func (d *deployment) oddHTTP(t *testing.T) {
 
 func plain(t *testing.T, addr, send string) net.Conn {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func plain(t *testing.T, addr, send string) net.Conn {
 	if _, err := io.WriteString(conn, send); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	return conn
 }
 
@@ -417,7 +417,7 @@ func dawdle(t *testing.T) func(*testing.T) {
 	}
 	return func(t *testing.T) {
 		for _, conn := range conns {
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			closes(t, conn, "HTTP/1.1 2")
 		}
 	}

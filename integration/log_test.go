@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/cli/dev"
 	"github.com/ashlar-mesh/ashlar/integration/drive"
@@ -193,7 +192,7 @@ func (o *operator) tails(t *testing.T, d *deployment) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if strings.Count(out.String(), "\n") < 1 {
 			return "the tail has not begun"
 		}
@@ -201,7 +200,7 @@ func (o *operator) tails(t *testing.T, d *deployment) {
 	})
 	file := o.edit("next.json", gatewayRoutes("GET /"))
 	o.Must(0, d.as("manifest", "set", file, "--yes")...)
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if strings.Count(out.String(), "\n") < 2 {
 			return "the new manifest is not in the tail"
 		}

@@ -28,6 +28,9 @@ type deployment struct {
 	tee *platform.Platform // the same simulated machine, in this process
 }
 
+// patience is how long something may take on a machine that is busy.
+const patience = 2 * time.Minute
+
 // probeDigest stands for the probe's program.
 var probeDigest = attest.Hex(strings.Repeat("p", 32))
 
@@ -83,7 +86,7 @@ func up(t *testing.T, amend func(map[string]any)) *deployment {
 	if err := d.StartMarbles(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d.awaitShop(20 * time.Second)
+	d.awaitShop()
 	return d
 }
 
@@ -115,7 +118,7 @@ const shopURL = "http://127.0.0.1:8080"
 func page(ctx context.Context) (int, string, error) { return get(ctx, shopURL+"/") }
 
 func get(ctx context.Context, url string) (int, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -130,9 +133,9 @@ func get(ctx context.Context, url string) (int, string, error) {
 	return resp.StatusCode, string(b), err
 }
 
-func (d *deployment) awaitShop(limit time.Duration) {
+func (d *deployment) awaitShop() {
 	d.t.Helper()
-	drive.Eventually(d.t, limit, func() string {
+	drive.Eventually(d.t, patience, func() string {
 		status, body, err := page(d.t.Context())
 		if err != nil {
 			return err.Error()

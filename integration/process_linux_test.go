@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
@@ -116,9 +115,9 @@ func memoryOf(t *testing.T, pid int) memory {
 }
 
 // awaitEnd waits until a process is gone.
-func awaitEnd(t *testing.T, what string, pid int, limit time.Duration) {
+func awaitEnd(t *testing.T, what string, pid int) {
 	t.Helper()
-	drive.Eventually(t, limit, func() string {
+	drive.Eventually(t, patience, func() string {
 		if alive(pid) {
 			return fmt.Sprintf("%s (process %d) still runs", what, pid)
 		}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
 var (
@@ -44,7 +43,7 @@ func TestReadmeTour(t *testing.T) {
 	want := []string{"Verified. Wrote .ashlar/bundle.pem", "plaintext is refused", "4 lose it", "revision 2 is in force", "was refused", "plumb bob", "down"}
 	exports := "" // the reader's terminal remembers them
 	for i, b := range blocks {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", exports+string(b[1]))
 		cmd.Dir, cmd.Env = o.Dir, o.Env
 		out, err := cmd.CombinedOutput()

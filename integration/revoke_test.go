@@ -42,6 +42,9 @@ func portOf(doc map[string]any, marble string) string {
 	return ""
 }
 
+// askTime is how long an answer may take.
+const askTime = 10 * time.Second
+
 // line is an open connection of the probe to an Envoy: it asks for a page and
 // says whether one came.
 type line struct {
@@ -49,23 +52,41 @@ type line struct {
 	ask  func() error
 }
 
+// answered opens lines under a leaf until each is answered: Envoys learn of a leaf,
+// and that a revocation is over, a moment later.
+func answered(t *testing.T, cert tls.Certificate) (lines []line) {
+	t.Helper()
+	drive.Eventually(t, patience, func() string {
+		var err error
+		if lines, err = openLines(t, cert); err != nil {
+			return err.Error()
+		}
+		for _, l := range lines {
+			if err := l.ask(); err != nil {
+				return l.name + ": " + err.Error()
+			}
+		}
+		return ""
+	})
+	return lines
+}
+
 // openLines opens connections under a leaf: HTTP/1.1 and HTTP/2 to web, TCP to
 // catalog.
-func openLines(t *testing.T, cert tls.Certificate) []line {
+func openLines(t *testing.T, cert tls.Certificate) ([]line, error) {
 	t.Helper()
-	dial := func(addr string, alpn ...string) *tls.Conn {
-		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 3 * time.Second}, "tcp", addr,
-			&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, NextProtos: alpn})
-		if err != nil {
-			t.Fatal(err)
+	dial := func(alpn string) (*tls.Conn, error) {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: askTime}, "tcp", webInbound,
+			&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, NextProtos: []string{alpn}})
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
 		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
+		return c, err
 	}
 	keepAlive := func(name, path string, c *tls.Conn) line {
 		r := bufio.NewReader(c)
 		return line{name, func() error {
-			_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(askTime))
 			if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: peer\r\n\r\n", path); err != nil {
 				return err
 			}
@@ -73,17 +94,25 @@ func openLines(t *testing.T, cert tls.Certificate) []line {
 			if err != nil {
 				return err
 			}
-			return answered(resp)
+			return isPage(resp)
 		}}
 	}
-	h2, err := envoytest.HTTP2(t.Context(), dial(webInbound, "h2"))
+	second, err := dial("h2")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
+	}
+	h2, err := envoytest.HTTP2(t.Context(), second)
+	if err != nil {
+		return nil, err
+	}
+	first, err := dial("http/1.1")
+	if err != nil {
+		return nil, err
 	}
 	return []line{
-		keepAlive("http/1.1", "/page", dial(webInbound, "http/1.1")),
+		keepAlive("http/1.1", "/page", first),
 		{"h2", func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), askTime)
 			defer cancel()
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://peer/page", nil)
 			if err != nil {
@@ -93,7 +122,7 @@ func openLines(t *testing.T, cert tls.Certificate) []line {
 			if err != nil {
 				return err
 			}
-			return answered(resp)
+			return isPage(resp)
 		}},
 		{"tcp", func() error { // catalog closes after each answer
 			got, err := throughTLS(context.Background(), catalogInbound, &cert)
@@ -102,10 +131,10 @@ func openLines(t *testing.T, cert tls.Certificate) []line {
 			}
 			return err
 		}},
-	}
+	}, nil
 }
 
-func answered(resp *http.Response) error {
+func isPage(resp *http.Response) error {
 	defer resp.Body.Close()
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return err
@@ -116,7 +145,8 @@ func answered(resp *http.Response) error {
 	return nil
 }
 
-// pressing asks over a line without end, and notes when it was last answered.
+// pressing asks over a line without end, and notes when what was answered last was
+// asked.
 type pressing struct {
 	line
 	last atomic.Int64 // UnixNano
@@ -132,8 +162,9 @@ func press(ctx context.Context, lines []line, done chan<- struct{}) []*pressing 
 		all = append(all, p)
 		go func() {
 			for ctx.Err() == nil {
-				if p.ask() == nil {
-					p.last.Store(time.Now().UnixNano()) // it was accepted before
+				// The answer may come late on a machine that is busy.
+				if asked := time.Now(); p.ask() == nil {
+					p.last.Store(asked.UnixNano())
 					p.n.Add(1)
 				}
 				time.Sleep(time.Millisecond)
@@ -161,22 +192,13 @@ func TestRevocation(t *testing.T) {
 
 func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject) {
 	cert := d.join().Certificate()
-	var lines []line
-	drive.Eventually(t, 10*time.Second, func() string {
-		lines = openLines(t, cert)
-		for _, l := range lines {
-			if err := l.ask(); err != nil {
-				return l.name + ": " + err.Error()
-			}
-		}
-		return ""
-	})
+	lines := answered(t, cert)
 	shop, hop := drive.Pages(t, 4, gatewayToWeb+"/page"), drive.Pages(t, 4, cartToCatalog+"/catalog.json")
 	shop.More(50)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	all := press(ctx, lines, done)
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		for _, p := range all {
 			if p.n.Load() < 20 {
 				return p.name + " is not under load"
@@ -219,7 +241,7 @@ func (d *deployment) timedRevocation(t *testing.T, c *client.Client, s apiv1.Sub
 	if err != nil {
 		t.Fatal(err)
 	}
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		for _, p := range all {
 			if time.Since(time.Unix(0, p.last.Load())) < time.Second {
 				return p.name + " is still answered"
@@ -284,20 +306,11 @@ func TestRevocationTimes(t *testing.T) {
 			s.Instance = probeInstance().Id
 		}
 		cert := d.join().Certificate()
-		var lines []line
-		drive.Eventually(t, 10*time.Second, func() string {
-			lines = openLines(t, cert)
-			for _, l := range lines {
-				if err := l.ask(); err != nil {
-					return l.name + ": " + err.Error()
-				}
-			}
-			return ""
-		})
+		lines := answered(t, cert)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		all := press(ctx, lines, done)
-		drive.Eventually(t, 10*time.Second, func() string {
+		drive.Eventually(t, patience, func() string {
 			for _, p := range all {
 				if p.n.Load() < 10 {
 					return p.name + " is not under load"
@@ -333,7 +346,7 @@ func (d *deployment) quarantined(t *testing.T, c *client.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drive.Eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if status, _, err := get(t.Context(), shopURL+"/"); err == nil && status == http.StatusOK {
 			return "the shop still gets pages from web"
 		}
@@ -346,7 +359,7 @@ func (d *deployment) quarantined(t *testing.T, c *client.Client) {
 	if _, err := c.Lift(t.Context(), apiv1.Quarantine, r.Incident.ID, "clean"); err != nil {
 		t.Fatal(err)
 	}
-	d.awaitShop(10 * time.Second)
+	d.awaitShop()
 }
 
 // revokedMarble revokes cart, a real marble with its agent: it is told, and cuts
@@ -360,7 +373,7 @@ func (d *deployment) revokedMarble(t *testing.T, c *client.Client) {
 	if _, err := c.Revoke(t.Context(), apiv1.Revocation, apiv1.RevokeRequest{Subject: apiv1.Subject{Kind: "marble", Name: "cart"}, Reason: "sold"}); err != nil {
 		t.Fatal(err)
 	}
-	drive.Eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if status, _, err := get(t.Context(), webToCart+"/items"); err == nil && status == http.StatusOK {
 			return "web still reaches cart"
 		}
@@ -414,7 +427,7 @@ func TestIncidentCommands(t *testing.T) {
 	drive.Wants(t, refused.Stderr, "BREAK-GLASS hop gateway:catalog/items", "INC-022", "repair")
 	drive.Wants(t, o.Must(0, "verify", "--dry-run", "--allow-break-glass").Stdout, "Verified")
 	drive.Wants(t, o.Must(0, "status").Stdout, "BREAK-GLASS")
-	drive.Eventually(t, 5*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		status, body, err := get(t.Context(), "http://127.0.0.1:19183/catalog.json")
 		if err != nil || status != http.StatusOK {
 			return fmt.Sprintf("gateway does not reach catalog: %d %.80s %v", status, body, err)

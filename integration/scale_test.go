@@ -69,7 +69,7 @@ func TestStatusDuringActivations(t *testing.T) {
 	during := func(pause time.Duration) latencies {
 		stop := d.load(t, pause)
 		before := checkpoint(t, c)
-		drive.Eventually(t, 20*time.Second, func() string {
+		drive.Eventually(t, patience, func() string {
 			if checkpoint(t, c) < before+20 {
 				return "no activations are recorded"
 			}
@@ -242,7 +242,7 @@ func TestActivationsLeaveNothing(t *testing.T) {
 		t.Errorf("got %d instances, %v, want %d", len(m.Instances), err, 16*drive.PerWorker)
 	}
 	a.Kept(c)
-	drive.Eventually(t, 10*time.Second, func() string {
+	drive.Eventually(t, patience, func() string {
 		if open := descriptorsOf(t, pid); open > 40 {
 			return fmt.Sprintf("%d descriptors are open after all peers have gone", open)
 		}

@@ -4,7 +4,6 @@ import (
 	"io"
 	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/integration/drive"
 	"github.com/ashlar-mesh/ashlar/internal/transcript"
@@ -39,7 +38,7 @@ func (o *operator) terminal(args ...string) *atTerminal {
 
 func (a *atTerminal) await(text string) {
 	a.o.T.Helper()
-	drive.Eventually(a.o.T, 10*time.Second, func() string {
+	drive.Eventually(a.o.T, patience, func() string {
 		if !strings.Contains(a.out.String(), text) {
 			return "on the terminal: " + a.out.String()
 		}

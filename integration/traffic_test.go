@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/coordinator/apiv1"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
@@ -52,7 +51,7 @@ func (d *deployment) serials(c *client.Client) map[string]string {
 // taken all that it was sent.
 func (d *deployment) awaitSettled(c *client.Client) {
 	d.t.Helper()
-	drive.Eventually(d.t, 20*time.Second, func() string {
+	drive.Eventually(d.t, patience, func() string {
 		all := instances(d.t, c)
 		for _, s := range d.Services {
 			if len(all[s.Name]) != 1 {

@@ -93,7 +93,7 @@ func (d *Deployment) StartCoordinator(ctx context.Context) error {
 	if err := d.SpawnCoordinator(); err != nil {
 		return err
 	}
-	return d.await(ctx, d.coord, 15*time.Second, func(ctx context.Context) error {
+	return d.await(ctx, d.coord, func(ctx context.Context) error {
 		c, err := d.Dial(ctx, false)
 		if err != nil {
 			return err
@@ -120,7 +120,7 @@ func (d *Deployment) Dial(ctx context.Context, asAlice bool) (*client.Client, er
 	if err != nil {
 		return nil, err
 	}
-	o := client.Options{Policy: file.Policy(), Timeout: 5 * time.Second, Verifiers: hardware.Verifiers()}
+	o := client.Options{Policy: file.Policy(), Timeout: 30 * time.Second, Verifiers: hardware.Verifiers()}
 	if err := sim.AddVerifiers(o.Verifiers, root); err != nil {
 		return nil, err
 	}
@@ -240,7 +240,7 @@ func (d *Deployment) StartMarbles(ctx context.Context) error {
 
 // AwaitMarble waits until a service's readiness probe says yes.
 func (d *Deployment) AwaitMarble(ctx context.Context, s Service) error {
-	return d.await(ctx, d.marbles[s.Name], 30*time.Second, func(ctx context.Context) error {
+	return d.await(ctx, d.marbles[s.Name], func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Ready+"/ready", nil)
 		if err != nil {
 			return err

@@ -220,7 +220,7 @@ func (d *Deployment) startPlatform(ctx context.Context) error {
 		return err
 	}
 	client := sim.Client{Socket: d.socket()}
-	return d.await(ctx, d.platform, 10*time.Second, func(ctx context.Context) error {
+	return d.await(ctx, d.platform, func(ctx context.Context) error {
 		root, err := client.Root(ctx)
 		if err != nil {
 			return err
@@ -234,9 +234,12 @@ func (d *Deployment) startPlatform(ctx context.Context) error {
 	})
 }
 
+// startTime is how long a process may take to be ready on a machine that is busy.
+const startTime = time.Minute
+
 // await polls until ready returns nil, the process ends, or time is up.
-func (d *Deployment) await(ctx context.Context, p *Process, limit time.Duration, ready func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (d *Deployment) await(ctx context.Context, p *Process, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
@@ -249,7 +252,7 @@ func (d *Deployment) await(ctx context.Context, p *Process, limit time.Duration,
 		case <-p.Done():
 			return problem.New("CLI-014", "%s ended before it was ready: %s", p.Name, d.lastWords(p.Name)).WithNext("%s", d.showLog(p.Name))
 		case <-ctx.Done():
-			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, limit).WithNext("%s", d.showLog(p.Name))
+			return problem.Because(err, "CLI-014", "%s is not ready after %s", p.Name, startTime).WithNext("%s", d.showLog(p.Name))
 		case <-tick.C:
 		}
 	}
