@@ -3,8 +3,9 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"regexp"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,14 +24,7 @@ var importers = map[string]func([]byte, importer.Options) (importer.Result, erro
 	"marblerun": importer.FromMarbleRun, "aecs": importer.FromAECS, "scone": importer.FromSCONE,
 }
 
-func importFormats() []string {
-	var names []string
-	for name := range importers {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
+func importFormats() []string { return slices.Sorted(maps.Keys(importers)) }
 
 type importFlags struct {
 	from, trustDomain, out string

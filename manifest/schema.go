@@ -4,7 +4,8 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
-	"sort"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -126,16 +127,7 @@ func (w *walker) object(s *jsonschema.Schema, n *jsonpos.Node, p *path) {
 
 func (w *walker) unknown(s *jsonschema.Schema, m *jsonpos.Member, p *path) {
 	w.bad[m.Value] = true
-	w.report(p, keySpan(m), finding{code: "MAN-002", message: fmt.Sprintf("unknown field %q", clip(m.Key)), suggest: w.didYouMean(m.Key, propertyNames(s))})
-}
-
-func propertyNames(s *jsonschema.Schema) []string {
-	names := make([]string, 0, len(s.Properties))
-	for name := range s.Properties {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
+	w.report(p, keySpan(m), finding{code: "MAN-002", message: fmt.Sprintf("unknown field %q", clip(m.Key)), suggest: w.didYouMean(m.Key, slices.Sorted(maps.Keys(s.Properties)))})
 }
 
 func (w *walker) name(s *jsonschema.Schema, m *jsonpos.Member, p *path) {

@@ -9,6 +9,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -106,10 +107,7 @@ func configured(flags *genericclioptions.ConfigFlags, o ConnectOptions) error {
 		}
 		return problem.New("KUB-020", "%s", ErrNoCluster)
 	}
-	name := o.Context
-	if name == "" {
-		name = raw.CurrentContext
-	}
+	name := cmp.Or(o.Context, raw.CurrentContext)
 	if raw.Contexts[name] == nil {
 		return problem.New("KUB-020", "the kubeconfig has no context %q", name).WithNext("%s", contextsOf(raw))
 	}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,10 +74,7 @@ func (c *Cluster) Forward(p *Plan) (*Forward, error) {
 	for k, v := range asMap(o.field("spec", "selector")) {
 		labels = append(labels, k+"="+show(v))
 	}
-	target := show(port["targetPort"])
-	if target == "" {
-		target = show(port["port"])
-	}
+	target := cmp.Or(show(port["targetPort"]), show(port["port"]))
 	return &Forward{c, p.Namespace, o.name(), number, target, strings.Join(labels, ",")}, nil
 }
 

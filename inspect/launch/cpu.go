@@ -3,6 +3,7 @@ package launch
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,14 +73,7 @@ func CPUSignature(name string) (uint32, error) {
 }
 
 // CPUs lists the processor types, sorted.
-func CPUs() []string {
-	names := make([]string, 0, len(cpus))
-	for name := range cpus {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func CPUs() []string { return slices.Sorted(maps.Keys(cpus)) }
 
 // bootIP is where the first processor starts.
 const bootIP = 0xFFFFFFF0

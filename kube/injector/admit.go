@@ -1,6 +1,7 @@
 package injector
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -131,10 +132,7 @@ func (a *admitter) warning(seen Seen) string {
 // refusal is what the creator of the pod is told: in a ReplicaSet's case the
 // event FailedCreate, of which people read the beginning.
 func refusal(e *problem.Error) *metav1.Status {
-	next := e.Next
-	if next == "" {
-		next = problem.Lookup(e.Code).Next
-	}
+	next := cmp.Or(e.Next, problem.Lookup(e.Code).Next)
 	st := &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
 		Message: plain.Clip(fmt.Sprintf("%s %s; next: %s", e.Code, e.Detail, next), maxMessage)}
 	if e.Kind() == problem.Invalid || e.Kind() == problem.Usage {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -134,7 +135,7 @@ func (c *compiler) fixed(in coordinator.ViewInstance) (*Resources, error) {
 	if c.out(in) {
 		return res, nil
 	}
-	for _, name := range sortedKeys(m.Serves) {
+	for _, name := range slices.Sorted(maps.Keys(m.Serves)) {
 		in := inbound{c: c, hop: hop{in.Marble, name}, port: m.Serves[name], at: at, lease: leaseOf(m)}
 		if err := in.compile(res); err != nil {
 			return nil, err
@@ -156,7 +157,7 @@ func (c *compiler) fixed(in coordinator.ViewInstance) (*Resources, error) {
 
 // servedOn finds the port of m's own program with that number.
 func servedOn(m manifest.Marble, number uint16) (string, bool) {
-	for _, name := range sortedKeys(m.Serves) {
+	for _, name := range slices.Sorted(maps.Keys(m.Serves)) {
 		if m.Serves[name].Port == number {
 			return name, true
 		}
@@ -195,13 +196,4 @@ func peerAddress(in coordinator.ViewInstance) (netip.Addr, error) {
 		return netip.Addr{}, problem.New("MSH-012", "%s/%s: wanted the IP address of its proxy, got %q", in.Marble, in.ID, in.Address)
 	}
 	return a.Unmap(), nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -69,8 +69,8 @@ func TestCompileIsScopedToEdges(t *testing.T) {
 	}{
 		{"web", "w1", [kinds][]string{{"in/http", "in/http/h2", "out/cart/http"}, {"out/cart/http"}, {"in/http", "out/cart/http"}, {"in/http"}}},
 		{"cart", "c1", [kinds][]string{{"in/http", "in/http/h2", "out/db/sql"}, {"out/db/sql"}, {"in/http", "out/db/sql"}, {"in/http"}}},
-		{"db", "d1", [kinds][]string{{"in/sql"}, {}, {"in/sql"}, {}}},
-		{"admin", "a1", [kinds][]string{{"in/http", "in/http/h2"}, {}, {"in/http"}, {"in/http"}}},
+		{"db", "d1", [kinds][]string{{"in/sql"}, nil, {"in/sql"}, nil}},
+		{"admin", "a1", [kinds][]string{{"in/http", "in/http/h2"}, nil, {"in/http"}, {"in/http"}}},
 	} {
 		t.Run(tc.marble, func(t *testing.T) {
 			r := mustCompile(t, shopView(), tc.marble, tc.id)

@@ -15,7 +15,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
@@ -62,14 +63,7 @@ func kindOf(typeURL string) (Kind, bool) {
 type Group map[string]*discovery.Resource
 
 // Names returns the names in order.
-func (g Group) Names() []string {
-	names := make([]string, 0, len(g))
-	for n := range g {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
-}
+func (g Group) Names() []string { return slices.Sorted(maps.Keys(g)) }
 
 // Resources is everything that one proxy gets. Each resource carries its bytes
 // and, as version, 24 hex digits of their SHA-256.
