@@ -211,7 +211,7 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 	cancel()
 	<-done
 	for name, took := range last {
-		t.Logf("%s: the last request that passed was answered %s after the command", name, took.Round(time.Millisecond))
+		t.Logf("%s: the last request that passed was made %s after the command", name, took.Round(time.Millisecond))
 		if took > 2*time.Second {
 			t.Errorf("%s passed %s after the command, want 2 s at most", name, took)
 		}
@@ -331,7 +331,7 @@ func TestRevocationTimes(t *testing.T) {
 	shop.Flawless("web during the revocations")
 	for name, all := range times {
 		slices.Sort(all)
-		t.Logf("%s: last answer after the command, of %d runs among 100 marbles: min %s, median %s, max %s", name, len(all),
+		t.Logf("%s: last request that passed after the command, of %d runs among 100 marbles: min %s, median %s, max %s", name, len(all),
 			all[0].Round(time.Millisecond), all[len(all)/2].Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond))
 		if all[len(all)-1] > 2*time.Second {
 			t.Errorf("%s: %s, want 2 s at most", name, all[len(all)-1])

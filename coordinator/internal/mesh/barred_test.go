@@ -34,7 +34,7 @@ type rogue struct {
 }
 
 func (p *rogue) dial(addr string, alpn ...string) (*tls.Conn, error) {
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 3 * time.Second}, "tcp", addr, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true,
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", addr, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true,
 		Certificates: []tls.Certificate{p.identity.Certificate}, ServerName: p.sni, NextProtos: alpn})
 	if err != nil {
 		return nil, err
@@ -98,18 +98,18 @@ func says(w io.Writer, r io.Reader) bool {
 	select {
 	case came := <-back:
 		return came
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		return false
 	}
 }
 
 func (p *rogue) overTCP() bool {
-	_ = p.tcp.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = p.tcp.SetDeadline(time.Now().Add(patience))
 	return says(p.tcp, p.tcp)
 }
 
 func (p *rogue) overHTTP1() (int, error) {
-	_ = p.h1.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = p.h1.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(p.h1, "GET /items/1 HTTP/1.1\r\nHost: back\r\n\r\n"); err != nil {
 		return 0, err
 	}
@@ -147,14 +147,14 @@ func (p *rogue) passes() string {
 		open = append(open, "tcp")
 	}
 	if c, err := p.dial(at(backAddr, ledgerPort)); err == nil {
-		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if says(c, c) {
 			open = append(open, "new tcp")
 		}
 		_ = c.Close()
 	}
 	if c, err := p.dial(at(backAddr, stockPort), "http/1.1"); err == nil {
-		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		fmt.Fprintf(c, "GET /items/1 HTTP/1.1\r\nHost: back\r\nConnection: close\r\n\r\n")
 		if b, _ := io.ReadAll(c); bytes.HasPrefix(b, []byte("HTTP/1.1 200")) {
 			open = append(open, "new http")
@@ -252,7 +252,7 @@ func TestBarredPeers(t *testing.T) {
 					return false
 				}
 				defer func() { _ = c.Close() }()
-				_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(patience))
 				return says(c, c)
 			})
 		})

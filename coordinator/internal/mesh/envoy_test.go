@@ -148,7 +148,7 @@ func serve(t *testing.T, address string, h http.Handler) {
 // call makes a request through the shop's Envoy.
 func call(t *testing.T, client *http.Client, method, path string, header ...string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://%s:%d%s", shopLo, toStock, path), nil)
 	if err != nil {
@@ -171,12 +171,12 @@ func call(t *testing.T, client *http.Client, method, path string, header ...stri
 
 // echo sends a line through the shop's Envoy and returns what comes back.
 func echo(line string) (string, error) {
-	c, err := net.DialTimeout("tcp", at(shopLo, toLedger), 5*time.Second)
+	c, err := net.DialTimeout("tcp", at(shopLo, toLedger), patience)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, line); err != nil {
 		return "", err
 	}
@@ -331,12 +331,12 @@ func (c *ticket) Put(_ string, s *tls.ClientSessionState) {
 // request writes an HTTP request to back's Envoy and reads what comes; the echo
 // server gives the same back.
 func request(port int, config *tls.Config) (got string, resumable bool, err error) {
-	raw, err := net.DialTimeout("tcp", at(backAddr, port), 5*time.Second)
+	raw, err := net.DialTimeout("tcp", at(backAddr, port), patience)
 	if err != nil {
 		return "", false, err
 	}
 	defer func() { _ = raw.Close() }()
-	_ = raw.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(patience))
 	seen := new(ticket)
 	c := raw
 	if config != nil {
@@ -362,7 +362,7 @@ func testRotation(t *testing.T, p *pair) {
 	var done, failed atomic.Int64
 	for _, keep := range []bool{true, false} {
 		wg.Go(func() {
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: !keep}, Timeout: 10 * time.Second}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: !keep}, Timeout: patience}
 			for ctx.Err() == nil {
 				if code, _ := call(t, client, "GET", "/items/1"); code != 200 {
 					failed.Add(1)
@@ -396,7 +396,7 @@ func served(t *testing.T, p *pair, port int, want *envoytest.Identity) bool {
 		got = cs.PeerCertificates[0]
 		return nil
 	}
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", at(backAddr, port), config)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", at(backAddr, port), config)
 	if err != nil {
 		return false
 	}
