@@ -130,7 +130,7 @@ func TestRun(t *testing.T) {
 	if code, _ := fetch(t, "http://"+ops+"/livez"); code != 200 {
 		t.Errorf("livez: got %d", code)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if code, body := fetch(t, "http://"+ops+"/readyz"); code == 200 {
 			break
 		} else if time.Now().After(deadline) {

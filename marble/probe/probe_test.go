@@ -129,7 +129,7 @@ func target(t *testing.T, raw string) Target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Target{URL: u, Timeout: time.Second}
+	return Target{URL: u, Timeout: time.Minute}
 }
 
 func TestStageAndProgram(t *testing.T) {
