@@ -24,9 +24,6 @@ func (c *Cluster) base() *rest.Config {
 	return &rest.Config{Host: Host, QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAData: c.pki.pem()}}
 }
 
-// Anonymous is access without credentials.
-func (c *Cluster) Anonymous() *rest.Config { return c.base() }
-
 // User is access with the client certificate of a user in groups; what it may do
 // is up to RBAC.
 func (c *Cluster) User(name string, groups ...string) (*rest.Config, error) {
