@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -217,36 +218,50 @@ func (c *Coordinator) readSet(ctx context.Context, digest attest.Hex) (attest.En
 // rest on, and with a piece of evidence that was judged with it. What cannot be
 // read is left out.
 func (c *Coordinator) Judged(ctx context.Context, with func(attest.Evidence, attest.Endorsements)) error {
-	keys := map[string]string{} // of evidence, by the digest of its set
-	bases := map[string]basis{}
+	type one struct {
+		key string // of the evidence
+		basis
+	}
+	bySet := map[string]one{}
 	err := c.store.View(ctx, func(tx *store.Tx) error {
-		rests := func(key string, b basis) {
-			keys[string(b.Set)], bases[string(b.Set)] = key, b
-		}
-		for instance, r := range instances.All(tx) {
-			rests(instanceEvidence(instance), r.Basis)
-		}
-		for name, r := range replicas.All(tx) {
-			rests(replicaEvidence(name), r.Basis)
+		for key, b := range resting(tx) {
+			bySet[string(b.Set)] = one{key, b}
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("reading what decisions rest on: %w", err)
 	}
-	for set, key := range keys {
+	for _, o := range bySet {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("reading what decisions rest on: %w", err)
 		}
-		k, err := c.readKept(ctx, key, bases[set])
+		k, err := c.readKept(ctx, o.key, o.basis)
 		if err != nil {
 			continue
 		}
-		if en, err := c.readSet(ctx, bases[set].Set); err == nil {
+		if en, err := c.readSet(ctx, o.Set); err == nil {
 			with(k.Evidence, en)
 		}
 	}
 	return nil
+}
+
+// resting yields what live instances and replicas rest on, each with the key of
+// its evidence.
+func resting(tx *store.Tx) iter.Seq2[string, basis] {
+	return func(yield func(string, basis) bool) {
+		for instance, r := range instances.All(tx) {
+			if !yield(instanceEvidence(instance), r.Basis) {
+				return
+			}
+		}
+		for name, r := range replicas.All(tx) {
+			if !yield(replicaEvidence(name), r.Basis) {
+				return
+			}
+		}
+	}
 }
 
 // sum32 is a sum as an array; a malformed one gives that of nothing.
@@ -261,11 +276,8 @@ func sum32(h attest.Hex) (sum [32]byte) {
 // of marbles that the manifest no longer has.
 func unneeded(tx *store.Tx, rev *revision) (unusedSets, gone []string) {
 	used := map[string]bool{}
-	for _, r := range instances.All(tx) {
-		used[string(r.Basis.Set)] = true
-	}
-	for _, r := range replicas.All(tx) {
-		used[string(r.Basis.Set)] = true
+	for _, b := range resting(tx) {
+		used[string(b.Set)] = true
 	}
 	for id, r := range refusals.All(tx) {
 		marble, _, _ := strings.Cut(id, "/")
