@@ -13,6 +13,7 @@ import (
 
 	"github.com/ashlar-mesh/ashlar/cli/check"
 	"github.com/ashlar-mesh/ashlar/cli/kube"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -75,10 +76,8 @@ func (a *app) check(ctx context.Context, f checkFlags) error {
 		}
 		a.p.Notef("%d of %d checks fail, trying again\n", r.Failed, len(r.Results))
 		f.again = true
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, 2*time.Second) {
 			return a.reportChecks(r)
-		case <-time.After(2 * time.Second):
 		}
 	}
 }

@@ -37,26 +37,14 @@ func TestConnectionsThatAreCutAreTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var came atomic.Int32
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			came.Add(1)
-			conn.Close()
-		}
-	}()
+	end := answer(t, l, func(net.Conn) { came.Add(1) })
 	policy := filepath.Join(t.TempDir(), "policy.json")
 	text := `{"tee": "sgx", "package": {"sgx": {"uniqueID": ["0000000000000000000000000000000000000000000000000000000000000000"]}}}`
 	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, errs, code := run(t, "verify", l.Addr().String(), "--policy", policy, "--trust", t.TempDir(), "--timeout", "1s")
-	l.Close()
-	<-done
+	end()
 	if code != 4 || !strings.Contains(errs, "CRD-105") {
 		t.Errorf("got exit %d and %s, want 4 and CRD-105", code, errs)
 	}

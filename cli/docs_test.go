@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ashlar-mesh/ashlar/charts"
-	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -90,8 +87,7 @@ var named = regexp.MustCompile(`\bashlar((?: [a-z-]+)+)`)
 // known, so arguments are not looked at.
 func names(t *testing.T, words []string) error {
 	t.Helper()
-	a := &app{p: &term.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Now: time.Now}}
-	c, rest, err := a.root().Find(words)
+	c, rest, err := unheard().root().Find(words)
 	if err != nil || !c.HasParent() {
 		return errors.Join(errors.New("no such command"), err)
 	}

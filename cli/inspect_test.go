@@ -30,14 +30,9 @@ func (r replayer) Issue(context.Context, attest.Binding) (attest.Evidence, error
 	return r.quote, nil
 }
 
-// serve answers TLS handshakes on a loopback port with a certificate, and fails
-// the test if a client sends a byte where none is expected.
-func serve(t *testing.T, cert tls.Certificate, silent bool) string {
-	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
-	if err != nil {
-		t.Fatal(err)
-	}
+// answer handles connections to a listener, one after the other, and closes them.
+// What it returns ends that, which the end of the test does too.
+func answer(t *testing.T, l net.Listener, handle func(net.Conn)) (end func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -46,16 +41,31 @@ func serve(t *testing.T, cert tls.Certificate, silent bool) string {
 			if err != nil {
 				return
 			}
-			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-			if n, err := conn.Read(make([]byte, 1)); silent && (n > 0 || !errors.Is(err, io.EOF)) {
-				t.Errorf("the client sent %d bytes, %v, want nothing", n, err)
-			}
+			handle(conn)
 			conn.Close()
 		}
 	}()
-	t.Cleanup(func() {
+	end = func() {
 		l.Close()
 		<-done
+	}
+	t.Cleanup(end)
+	return end
+}
+
+// serve answers TLS handshakes on a loopback port with a certificate, and fails
+// the test if a client sends a byte where none is expected.
+func serve(t *testing.T, cert tls.Certificate, silent bool) string {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer(t, l, func(conn net.Conn) {
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := conn.Read(make([]byte, 1)); silent && (n > 0 || !errors.Is(err, io.EOF)) {
+			t.Errorf("the client sent %d bytes, %v, want nothing", n, err)
+		}
 	})
 	return l.Addr().(*net.TCPAddr).String()
 }

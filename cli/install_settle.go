@@ -9,6 +9,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/cli/kube"
 	"github.com/ashlar-mesh/ashlar/cli/term"
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 	"github.com/ashlar-mesh/ashlar/internal/problem"
 )
 
@@ -103,10 +104,8 @@ func (a *app) verifyRelease(ctx context.Context, cluster *kube.Cluster, s settli
 		if err == nil || problem.From(err).Kind() != problem.Unavailable {
 			return v, err
 		}
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, retryEvery) {
 			return v, err
-		case <-time.After(retryEvery):
 		}
 	}
 }

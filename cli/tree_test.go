@@ -25,10 +25,14 @@ func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), code
 }
 
+// unheard is the command line, with nobody to hear it.
+func unheard() *app {
+	return &app{p: &term.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Now: time.Now}}
+}
+
 // commands returns every command that a user sees, by its path without "ashlar".
 func commands(t *testing.T) map[string]*cobra.Command {
 	t.Helper()
-	a := &app{p: &term.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Now: time.Now}}
 	found := map[string]*cobra.Command{}
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
@@ -40,7 +44,7 @@ func commands(t *testing.T) map[string]*cobra.Command {
 			walk(sub)
 		}
 	}
-	walk(a.root())
+	walk(unheard().root())
 	return found
 }
 
@@ -84,8 +88,7 @@ func parses(t *testing.T, line string) error {
 	if len(words) == 0 || filepath.Base(words[0]) != "ashlar" {
 		return nil
 	}
-	a := &app{p: &term.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Now: time.Now}}
-	root := a.root()
+	root := unheard().root()
 	c, rest, err := root.Find(words[1:])
 	if err != nil {
 		return fmt.Errorf("%s: %w", line, err)

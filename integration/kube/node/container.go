@@ -17,6 +17,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 )
 
 const creating = "ContainerCreating"
@@ -70,7 +72,7 @@ func (c *container) status(initDone bool) core.ContainerStatus {
 // supervise runs the container until the context ends or the policy says that it
 // is done; it reports whether it ended well.
 func (c *container) supervise(ctx context.Context) bool {
-	pause := time.Second
+	rest := time.Second
 	for {
 		code := c.once(ctx)
 		policy := c.p.seen().Spec.RestartPolicy
@@ -86,16 +88,14 @@ func (c *container) supervise(ctx context.Context) bool {
 			if c.state.Terminated != nil {
 				c.last = c.state
 				c.state = core.ContainerState{Waiting: &core.ContainerStateWaiting{Reason: "CrashLoopBackOff",
-					Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", pause, c.spec.Name, c.p.name, c.p.namespace, c.p.uid)}}
+					Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", rest, c.spec.Name, c.p.name, c.p.namespace, c.p.uid)}}
 			}
 		})
 		c.p.n.event(ctx, c.p.seen(), "BackOff", fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.spec.Name, c.p.name))
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, rest) {
 			return false
-		case <-time.After(pause):
 		}
-		pause = min(2*pause, 8*time.Second)
+		rest = min(2*rest, 8*time.Second)
 		c.set(func() {
 			if c.last.Terminated != nil { // it ran before
 				c.restarts++

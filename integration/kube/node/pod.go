@@ -13,6 +13,8 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 )
 
 // pod manages one pod from its binding to its removal.
@@ -114,10 +116,8 @@ func (p *pod) live(ctx context.Context) {
 			break
 		}
 		p.n.event(ctx, p.seen(), "FailedMount", err.Error())
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, time.Second) {
 			return
-		case <-time.After(time.Second):
 		}
 	}
 	now := meta.Now()

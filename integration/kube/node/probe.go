@@ -17,6 +17,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ashlar-mesh/ashlar/internal/pause"
 )
 
 // probe asks a running container as its probes say, until the context ends.
@@ -59,10 +61,8 @@ func (c *container) repeat(ctx context.Context, r *process, name string, p *core
 	wait := time.Duration(p.InitialDelaySeconds) * time.Second
 	var good, bad int32
 	for {
-		select {
-		case <-ctx.Done():
+		if !pause.For(ctx, wait) {
 			return false
-		case <-time.After(wait):
 		}
 		wait = time.Duration(max(1, p.PeriodSeconds)) * time.Second
 		err := c.ask(ctx, r, p)
