@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -255,12 +254,7 @@ func TestClusterTakeover(t *testing.T) {
 func TestClusterWithoutVendors(t *testing.T) {
 	c, alice := newCrew(t, 2), user(t)
 	first, _ := c.deploy(alice)
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = nobody.Close()
-	second := c.run(1, func(o *Config) { o.PCCS = []string{"http://" + nobody.Addr().String()} })
+	second := c.run(1, func(o *Config) { o.PCCS = []string{"http://" + etcdtest.Address(t)} }) // nobody listens there
 	second.until("standby", "r0 is active")
 	first.stop()
 	second.until("serving", "")

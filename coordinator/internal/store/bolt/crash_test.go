@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,13 +137,8 @@ func TestKilledWhileCommitting(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	acked := map[string]int{}
 	total := 0
-	most := 60 * time.Millisecond
-	for round := 0; round < kills || total == 0 && most < time.Minute; round++ {
-		if total == 0 && round > 0 {
-			most *= 2 // this machine is slower
-		}
-		// One in three is killed before it has opened, on average.
-		delay := time.Duration(rand.Int64N(int64(most)))
+	// One in three is killed before it has opened, on average.
+	for round, delay := range storetest.Delays(kills, 60*time.Millisecond, func() bool { return total > 0 }) {
 		has, acks, opened, failure := killAfter(t, dir, delay)
 		if failure != "" {
 			t.Fatalf("round %d: the child could not go on: %s", round, failure)

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strconv"
@@ -155,12 +154,7 @@ func TestClusterKilledWriter(t *testing.T) {
 	defer reader.Wait()
 	defer stop()
 	acked, total := 0, 0
-	most := 500 * time.Millisecond
-	for round := 0; round < kills || total == 0 && most < time.Minute; round++ {
-		if total == 0 && round > 0 {
-			most *= 2 // this machine is slower
-		}
-		delay := time.Duration(rand.Int64N(int64(most)))
+	for round, delay := range storetest.Delays(kills, 500*time.Millisecond, func() bool { return total > 0 }) {
 		has, last, failure := killAfter(t, location, delay)
 		if failure != "" {
 			t.Fatalf("round %d: the writer could not go on: %s", round, failure)
