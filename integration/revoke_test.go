@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -153,14 +154,26 @@ type pressing struct {
 	n    atomic.Int64
 }
 
-func press(ctx context.Context, lines []line, done chan<- struct{}) []*pressing {
-	var all []*pressing
-	left := new(atomic.Int64)
-	left.Store(int64(len(lines)))
+// since is how long after a moment the last question that was answered was asked.
+func (p *pressing) since(moment time.Time) time.Duration {
+	return max(0, time.Unix(0, p.last.Load()).Sub(moment))
+}
+
+// press presses until each line was answered a few times, and goes on until it is
+// halted, which waits for what is still being asked.
+func press(t *testing.T, lines []line, times int64) (all []*pressing, halt func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	halt = func() {
+		cancel()
+		work.Wait()
+	}
+	t.Cleanup(halt)
 	for _, l := range lines {
 		p := &pressing{line: l}
 		all = append(all, p)
-		go func() {
+		work.Go(func() {
 			for ctx.Err() == nil {
 				// The answer may come late on a machine that is busy.
 				if asked := time.Now(); p.ask() == nil {
@@ -169,12 +182,17 @@ func press(ctx context.Context, lines []line, done chan<- struct{}) []*pressing 
 				}
 				time.Sleep(time.Millisecond)
 			}
-			if left.Add(-1) == 0 {
-				close(done)
-			}
-		}()
+		})
 	}
-	return all
+	drive.Eventually(t, patience, func() string {
+		for _, p := range all {
+			if p.n.Load() < times {
+				return p.name + " is not under load"
+			}
+		}
+		return ""
+	})
+	return all, halt
 }
 
 // TestRevocation revokes a peer that attested honestly and has open connections
@@ -195,25 +213,15 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 	lines := answered(t, cert)
 	shop, hop := drive.Pages(t, 4, gatewayToWeb+"/page"), drive.Pages(t, 4, cartToCatalog+"/catalog.json")
 	shop.More(50)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	all := press(ctx, lines, done)
-	drive.Eventually(t, patience, func() string {
-		for _, p := range all {
-			if p.n.Load() < 20 {
-				return p.name + " is not under load"
-			}
-		}
-		return ""
-	})
-	r, last := d.timedRevocation(t, c, s, all)
+	all, halt := press(t, lines, 20)
+	r, command := d.revokeUnderLoad(t, c, s, all)
 	shop.More(100)
-	cancel()
-	<-done
-	for name, took := range last {
-		t.Logf("%s: the last request that passed was made %s after the command", name, took.Round(time.Millisecond))
+	halt()
+	for _, p := range all {
+		took := p.since(command)
+		t.Logf("%s: the last request that passed was made %s after the command", p.name, took.Round(time.Millisecond))
 		if took > 2*time.Second {
-			t.Errorf("%s passed %s after the command, want 2 s at most", name, took)
+			t.Errorf("%s passed %s after the command, want 2 s at most", p.name, took)
 		}
 	}
 	for _, addr := range []string{webInbound, catalogInbound} {
@@ -233,9 +241,9 @@ func (d *deployment) revokedPeer(t *testing.T, c *client.Client, s apiv1.Subject
 	}
 }
 
-// timedRevocation revokes, waits until nothing has been answered for a second,
-// and returns how long after the command the last answer came.
-func (d *deployment) timedRevocation(t *testing.T, c *client.Client, s apiv1.Subject, all []*pressing) (apiv1.RevokeResult, map[string]time.Duration) {
+// revokeUnderLoad revokes, waits until nothing that was asked within a second is
+// answered, and returns when the command was given.
+func (d *deployment) revokeUnderLoad(t *testing.T, c *client.Client, s apiv1.Subject, all []*pressing) (apiv1.RevokeResult, time.Time) {
 	command := time.Now()
 	r, err := c.Revoke(t.Context(), apiv1.Revocation, apiv1.RevokeRequest{Subject: s, Reason: "a test"})
 	if err != nil {
@@ -249,11 +257,7 @@ func (d *deployment) timedRevocation(t *testing.T, c *client.Client, s apiv1.Sub
 		}
 		return ""
 	})
-	last := map[string]time.Duration{}
-	for _, p := range all {
-		last[p.name] = max(0, time.Unix(0, p.last.Load()).Sub(command))
-	}
-	return r, last
+	return r, command
 }
 
 // crowd activates n instances of a marble that may call web, each with a stream
@@ -307,22 +311,11 @@ func TestRevocationTimes(t *testing.T) {
 		}
 		cert := d.join().Certificate()
 		lines := answered(t, cert)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		all := press(ctx, lines, done)
-		drive.Eventually(t, patience, func() string {
-			for _, p := range all {
-				if p.n.Load() < 10 {
-					return p.name + " is not under load"
-				}
-			}
-			return ""
-		})
-		r, last := d.timedRevocation(t, c, s, all)
-		cancel()
-		<-done
-		for name, took := range last {
-			times[name] = append(times[name], took)
+		all, halt := press(t, lines, 10)
+		r, command := d.revokeUnderLoad(t, c, s, all)
+		halt()
+		for _, p := range all {
+			times[p.name] = append(times[p.name], p.since(command))
 		}
 		if _, err := c.Lift(t.Context(), apiv1.Revocation, r.Incident.ID, "next run"); err != nil {
 			t.Fatal(err)
