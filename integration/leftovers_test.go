@@ -6,17 +6,15 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ashlar-mesh/ashlar/cli/dev"
+	"github.com/ashlar-mesh/ashlar/integration/drive"
 )
 
 // places are files and processes that somebody else may read.
@@ -28,26 +26,9 @@ type places struct {
 // look collects every file below a folder.
 func (p *places) look(t *testing.T, folder string) {
 	t.Helper()
-	err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // what runs replaces its files
-		}
-		if err != nil || !e.Type().IsRegular() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		p.what, p.content = append(p.what, path), append(p.content, raw)
-		return nil
+	drive.Files(t, folder, func(path string, content []byte) {
+		p.what, p.content = append(p.what, path), append(p.content, content)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // lookAt collects the command line and the environment of a process and of its

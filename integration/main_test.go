@@ -28,8 +28,7 @@ type deployment struct {
 	tee *platform.Platform // the same simulated machine, in this process
 }
 
-// patience is how long something may take on a machine that is busy.
-const patience = 2 * time.Minute
+const patience = drive.Patience
 
 // probeDigest stands for the probe's program.
 var probeDigest = attest.Hex(strings.Repeat("p", 32))

@@ -170,20 +170,13 @@ func types(doc map[string]any, n int) {
 func TestManyMarbleTypes(t *testing.T) {
 	d := set(t, nil)
 	c := d.client()
-	now, err := c.Manifest(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var doc map[string]any
-	if err := json.Unmarshal(now.Raw, &doc); err != nil {
-		t.Fatal(err)
-	}
+	doc, digest := drive.InForce(t, c)
 	statusTimes(t, c, 100) // warm
 	few := statusTimes(t, c, samples())
 	const most = 10_000
 	types(doc, most)
 	began := time.Now()
-	r := drive.Put(d.t, c, doc, now.Digest)
+	r := drive.Put(d.t, c, doc, digest)
 	took := time.Since(began)
 	st, err := c.Status(t.Context())
 	if err != nil || st.Marbles != most {

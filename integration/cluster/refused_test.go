@@ -11,9 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -220,23 +218,7 @@ func (s *site) nowhere(key []byte) {
 	}
 	s.etcd.KillAll()
 	for _, root := range []string{s.dir, s.etcd.Save()} {
-		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // the replicas run, and replace their files
-			}
-			if err != nil || !e.Type().IsRegular() {
-				return err
-			}
-			b, err := os.ReadFile(path)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			look(path, b)
-			return err
-		})
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		drive.Files(s.t, root, look)
 	}
 	s.etcd.RestartAll()
 	s.t.Logf("the key is in none of %d files, etcd's among them, and command lines", looked)

@@ -29,8 +29,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/internal/etcdtest"
 )
 
-// patience is how long anything may take on a busy machine.
-const patience = 2 * time.Minute
+const patience = drive.Patience
 
 // sites counts them: each has loopback addresses of its own.
 var sites atomic.Uint32

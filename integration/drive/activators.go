@@ -129,7 +129,7 @@ func (a *Activators) Failed() []error {
 // More waits until n further activations were acknowledged.
 func (a *Activators) More(n int) {
 	a.t.Helper()
-	a.Await(n, patience)
+	a.Await(n, Patience)
 }
 
 // Await is More with a limit.

@@ -13,8 +13,8 @@ import (
 	"github.com/ashlar-mesh/ashlar/coordinator/client"
 )
 
-// patience is how long something may take on a machine that is busy.
-const patience = 2 * time.Minute
+// Patience is how long something may take on a machine that is busy.
+const Patience = 2 * time.Minute
 
 // Eventually polls until f returns "" or time is up; f says what is not so yet.
 func Eventually(t testing.TB, limit time.Duration, f func() string) {

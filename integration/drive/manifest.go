@@ -10,19 +10,25 @@ import (
 	"github.com/ashlar-mesh/ashlar/manifest"
 )
 
-// Amend sets a changed copy of the manifest in force, whatever it risks.
-func Amend(t testing.TB, c *client.Client, change func(doc map[string]any)) apiv1.SetResult {
+// InForce reads the manifest in force, and its digest.
+func InForce(t testing.TB, c *client.Client) (doc map[string]any, digest attest.Hex) {
 	t.Helper()
 	now, err := c.Manifest(t.Context())
+	if err == nil {
+		err = json.Unmarshal(now.Raw, &doc)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var doc map[string]any
-	if err := json.Unmarshal(now.Raw, &doc); err != nil {
-		t.Fatal(err)
-	}
+	return doc, now.Digest
+}
+
+// Amend sets a changed copy of the manifest in force, whatever it risks.
+func Amend(t testing.TB, c *client.Client, change func(doc map[string]any)) apiv1.SetResult {
+	t.Helper()
+	doc, digest := InForce(t, c)
 	change(doc)
-	return Put(t, c, doc, now.Digest)
+	return Put(t, c, doc, digest)
 }
 
 // Put sets a manifest, whatever it risks, in place of the one with a digest.

@@ -35,7 +35,7 @@ func (s *Shell) Command(ctx context.Context, args ...string) *exec.Cmd {
 // Run runs a command line to its end.
 func (s *Shell) Run(args ...string) Outcome {
 	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.T.Context(), Patience)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := s.Command(ctx, args...)

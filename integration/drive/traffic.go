@@ -103,7 +103,7 @@ func (tr *Traffic) Done() int64 {
 func (tr *Traffic) More(n int64) {
 	tr.t.Helper()
 	want := tr.Done() + n
-	Eventually(tr.t, patience, func() string {
+	Eventually(tr.t, Patience, func() string {
 		if got := tr.Done(); got < want {
 			return fmt.Sprintf("%d of %d requests were answered; failures: %q", got, want, tr.Failures())
 		}

@@ -20,8 +20,7 @@ import (
 	"github.com/ashlar-mesh/ashlar/integration/kube/node"
 )
 
-// patience is how long something may take on a machine that is busy.
-const patience = 2 * time.Minute
+const patience = drive.Patience
 
 // site is a page server that shows what the kubelet gave it.
 const site = `
